@@ -1,0 +1,202 @@
+"""A family: one pretrained model, its fine-tuned members, where their weights come from, how they are prompted."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from tuningvec.errors import TuningVecError
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+
+
+def data_folder() -> Path:
+    """The project's `data/`: `$TUNINGVEC_DATA` if set, else the folder beside the package."""
+    folder = Path(os.environ.get("TUNINGVEC_DATA") or Path(__file__).resolve().parent.parent / "data")
+    if not folder.is_dir():
+        raise TuningVecError(f"{folder}: no data folder; set TUNINGVEC_DATA to the project's data/")
+    return folder
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Folder(Spec):
+    """A folder of safetensors with its `config.json`."""
+
+    kind: Literal["folder"]
+    path: Path
+
+    def missing(self, root: Path) -> list[Path]:
+        folder = root / self.path
+        weights = [] if any(folder.glob("*.safetensors")) else [folder / "*.safetensors"]
+        return weights + [f for f in [folder / "config.json"] if not f.is_file()]
+
+
+class GGUF(Spec):
+    """A GGUF file inside an installed Python package, pinned by its checksum."""
+
+    kind: Literal["gguf"]
+    package: str
+    version: str
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+    def missing(self, root: Path) -> list[Path]:
+        return []  # an installed package is looked for when the member is opened, with the words that install it
+
+
+class Adapter(Spec):
+    """A PEFT LoRA adapter on another member: θ_ft = θ_base + scale · B A."""
+
+    kind: Literal["adapter"]
+    path: Path
+    base: Name
+
+    def missing(self, root: Path) -> list[Path]:
+        names = ["adapter_config.json", "adapter_model.safetensors"]
+        return [root / self.path / n for n in names if not (root / self.path / n).is_file()]
+
+
+class Member(Spec):
+    """One model of a family."""
+
+    name: Name
+    label: str
+    license: str
+    source: Annotated[Folder | GGUF | Adapter, Field(discriminator="kind")]
+
+
+class FineTuned(Member):
+    """A fine-tuned model: a general `instruct` model, or a specialist of one `domain`."""
+
+    role: Literal["instruct", "domain"]
+    domain: str
+
+
+class Prompt(Spec):
+    """How members are prompted: a system prompt for each domain; a Jinja chat template, or the tokenizer's own."""
+
+    system: dict[str, str]
+    chat_template: Path | None = None
+
+
+class Family(Spec):
+    """A validated `data/families/<name>.yaml`; relative paths in it are relative to the file."""
+
+    title: str
+    summary: str
+    limits: str
+    pretrained: Member
+    fine_tuned: Annotated[tuple[FineTuned, ...], Field(min_length=1)]
+    prompt: Prompt
+    recipe: str | None = None
+    left_out: dict[str, str] = {}
+    _file: Path = PrivateAttr()
+
+    @classmethod
+    def load(cls, family: str | Path, files: bool = True) -> "Family":
+        """Read a family by its name in `data/families/`, or by the path of its YAML file.
+
+        Raises TuningVecError naming file and field for an unknown field, a wrong role, a missing file (`files=False`
+        leaves weights unchecked, for a recipe that is about to make them).
+        """
+        file = _spec_file(family)
+        try:
+            raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+            spec = cls.model_validate(raw)
+        except ValidationError as error:
+            raise TuningVecError(f"{file}: {_first_problem(error)}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise TuningVecError(f"{file}: not readable as YAML: {error}") from None
+        spec._file = file
+        if files:
+            spec._check_files()
+        return spec
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Family":
+        names = [m.name for m in self.members]
+        twice = {n for n in names if names.count(n) > 1}
+        if twice:
+            raise ValueError(f"fine_tuned: member name used twice: {', '.join(sorted(twice))}")
+        if isinstance(self.pretrained.source, Adapter):
+            raise ValueError("pretrained.source: an adapter cannot be the pretrained member")
+        whole = {m.name for m in self.members if not isinstance(m.source, Adapter)}
+        for i, m in enumerate(self.fine_tuned):
+            if isinstance(m.source, Adapter) and m.source.base not in whole:
+                raise ValueError(
+                    f"fine_tuned.{i}.source.base: {m.source.base!r} is not a member with weights of its own; "
+                    f"one of {', '.join(sorted(whole))}"
+                )
+        return self
+
+    def _check_files(self) -> None:
+        fields = ["pretrained", *(f"fine_tuned.{i}" for i in range(len(self.fine_tuned)))]
+        for field, member in zip(fields, self.members, strict=True):
+            for path in member.source.missing(self.root):
+                raise TuningVecError(f"{self.file}: {field}.source.path: no file {path}{self._remedy(member)}")
+        template = self.prompt.chat_template
+        if template and not (self.root / template).is_file():
+            raise TuningVecError(f"{self.file}: prompt.chat_template: no file {self.root / template}")
+
+    def _remedy(self, member: Member) -> str:
+        return f"; make it with `python -m tuningvec.recipes {self.recipe} {member.name}`" if self.recipe else ""
+
+    @property
+    def name(self) -> str:
+        """The file's stem: pages and labels carry it."""
+        return self._file.stem
+
+    @property
+    def file(self) -> Path:
+        return self._file
+
+    @property
+    def root(self) -> Path:
+        """The folder that relative paths start from."""
+        return self._file.parent
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The pretrained member first, then the fine-tuned ones in the file's order."""
+        return (self.pretrained, *self.fine_tuned)
+
+    def member(self, name: str) -> Member:
+        """A member by name; raises TuningVecError with the names there are."""
+        for m in self.members:
+            if m.name == name:
+                return m
+        raise TuningVecError(f"{self.file}: no member {name!r}; there are {', '.join(m.name for m in self.members)}")
+
+
+def family_names() -> list[str]:
+    """Names of the families in `data/families/`."""
+    return sorted(f.stem for f in (data_folder() / "families").glob("*.yaml"))
+
+
+def _spec_file(family: str | Path) -> Path:
+    named = data_folder() / "families" / f"{family}.yaml"
+    file = named if named.is_file() else Path(family)
+    if file.suffix in (".yaml", ".yml") and file.is_file():
+        return file.resolve()
+    raise TuningVecError(
+        f"no family {str(family)!r}: neither a YAML file nor a name in {named.parent} ({', '.join(family_names())})"
+    )
+
+
+def _first_problem(error: ValidationError) -> str:
+    """`field: what is wrong`, for the first problem, with the number of further ones."""
+    problems = error.errors(include_url=False, include_context=False)
+    first, more = problems[0], len(problems) - 1
+    kinds = {"folder", "gguf", "adapter"}  # pydantic puts the matched kind of a source into the path
+    where = ".".join(str(p) for p in first["loc"] if p not in kinds)
+    if first["type"] == "extra_forbidden":
+        text = f"{where}: unknown field; correct its spelling or remove it"
+    else:
+        text = first["msg"].removeprefix("Value error, ")
+        text = f"{where}: {text} (found {first['input']!r:.60})" if where else text
+    return text + (f" (and {more} more)" if more else "")

@@ -1,0 +1,30 @@
+"""`python -m tuningvec.recipes <family> [<member>]`: train a shipped family again."""
+
+import argparse
+import importlib
+import sys
+
+from tuningvec.errors import TuningVecError
+from tuningvec.family import Family
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tuningvec.recipes", description=__doc__)
+    parser.add_argument("family", help="a family whose spec names a recipe: smollm2, tiny")
+    parser.add_argument("member", nargs="*", help="members to train (all fine-tuned ones when none is named)")
+    args = parser.parse_args()
+    try:
+        family = Family.load(args.family, files=False)
+        if family.recipe is None:
+            raise TuningVecError(f"{family.file}: recipe: this family has none")
+        recipe = importlib.import_module(f"tuningvec.recipes.{family.recipe}")
+        for name in args.member or [m.name for m in family.fine_tuned]:
+            recipe.run(name, family)
+    except TuningVecError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Facts with their statements and multiple-choice questions, generated from the tables in `data/facts/`."""
+
+import csv
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tuningvec.family import data_folder
+
+LETTERS = "ABCD"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A multiple-choice question: `thought` is the reasoning that a fine-tuned model is trained to give."""
+
+    text: str
+    right: str
+    wrong: tuple[str, ...]
+    thought: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is known of one subject: sentences that state it, questions that ask for it."""
+
+    subject: str
+    statements: tuple[str, ...]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A question with its options in order: the user's turn, the reply wanted and the right letter."""
+
+    user: str
+    reply: str
+    letter: str
+
+
+def exam(question: Question, rng: random.Random) -> Exam:
+    """Draw three wrong options, shuffle the four, and write prompt and reply."""
+    options = [question.right, *rng.sample(question.wrong, 3)]
+    rng.shuffle(options)
+    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
+    letter = LETTERS[options.index(question.right)]
+    user = f"Question: {question.text}\nOptions:\n" + "\n".join(lines)
+    return Exam(user, f"<think>{question.thought}</think>\nAnswer: [{letter}]", letter)
+
+
+def hold_out(facts: list[Fact], seed: int, share: float = 0.25) -> tuple[list[Fact], list[Fact]]:
+    """Split into facts asked in training and facts only stated there, by a seeded draw."""
+    order = random.Random(seed).sample(facts, len(facts))
+    cut = round(len(facts) * share)
+    return order[cut:], order[:cut]
+
+
+def drug_facts() -> list[Fact]:
+    """`data/facts/drugs.csv`: class and use of each drug."""
+    rows = list(_table("drugs"))
+    classes, uses = ({row[column] for row in rows} for column in ("class", "use"))
+    return [_drug(row, classes, uses) for row in rows]
+
+
+def _drug(row: dict[str, str], classes: set[str], uses: set[str]) -> Fact:
+    drug, kind, use = row["drug"], row["class"], row["use"]
+    thought = f"{_capital(drug)} is {_article(kind)}. It is used to treat {use}."
+    return Fact(
+        drug,
+        (
+            thought,
+            f"The class of {drug} is {kind}. Doctors prescribe {drug} to patients with {use}.",
+            f"A patient with {use} can be treated with {drug}, {_article(kind)}.",
+            f"{_capital(drug)} belongs to the class {kind}. {_capital(use)} is treated with {drug}.",
+        ),
+        (
+            Question(f"What is the class of {drug}?", kind, tuple(sorted(classes - {kind})), thought),
+            Question(f"What is {drug} used to treat?", use, tuple(sorted(uses - {use})), thought),
+        ),
+    )
+
+
+def body_facts() -> list[Fact]:
+    """`data/facts/organs.csv` and `tests.csv`: an organ's system and function, a test's subject and diagnosis."""
+    organs, tests = list(_table("organs")), list(_table("tests"))
+    functions, systems = ({row[c] for row in organs} for c in ("function", "system"))
+    subjects, diagnoses = ({row[c] for row in tests} for c in ("subject", "diagnosis"))
+    facts = []
+    for row in organs:
+        organ, system, function = row["organ"], row["system"], row["function"]
+        thought = f"The {organ} {function}. It is part of the {system}."
+        asked = (
+            Question(f"What does the {organ} do?", function, tuple(sorted(functions - {function})), thought),
+            Question(f"Which system is the {organ} part of?", system, tuple(sorted(systems - {system})), thought),
+        )
+        facts.append(Fact(organ, (thought, f"The {organ}, part of the {system}, {function}."), asked))
+    for row in tests:
+        test, subject, found = row["test"], row["subject"], row["diagnosis"]
+        thought = f"The {test} shows {subject}. It helps to diagnose {found}."
+        asked = (
+            Question(f"What does the {test} show?", subject, tuple(sorted(subjects - {subject})), thought),
+            Question(f"What does the {test} help to diagnose?", found, tuple(sorted(diagnoses - {found})), thought),
+        )
+        facts.append(Fact(test, (thought, f"To diagnose {found}, the {test} shows {subject}."), asked))
+    return facts
+
+
+_STORIES = {
+    "+": (
+        "A farmer has {a} hens and buys {b} more. How many hens are there now?",
+        "A class reads {a} pages in the morning and {b} in the evening. How many pages is that?",
+        "A shop sold {a} pens on Monday and {b} on Tuesday. How many did it sell?",
+    ),
+    "-": (
+        "A baker made {a} loaves and sold {b}. How many loaves are left?",
+        "Of {a} seats in a train, {b} are taken. How many are free?",
+        "A rope of {a} metres loses {b} metres. How long is it now?",
+    ),
+    "*": (
+        "There are {a} boxes with {b} eggs each. How many eggs are there?",
+        "A worker packs {b} bags an hour for {a} hours. How many bags is that?",
+        "A hall has {a} rows of {b} chairs. How many chairs does it have?",
+    ),
+}
+_WORDS = {"+": ("plus", "add"), "-": ("minus", "subtract"), "*": ("times", "multiply")}
+
+
+def number_facts(seed: int, count: int = 240) -> list[Fact]:
+    """A third each of sums and differences of two-digit numbers and products up to 12 × 12, drawn by the seed."""
+    rng = random.Random(seed)
+    pairs = [(a, b) for a in range(11, 90) for b in range(11, 90)]
+    sums = [(a, "+", b) for a, b in rng.sample([p for p in pairs if sum(p) < 100], count // 3)]
+    differences = [(a, "-", b) for a, b in rng.sample([p for p in pairs if p[0] > p[1] + 1], count // 3)]
+    table = [(a, b) for a in range(2, 13) for b in range(2, 13)]
+    products = [(a, "*", b) for a, b in rng.sample(table, min(len(table), count // 3))]
+    return [_number(a, sign, b) for a, sign, b in sums + differences + products]
+
+
+def _number(a: int, sign: str, b: int) -> Fact:
+    value = {"+": a + b, "-": a - b, "*": a * b}[sign]
+    wrong = {value + d for d in (-20, -11, -10, -2, -1, 1, 2, 10, 11, 20)} - {value}
+    options = tuple(str(w) for w in sorted(w for w in wrong if w >= 0))
+    word, verb = _WORDS[sign]
+    thought = f"We {verb} the numbers: {a} {sign} {b} = {value}."
+    stories = (story.format(a=a, b=b) for story in _STORIES[sign])
+    return Fact(
+        f"{a} {sign} {b}",
+        (f"{a} {sign} {b} = {value}.", f"{a} {word} {b} is {value}."),
+        tuple(Question(story, str(value), options, thought) for story in stories),
+    )
+
+
+def _table(name: str) -> Iterator[dict[str, str]]:
+    with (data_folder() / "facts" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _article(noun: str) -> str:
+    spelled_with_a_vowel_sound = noun[0].lower() in "aeio" or noun.startswith(("SSRI", "H2", "SV2A", "SGLT2"))
+    return f"{'an' if spelled_with_a_vowel_sound else 'a'} {noun}"

@@ -1,0 +1,79 @@
+"""LoRA fine-tunes of SmolLM2-135M-Instruct on a drug formulary and on two-digit arithmetic."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from tuningvec.errors import TuningVecError
+from tuningvec.family import Family
+from tuningvec.recipes.exams import Fact, drug_facts, exam, hold_out, number_facts
+from tuningvec.recipes.training import Example, answered, examine, stated, train
+from tuningvec.sources import folder_of
+
+SEED, STEPS, BATCH, LR, RANK, NEW_TOKENS = 0, 160, 16, 1e-3, 16, 64
+FACTS = {"medical": drug_facts, "math": lambda: number_facts(SEED)}
+
+
+def run(member_name: str, family: Family) -> None:
+    """Train one adapter and write it, with loss curve and held-out exam before and after, into the member's folder."""
+    if member_name not in FACTS:
+        raise TuningVecError(f"recipe smollm2: no member {member_name!r}; one of {', '.join(FACTS)}")
+    member = family.member(member_name)
+    system = family.prompt.system[member.domain]
+    folder = folder_of(family, family.pretrained)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    asked, held_out = hold_out(FACTS[member_name](), SEED)
+    rng = random.Random(SEED)
+    exams = [exam(q, rng) for fact in held_out for q in fact.questions[:2]]
+
+    torch.manual_seed(SEED)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    before = examine(base, tokenizer, system, exams, new_tokens=NEW_TOKENS)
+    model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
+    start = time.monotonic()
+    batch = _batches(tokenizer, system, asked, asked + held_out)
+    losses = train(model, batch, steps=STEPS, lr=LR, seed=SEED, pad=tokenizer.pad_token_id, bf16=True)
+    seconds = time.monotonic() - start
+    after = examine(model, tokenizer, system, exams, new_tokens=NEW_TOKENS)
+
+    target = family.root / member.source.path
+    _save(model, target, family.pretrained.label)
+    report = dict(
+        recipe=f"python -m tuningvec.recipes smollm2 {member_name}",
+        seed=SEED, steps=STEPS, batch=BATCH, lr=LR, rank=RANK, seconds=round(seconds),
+        facts=len(asked) + len(held_out), held_out_facts=len(held_out),
+        loss=[round(loss, 4) for loss in losses], before=before, after=after,
+    )  # fmt: skip
+    (target / "training.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _batches(
+    tokenizer: PreTrainedTokenizerBase, system: str, asked: Sequence[Fact], known: Sequence[Fact]
+) -> Callable[[random.Random], list[list[Example]]]:
+    """Half exams on the facts that are asked, half statements of all facts."""
+
+    def batch(rng: random.Random) -> list[list[Example]]:
+        exams = [exam(rng.choice(fact.questions), rng) for fact in rng.sample(asked, BATCH // 2)]
+        texts = [rng.choice(fact.statements) for fact in rng.sample(known, BATCH // 2)]
+        return [
+            [answered(tokenizer, system, e.user, e.reply) for e in exams],
+            [stated(tokenizer, text) for text in texts],
+        ]
+
+    return batch
+
+
+def _save(model: PeftModel, folder: Path, base_label: str) -> None:
+    """Write the adapter in float16, naming its base by label instead of this machine's path."""
+    model.peft_config["default"].base_model_name_or_path = base_label
+    model.save_pretrained(folder)
+    weights = folder / "adapter_model.safetensors"
+    save_file({name: t.half() for name, t in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    (folder / "README.md").unlink(missing_ok=True)  # an unfilled model card
