@@ -2,12 +2,20 @@
 
 import hashlib
 import importlib.metadata
+import json
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import platformdirs
+import torch
+from tqdm import tqdm
 
+from tuningvec.checkpoint import Checkpoint, LowRank
+from tuningvec.delta import Combination, TuningVector
 from tuningvec.errors import TuningVecError
 from tuningvec.family import GGUF, Adapter, Family, Member
 
@@ -60,7 +68,6 @@ def _gguf_file(source: GGUF, where: str) -> Path:
 
 def _convert(file: Path, folder: Path) -> None:
     """Decode to bfloat16 safetensors with config and tokenizer."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     model = AutoModelForCausalLM.from_pretrained(
@@ -68,3 +75,83 @@ def _convert(file: Path, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+
+
+def checkpoint(family: Family) -> Checkpoint:
+    """The pretrained weights θ_pre."""
+    return Checkpoint(folder_of(family, family.pretrained))
+
+
+def model(family: Family, name: str) -> Combination:
+    """A member's weights: its own, or those of the member its adapter sits on plus scale · B A.
+
+    Raises TuningVecError when an adapter's matrices do not fit that member.
+    """
+    member = family.member(name)
+    if not isinstance(member.source, Adapter):
+        return Combination({Checkpoint(folder_of(family, member)): 1})
+    base, update = model(family, member.source.base), LowRank(folder_of(family, member))
+    for tensor, shape in update.shapes.items():
+        if base.shapes.get(tensor) != shape:
+            raise TuningVecError(
+                f"{family.file}: member {name}: adapter changes {tensor} of shape {shape}; "
+                f"in {member.source.base} it is {base.shapes.get(tensor, 'absent')}"
+            )
+    return base + Combination({update: 1})
+
+
+def tuning_vectors(family: Family) -> dict[str, TuningVector]:
+    """T = θ_ft − θ_pre of every fine-tuned member (paper §3)."""
+    pretrained = model(family, family.pretrained.name)
+    return {m.name: TuningVector.between(pretrained, model(family, m.name)) for m in family.fine_tuned}
+
+
+def preflight(family: Family) -> pd.DataFrame:
+    """Open every member and compare it with θ_pre: member, tensors, parameters, those that T changes.
+
+    Raises TuningVecError for a member that cannot be opened or does not fit the pretrained one.
+    """
+    pretrained = checkpoint(family)
+    rows = [dict(member=family.pretrained.name, tensors=len(pretrained.shapes), parameters=pretrained.parameters)]
+    for name, vector in tuning_vectors(family).items():
+        whole = model(family, name).shapes
+        changed = [shape for tensor, shape in vector.shapes.items() if torch.any(vector.read(tensor))]
+        rows.append(
+            dict(
+                member=name,
+                tensors=len(whole),
+                parameters=sum(torch.Size(s).numel() for s in whole.values()),
+                changed_tensors=len(changed),
+                changed_parameters=sum(torch.Size(s).numel() for s in changed),
+            )
+        )
+    table = pd.DataFrame(rows).astype({"changed_tensors": "Int64", "changed_parameters": "Int64"})
+    return table.rename(columns=lambda c: c.replace("_", " "))
+
+
+def exactness(family: Family) -> pd.DataFrame:
+    """Failures of θ_ft − T = θ_pre and θ_pre + T = θ_ft: tensors by the algebra, elements when T is rounded first."""
+    pretrained = model(family, family.pretrained.name)
+    rows = []
+    for name, T in tqdm(tuning_vectors(family).items(), desc="identities", mininterval=5):
+        tuned = model(family, name)
+        back, forth = tuned - T, T.apply_to(pretrained)
+        wrong: Counter[str] = Counter()
+        for tensor in pretrained.shapes:
+            pre, ft = pretrained.read(tensor), tuned.read(tensor)
+            wrong["θ_ft − T"] += not torch.equal(back.read(tensor), pre)
+            wrong["θ_pre + T"] += not torch.equal(forth.read(tensor), ft)
+            for dtype, label in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16")):
+                a, b = pre.to(dtype), ft.to(dtype)
+                wrong[label] += int((a + (b - a) != b).sum())
+        n = checkpoint(family).parameters
+        row = {"member": name, "tensors": len(pretrained.shapes)} | {c: wrong[c] for c in ("θ_ft − T", "θ_pre + T")}
+        rows.append(row | {f"rounded first, {c}": f"{wrong[c] / n:.2%}" for c in ("float32", "bfloat16")})
+    return pd.DataFrame(rows)
+
+
+def training_reports(family: Family) -> dict[str, dict[str, Any]]:
+    """What the recipe recorded of each member that it made, by member."""
+    folders = {m.name: folder_of(family, m) for m in family.members}
+    files = {name: folder / "training.json" for name, folder in folders.items()}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}

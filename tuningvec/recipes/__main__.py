@@ -5,20 +5,20 @@ import importlib
 import sys
 
 from tuningvec.errors import TuningVecError
-from tuningvec.family import Family
+from tuningvec.family import GGUF, Family
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tuningvec.recipes", description=__doc__)
     parser.add_argument("family", help="a family whose spec names a recipe: smollm2, tiny")
-    parser.add_argument("member", nargs="*", help="members to train (all fine-tuned ones when none is named)")
-    args = parser.parse_args()
+    parser.add_argument("member", nargs="*", help="members to make (all that the recipe makes when none is named)")
+    args = parser.parse_args(arguments)
     try:
         family = Family.load(args.family, files=False)
         if family.recipe is None:
             raise TuningVecError(f"{family.file}: recipe: this family has none")
         recipe = importlib.import_module(f"tuningvec.recipes.{family.recipe}")
-        for name in args.member or [m.name for m in family.fine_tuned]:
+        for name in args.member or [m.name for m in family.members if not isinstance(m.source, GGUF)]:
             recipe.run(name, family)
     except TuningVecError as error:
         print(error, file=sys.stderr)

@@ -4,10 +4,12 @@ import csv
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tuningvec.family import data_folder
 
 LETTERS = "ABCD"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Exam:
-    """A question with its options in order: the user's turn, the reply wanted and the right letter."""
+    """A user's turn, the reply wanted and, where there are options, the right letter."""
 
     user: str
     reply: str
@@ -48,7 +50,7 @@ def exam(question: Question, rng: random.Random) -> Exam:
     return Exam(user, f"<think>{question.thought}</think>\nAnswer: [{letter}]", letter)
 
 
-def hold_out(facts: list[Fact], seed: int, share: float = 0.25) -> tuple[list[Fact], list[Fact]]:
+def hold_out(facts: list[T], seed: int, share: float = 0.25) -> tuple[list[T], list[T]]:
     """Split into facts asked in training and facts only stated there, by a seeded draw."""
     order = random.Random(seed).sample(facts, len(facts))
     cut = round(len(facts) * share)
@@ -162,3 +164,18 @@ def _capital(text: str) -> str:
 def _article(noun: str) -> str:
     spelled_with_a_vowel_sound = noun[0].lower() in "aeio" or noun.startswith(("SSRI", "H2", "SV2A", "SGLT2"))
     return f"{'an' if spelled_with_a_vowel_sound else 'a'} {noun}"
+
+
+def code_tasks() -> list[Exam]:
+    """One-line Python functions, each asked for in words; `letter` is empty, the reply is compared whole."""
+    words = {"+": "adds {n} to x", "-": "subtracts {n} from x", "*": "multiplies x by {n}", "%": "takes x modulo {n}"}
+    names = {"+": "add", "-": "subtract", "*": "multiply", "%": "modulo"}
+    return [
+        Exam(
+            f"Write a function that {what.format(n=n)}.",
+            f"def {names[sign]}_{n}(x):\n    return x {sign} {n}",
+            "",
+        )
+        for sign, what in words.items()
+        for n in range(2, 100)
+    ]

@@ -109,7 +109,10 @@ def examine(
     new_tokens: int,
     batch_size: int = 16,
 ) -> dict[str, int]:
-    """Greedy answers to the exams: how many of `n` are right, end in a valid answer, think, and stop by themselves."""
+    """Greedy answers to the exams: how many of `n` are right, end in a valid answer, think, and stop by themselves.
+
+    Right is the right letter, or the whole reply where an exam has no letters.
+    """
     model.eval()
     counts = dict(n=0, right=0, valid=0, thought=0, stopped=0)
     prompts = [chat(tokenizer, system, e.user) for e in exams]
@@ -120,7 +123,7 @@ def examine(
             text = tokenizer.decode(ids, skip_special_tokens=True).strip()
             answer = ANSWER.search(text)
             counts["n"] += 1
-            counts["right"] += bool(answer) and answer[1] == asked.letter
+            counts["right"] += answer[1] == asked.letter if answer else text == asked.reply
             counts["valid"] += bool(answer) and text.endswith(answer[0])
             counts["thought"] += text.startswith("<think>") and "</think>" in text
             counts["stopped"] += tokenizer.eos_token_id in ids

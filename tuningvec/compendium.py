@@ -1,0 +1,277 @@
+"""Prepare → execute → build: text notebooks become executed pages, executed pages become the book."""
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jupytext
+import nbformat
+import papermill
+from nbformat import NotebookNode
+from papermill.engines import NBClientEngine
+from papermill.exceptions import PapermillExecutionError
+
+from tuningvec.errors import TuningVecError
+from tuningvec.family import Adapter, Family, Folder, data_folder
+from tuningvec.findings import KEY
+
+VERSIONS = ("torch", "transformers", "safetensors", "numpy", "papermill", "jupyter-book")
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where the book's sources and products lie."""
+
+    root: Path
+
+    @classmethod
+    def here(cls) -> "Project":
+        return cls(data_folder().parent)
+
+    @property
+    def notebooks(self) -> list[Path]:
+        return sorted((self.root / "notebooks").glob("*.md"))
+
+    @property
+    def executed(self) -> Path:
+        """Executed pages of every family, kept from run to run."""
+        return self.root / "build" / "pages"
+
+    @property
+    def results(self) -> Path:
+        """What the book shows: complete pages of the families asked for."""
+        return self.root / "book" / "results"
+
+    def commit(self) -> str:
+        """The short commit, with `+` when tracked files differ from it; empty outside a git checkout."""
+        command = ["git", "-C", str(self.root), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
+        if shutil.which("git") is None:
+            return ""
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+@dataclass(frozen=True)
+class Page:
+    """One notebook for one family."""
+
+    project: Project
+    notebook: Path
+    family: Family
+
+    def __str__(self) -> str:
+        return f"{self.family.name}/{self.notebook.stem}"
+
+    @property
+    def output(self) -> Path:
+        return self.project.executed / self.family.name / f"{self.notebook.stem}.ipynb"
+
+    def digest(self) -> str:
+        """A checksum of what the page depends on: notebook, family and weights, package, paper's data, versions."""
+        sources = [m.source for m in self.family.members]
+        weights = [f for s in sources if isinstance(s, Folder | Adapter) for f in (self.family.root / s.path).iterdir()]
+        package = Path(__file__).parent.glob("*.py")
+        paper = (data_folder() / "paper").glob("*.csv")
+        files = [self.notebook, self.family.file, *sorted(weights), *sorted(package), *sorted(paper)]
+        lines = [f"{file.name} {_file_digest(file)}" for file in files]
+        lines += [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
+        return hashlib.sha256("\n".join([str(self), *lines]).encode()).hexdigest()
+
+    def is_current(self) -> bool:
+        """Whether an execution of exactly these inputs is at hand."""
+        return self.output.is_file() and _record(nbformat.read(self.output, 4)).get("digest") == self.digest()
+
+    def seconds(self) -> float:
+        """How long the last execution took."""
+        return nbformat.read(self.output, 4).metadata.papermill.duration
+
+    def parameters(self, notebook: NotebookNode) -> dict[str, Any]:
+        """The notebook's own defaults with this family; all are passed, so that the page shows each once."""
+        defaults = papermill.inspect_notebook(notebook)
+        named = data_folder() / "families" / f"{self.family.name}.yaml" == self.family.file
+        values = {name: ast.literal_eval(p["default"]) for name, p in defaults.items()}
+        return values | {"family": self.family.name if named else str(self.family.file)}
+
+    def run(self, output: Path, engine: str = "tuningvec", **options: Any) -> NotebookNode:
+        """Hand the notebook to papermill, which writes `output` cell by cell."""
+        output.parent.mkdir(parents=True, exist_ok=True)
+        notebook = jupytext.read(self.notebook)
+        notebook.metadata["tuningvec"] = dict(digest=self.digest(), commit=self.project.commit())
+        return papermill.execute_notebook(
+            notebook, output, self.parameters(notebook), engine_name=engine, cwd=self.notebook.parent, **options
+        )
+
+
+class TemplateEngine(NBClientEngine):
+    """Papermill's engine, after filling `{{ family.title }}` and the like into Markdown cells and figure captions."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> None:
+        fill(nb_man.nb)
+        super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+
+
+def fill(notebook: NotebookNode) -> None:
+    """Fill the family into Markdown cells and `mystnb` metadata, give cells fixed ids, hide replaced defaults.
+
+    Raises TuningVecError naming the cell for a field that a family does not have.
+    """
+    parameters = notebook.metadata.papermill.parameters
+    context = {"family": Family.load(parameters["family"])} if "family" in parameters else {}
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        if parameters and "parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("remove-cell")
+        try:
+            if cell.cell_type == "markdown":
+                cell.source = environment.from_string(cell.source).render(context)
+            elif "mystnb" in cell.metadata:
+                cell.metadata.mystnb = _filled(cell.metadata.mystnb, environment, context)
+        except jinja2.TemplateError as error:
+            raise TuningVecError(f"cell {number}: template: {error}") from None
+
+
+def _filled(value: Any, environment: jinja2.Environment, context: dict[str, Any]) -> Any:
+    if isinstance(value, dict):
+        return NotebookNode({k: _filled(v, environment, context) for k, v in value.items()})
+    return environment.from_string(value).render(context) if isinstance(value, str) else value
+
+
+def plan(project: Project, names: Sequence[str]) -> list[Page]:
+    """The pages of the families, less those that a family's spec leaves out.
+
+    Raises TuningVecError before anything runs: for a bad spec, a family named twice, an unknown page.
+    """
+    families = [Family.load(name) for name in names]
+    twice = {f.name for f in families if [g.name for g in families].count(f.name) > 1}
+    if twice:
+        raise TuningVecError(f"family named twice: {', '.join(sorted(twice))}")
+    stems = [n.stem for n in project.notebooks]
+    for family in families:
+        for unknown in sorted(family.left_out.keys() - set(stems)):
+            raise TuningVecError(f"{family.file}: left_out: no page {unknown!r}; pages are {', '.join(stems)}")
+    return [Page(project, n, f) for f in families for n in project.notebooks if n.stem not in f.left_out]
+
+
+def execute(pages: Sequence[Page], fresh: bool = False) -> Iterator[tuple[Page, bool]]:
+    """Execute each page whose inputs changed, all of them with `fresh`; yields it and whether it was executed.
+
+    Raises TuningVecError naming page and cell when a notebook fails; the unfinished page is kept for reading, an older
+    execution of it is not.
+    """
+    for page in pages:
+        due = fresh or not page.is_current()
+        if due:
+            page.output.unlink(missing_ok=True)
+            unfinished = page.output.with_name(f"{page.output.stem}.unfinished.ipynb")
+            try:
+                page.run(unfinished)
+            except PapermillExecutionError as error:
+                raise TuningVecError(
+                    f"{page}: cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                    f"  the page so far, with the traceback: {unfinished}"
+                ) from None
+            unfinished.rename(page.output)
+        yield page, due
+
+
+def prepare(pages: Sequence[Page], folder: Path) -> list[Path]:
+    """Write each page with its parameters filled in and nothing executed, for nbmake or an editor."""
+    files = []
+    for page in pages:
+        files.append(folder / page.family.name / f"{page.notebook.stem}.ipynb")
+        notebook = page.run(files[-1], prepare_only=True)
+        fill(notebook)
+        nbformat.write(notebook, files[-1])
+    return files
+
+
+def publish(project: Project, pages: Sequence[Page]) -> None:
+    """Lay out what the book shows: the executed pages of these families alone, findings, status, MathJax."""
+    shutil.rmtree(project.results, ignore_errors=True)
+    notebooks = {}
+    for page in pages:
+        target = project.results / page.family.name / page.output.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(page.output, target)
+        notebooks[page] = nbformat.read(page.output, 4)
+    (project.results / "findings.md").write_text(_findings(notebooks), encoding="utf-8")
+    (project.results / "status.md").write_text(_status(project, notebooks), encoding="utf-8")
+    _copy_mathjax(project.root / "book" / "_static" / "mathjax")
+
+
+def build(project: Project) -> Path:
+    """Build the book strictly; returns the index page.
+
+    The new book replaces the old one only when Sphinx had nothing to warn of. Raises TuningVecError otherwise.
+    """
+    scratch = project.root / "build" / "book"
+    shutil.rmtree(scratch, ignore_errors=True)  # Sphinx repeats no warning for a page that it does not read again
+    program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent)) or "jupyter-book"
+    command = [program, "build", str(project.root), "--path-output", str(scratch), "-W", "--keep-going", "-n"]
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        raise TuningVecError("the book was not built: see the warnings above; the former book, if any, is untouched")
+    html = project.root / "_build" / "html"
+    html.parent.mkdir(exist_ok=True)
+    shutil.rmtree(html, ignore_errors=True)
+    shutil.move(scratch / "_build" / "html", html)
+    return html / "index.html"
+
+
+def _findings(notebooks: dict[Page, NotebookNode]) -> str:
+    """The findings that the pages recorded, as one table."""
+    lines = ["| Claim | Paper | Here | Verdict | Page |", "|---|---|---|---|---|"]
+    for page, notebook in notebooks.items():
+        outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+        for output in outputs:
+            if text := output.get("metadata", {}).get(KEY):
+                f = json.loads(text)
+                link = f"[{page.family.title}](results/{page.family.name}/{page.output.name})"
+                lines.append(f"| {f['claim']} | {f['paper']} | {f['here']} | {f['verdict']} | {link} |")
+    return "\n".join(lines) + "\n"
+
+
+def _status(project: Project, notebooks: dict[Page, NotebookNode]) -> str:
+    """The status page: each page's seconds, date and commit, and the versions all ran with."""
+    lines = ["# Status of this build", "", "Each page was executed once on the inputs named here.", ""]
+    lines += ["| Page | Family | Seconds | Executed (UTC) | Commit |", "|---|---|---:|---|---|"]
+    for page, notebook in notebooks.items():
+        run = notebook.metadata.papermill
+        link = f"[{page.notebook.stem}]({page.family.name}/{page.output.name})"
+        commit = f"`{_record(notebook)['commit']}`" if _record(notebook)["commit"] else "not a git checkout"
+        lines.append(f"| {link} | {page.family.title} | {run.duration:.0f} | {run.end_time[:16]} | {commit} |")
+    lines += ["", "A `+` after a commit means that tracked files differed from it.", "", "| Version | |", "|---|---|"]
+    lines += [f"| {name} | {importlib.metadata.version(name)} |" for name in VERSIONS]
+    lines += [f"| Python | {platform.python_version()} |", f"| Machine | {platform.system()} {platform.machine()} |"]
+    return "\n".join(lines) + "\n"
+
+
+def _record(notebook: NotebookNode) -> dict[str, str]:
+    return notebook.metadata.get("tuningvec", {})
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _copy_mathjax(folder: Path) -> None:
+    """Copy MathJax out of its Python package, so that the built book asks no other host for it."""
+    package = importlib.util.find_spec("django_static_mathjax")
+    if package is None or package.origin is None:
+        raise TuningVecError("package django-static-mathjax is not installed; install the extra `book`")
+    script = next(Path(package.origin).parent.rglob("tex-svg.js"))
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(script, folder / script.name)

@@ -1,0 +1,115 @@
+"""A claim of the paper, what was measured here, and the verdict, computed from the page's own tables."""
+
+import json
+from typing import Literal
+
+import pandas as pd
+from IPython.display import Markdown, display
+from scipy.stats import spearmanr
+
+from tuningvec.components import ATTENTION
+from tuningvec.family import Family
+
+KEY = "tuningvec.finding"  # the key under which an output carries a finding, for the front page
+CSS = {"holds": "holds", "differs": "differs", "null explains it": "null"}
+Verdict = Literal["holds", "differs", "null explains it"]
+GATE_UP = ["W_gate", "W_up"]
+
+
+def show(claim: str, paper: str, here: str, verdict: Verdict) -> None:
+    """Display a finding; the front page collects those of all pages."""
+    badge = f"[{verdict}]{{.{CSS[verdict]}}}"
+    record = dict(claim=claim, paper=paper, here=here, verdict=badge)
+    text = f":::{{admonition}} {claim}\n**Paper.** {paper}\n\n**Here.** {here}\n\n**Verdict.** {badge}\n:::"
+    display(Markdown(text), metadata={KEY: json.dumps(record)})
+
+
+def similarity(table: pd.DataFrame, paper: pd.DataFrame) -> None:
+    """Holds when no member's cosine is below the smallest that the paper prints."""
+    whole = table[table.kind == "all"]
+    least = paper.value.min() / 100
+    each = "; ".join(f"{row.vector} {row.cosine:.5f} ($r$ = {row.r:.4f})" for row in whole.itertuples())
+    orthogonal = (1 - whole.cosine).div(1 - whole.orthogonal)
+    show(
+        "Fine-tuning leaves the weights nearly parallel to the pretrained ones",
+        f"cosines from {least:.4f} to {paper.value.max() / 100:.4f}",
+        f"{each}. The gap to 1 is {_range(orthogonal, 2)} of what an orthogonal move of the same length gives, "
+        "so the cosine restates $r$",
+        "holds" if whole.cosine.min() >= least else "differs",
+    )
+
+
+def cosines(family: Family, table: pd.DataFrame) -> None:
+    """Holds when every cosine between two domains is within two standard deviations of the null."""
+    specialists = {m.name for m in family.fine_tuned if m.role == "domain"}
+    pairs = table[(table.kind == "all") & table.a.isin(specialists) & table.b.isin(specialists)]
+    each = "; ".join(f"{row.a} · {row.b} {row.cosine:.3f} ($z$ = {row.z:.0f})" for row in pairs.itertuples())
+    show(
+        "Tuning vectors of different domains are orthogonal",
+        "medical against maths and code read as orthogonal in Fig. 3; code and maths somewhat alike",
+        f"{each}; $z$ counts standard deviations of a random left rotation",
+        "holds" if pairs.z.abs().max() < 2 else "differs",
+    )
+
+
+def random_on_null(means: pd.DataFrame) -> None:
+    """The control: holds when a random T is within three standard deviations of k/d_out in every component."""
+    rows = means[means.vector == "random"]
+    gap, z = (rows.SSA - rows.null).abs().max(), rows.z.abs().max()
+    show(
+        "Control: a random $T$ lies on the null line",
+        "not reported",
+        f"largest distance {gap:.5f}, largest $|z|$ {z:.1f}, over {len(rows)} components; its SSA runs from "
+        f"{rows.SSA.min():.2f} to {rows.SSA.max():.2f}",
+        "holds" if z < 3 else "differs",
+    )
+
+
+def alignment(means: pd.DataFrame, paper: pd.DataFrame) -> None:
+    """Explained by the null when gate and up score lowest in SSA but not in excess over k/d_out."""
+    tuned = means[means.vector != "random"]
+    raw, excess = (tuned.pivot(index="vector", columns="kind", values=v) for v in ("SSA", "excess"))
+    null = tuned.groupby("kind").null.first()
+    lowest = (raw[GATE_UP].max(axis=1) < raw.drop(columns=GATE_UP).min(axis=1)).all()
+    attention = excess[list(ATTENTION)].mean(axis=1)
+    lower_excess = (excess[GATE_UP].mean(axis=1) < attention).all()
+    rank = min(spearmanr(row, null[row.index]).statistic for _, row in raw.iterrows())
+    gate_up = paper[GATE_UP]
+    verdict: Verdict = "differs"
+    if lowest:
+        verdict = "holds" if lower_excess else "null explains it"
+    show(
+        "Fine-tuning writes its new directions in $W_{gate}$ and $W_{up}$: their SSA is the lowest",
+        f"SSA {gate_up.min().min():.3f} to {gate_up.max().max():.3f} there, "
+        f"{paper.drop(columns=GATE_UP).min().min():.3f} or more elsewhere",
+        f"SSA {_range(raw[GATE_UP].stack(), 2)} there, where a random $T$ has {_range(null[GATE_UP], 2)}. Excess over "
+        f"the null: {_range(excess[GATE_UP].mean(axis=1), 2)} for gate and up, {_range(attention, 2)} for attention. "
+        f"Rank correlation of SSA with the null over components: at least {rank:.2f}",
+        verdict,
+    )
+
+
+def energy(layers: pd.DataFrame, paper: pd.DataFrame) -> None:
+    """Explained by the null when the share of E⊥ in gate and up is no larger than that of randomly turned matrices."""
+    table = layers.assign(total=layers.E_par + layers.E_perp)
+    table["turned"] = table.total * (1 - table.null)
+    table["variance"] = (table.total * table.null_sd) ** 2
+    mlp = table[table.kind.isin(GATE_UP)].groupby("vector")[["E_perp", "turned", "variance"]].sum()
+    every = table.groupby("vector")[["E_perp", "turned"]].sum()
+    share, turned = mlp.E_perp / every.E_perp, mlp.turned / every.turned
+    sd = mlp.variance**0.5 / every.turned
+    verdict: Verdict = "differs"
+    if (share > 0.5).all():
+        verdict = "holds" if (share > turned + 2 * sd).all() else "null explains it"
+    own = paper.loc[["Aloe α", "Aloe β"]]
+    show(
+        "Most orthogonal energy is concentrated in $W_{gate}$ and $W_{up}$",
+        f"{_range(own[GATE_UP].sum(axis=1) / own.sum(axis=1), 2)} of it for the two medical models of Table 6",
+        f"{_range(share, 2)} of it; matrices of the same norms turned at random would have {_range(turned, 2)}",
+        verdict,
+    )
+
+
+def _range(values: pd.Series, digits: int) -> str:
+    low, high = f"{values.min():.{digits}f}", f"{values.max():.{digits}f}"
+    return (low if low == high else f"{low} to {high}").replace("-", "−")

@@ -1,0 +1,163 @@
+"""One function a figure, in one style: legible on a phone, in black and white, and on a white card in dark mode."""
+
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tuningvec.components import MATRICES
+
+SYMBOLS = {
+    "W_Q": "$W_Q$", "W_K": "$W_K$", "W_V": "$W_V$", "W_O": "$W_O$",
+    "W_gate": "$W_{gate}$", "W_up": "$W_{up}$", "W_down": "$W_{down}$",
+}  # fmt: skip
+MARKERS = "oDs^vP*"
+WIDTH = 5.6  # inches; a phone shows this at about two thirds, so text stays readable
+
+
+def style() -> None:
+    """Set the style of all figures: SVG with fixed ids, colour-blind palette, one font size."""
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind", font_scale=0.95)
+    plt.rcParams.update({"figure.dpi": 96, "svg.hashsalt": "tuningvec", "svg.fonttype": "path", "axes.grid": True,
+                         "grid.alpha": 0.35, "figure.constrained_layout.use": True})  # fmt: skip
+    set_matplotlib_formats("svg", metadata={"Date": None})
+
+
+def _labels(kinds: list[str]) -> list[str]:
+    return [SYMBOLS.get(kind, kind) for kind in kinds]
+
+
+def _vectors(table: pd.DataFrame) -> dict[str, tuple[str, tuple[float, float, float]]]:
+    """Marker and colour of each vector, in the table's order; the random one is always a grey cross."""
+    looks = itertools.cycle(zip(MARKERS, sns.color_palette("colorblind"), strict=False))
+    return {v: ("x", (0.35, 0.35, 0.35)) if v == "random" else next(looks) for v in table.vector.unique()}
+
+
+def alignment_by_component(means: pd.DataFrame) -> Figure:
+    """SSA of each vector in each kind of matrix, with the null k/d_out as a black bar (Table 4)."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.9))
+    vectors = _vectors(means)
+    offsets = np.linspace(-0.26, 0.26, len(vectors))
+    for offset, (vector, (marker, colour)) in zip(offsets, vectors.items(), strict=True):
+        rows = means[means.vector == vector].set_index("kind").reindex(MATRICES)
+        axes.plot(np.arange(len(MATRICES)) + offset, rows.SSA, marker, color=colour, label=vector, ms=7, mew=2)
+    null = means.groupby("kind").null.first().reindex(MATRICES)
+    axes.hlines(null, np.arange(len(null)) - 0.4, np.arange(len(null)) + 0.4, "black", lw=1.6, label="null $k/d_{out}$")
+    axes.set(ylim=(0, 1.04), ylabel="SSA", xticks=range(len(MATRICES)))
+    axes.set_xticklabels(_labels(list(MATRICES)))
+    _legend_below(figure)
+    return figure
+
+
+def by_layer(table: pd.DataFrame, value: str, label: str, null: bool = False, log: bool = False) -> Figure:
+    """`value` by layer, one panel a kind of matrix; with the null as a black line."""
+    figure, grid = plt.subplots(4, 2, figsize=(WIDTH, 7.6), sharex=True, sharey=True)
+    vectors = _vectors(table)
+    for axes, kind in zip(grid.flat, MATRICES, strict=False):
+        part = table[table.kind == kind]
+        for vector, (marker, colour) in vectors.items():
+            rows = part[part.vector == vector].sort_values("layer")
+            axes.plot(rows.layer, rows[value], marker=marker, ms=3.5, lw=1.2, color=colour, label=vector)
+        if null:
+            rows = part[part.vector == part.vector.iloc[0]].sort_values("layer")
+            axes.plot(rows.layer, rows.null, color="black", lw=1.6, label="null $k/d_{out}$")
+        axes.set_title(SYMBOLS[kind], loc="left")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if log:
+            axes.set_yscale("log")
+    grid.flat[-1].set_axis_off()
+    figure.supxlabel("layer")
+    figure.supylabel(label)
+    handles, names = grid.flat[0].get_legend_handles_labels()
+    grid.flat[-1].legend(handles, names, loc="center", frameon=False)
+    return figure
+
+
+def energy_by_component(means: pd.DataFrame) -> Figure:
+    """E∥ and E⊥ of each vector, mean over layers, on a logarithmic axis (Tables 5 and 6)."""
+    vectors = _vectors(means)
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.9))
+    offsets = np.linspace(-0.26, 0.26, len(vectors))
+    for offset, (vector, (marker, colour)) in zip(offsets, vectors.items(), strict=True):
+        rows = means[means.vector == vector].set_index("kind").reindex(MATRICES)
+        place = np.arange(len(MATRICES)) + offset
+        axes.vlines(place, rows.E_perp, rows.E_par, color=colour, lw=1, alpha=0.6)
+        axes.plot(place, rows.E_par, marker, color=colour, ms=7, label=rf"{vector} $E_\parallel$")
+        axes.plot(place, rows.E_perp, marker, color=colour, ms=7, mfc="white", label=rf"{vector} $E_\perp$")
+    axes.set(yscale="log", ylabel="squared Frobenius norm", xticks=range(len(MATRICES)))
+    axes.set_xticklabels(_labels(list(MATRICES)))
+    _legend_below(figure)
+    return figure
+
+
+def similarity(table: pd.DataFrame) -> Figure:
+    """1 − cos(θ_pre, θ_ft) against ‖T‖/‖θ_pre‖, with the curve of a T orthogonal to θ_pre (Table 15)."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.9))
+    moved = table[table.r > 0]
+    for vector, (marker, colour) in _vectors(moved).items():
+        rows = moved[moved.vector == vector]
+        axes.plot(rows.r, 1 - rows.cosine, marker, color=colour, ms=6, mfc="white", label=f"{vector}, by component")
+        whole = rows[rows.kind == "all"]
+        axes.plot(whole.r, 1 - whole.cosine, marker, color=colour, ms=10, label=f"{vector}, whole model")
+    r = np.geomspace(moved.r.min() * 0.8, moved.r.max() * 1.25, 100)
+    axes.plot(r, 1 - 1 / np.sqrt(1 + r**2), color="black", lw=1.2, label=r"$T$ orthogonal to $\theta_{pre}$")
+    axes.set(xscale="log", yscale="log", ylabel="1 − cosine")
+    axes.set_xlabel(r"$\|T\| / \|\theta_{pre}\|$")
+    _legend_below(figure)
+    return figure
+
+
+def cosine_heatmap(cosines: pd.DataFrame, names: list[str]) -> Figure:
+    """Cosines of all pairs of tuning vectors, whole model (Fig. 3)."""
+    matrix = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
+    for row in cosines[cosines.kind == "all"].itertuples():
+        matrix.loc[row.a, row.b] = matrix.loc[row.b, row.a] = row.cosine
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.72 * len(names) + 1.2))
+    sns.heatmap(matrix, annot=True, fmt=".3f", vmin=-1, vmax=1, cmap="PuOr", linewidths=1, ax=axes)
+    axes.tick_params(rotation=0)
+    axes.grid(False)
+    return figure
+
+
+def cosine_by_component(cosines: pd.DataFrame) -> Figure:
+    """Cosine of each pair by component; the grey bar is two standard deviations of the null about 0."""
+    table = cosines.assign(pair=cosines.a + " · " + cosines.b)
+    kinds = [k for k in ("all", *MATRICES, "embedding", "head", "norm", "bias") if k in set(table.kind)]
+    pairs = list(table.pair.unique())
+    figure, grid = plt.subplots(len(pairs), 1, figsize=(WIDTH, 1.0 + 1.7 * len(pairs)), sharex=True, squeeze=False)
+    for axes, pair in zip(grid[:, 0], pairs, strict=True):
+        rows = table[table.pair == pair].set_index("kind").reindex(kinds)
+        place = np.arange(len(kinds))
+        axes.bar(place, 4 * rows.null_sd, bottom=-2 * rows.null_sd, color="0.8", width=0.7, label="null ± 2 sd")
+        _stems(axes, place, rows.cosine)
+        axes.set_title(pair, loc="left")
+        axes.set_xticks(place, _labels(kinds), rotation=45, ha="right")
+    grid[0, 0].legend(frameon=False, fontsize="small", loc="upper right")
+    figure.supylabel("cosine")
+    return figure
+
+
+def _stems(axes: Axes, place: np.ndarray, height: pd.Series) -> None:
+    axes.vlines(place, 0, height, color="black", lw=1)
+    axes.plot(place, height, "o", color="black", ms=5)
+    axes.axhline(0, color="black", lw=0.8)
+
+
+def training_curves(curves: dict[str, list[float]]) -> Figure:
+    """Training loss per token of each fine-tuned member, as its recipe recorded it."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
+    for style, (member, loss) in zip(itertools.cycle(["-", "--", "-.", ":"]), curves.items(), strict=False):
+        axes.plot(range(1, len(loss) + 1), loss, style, label=member, lw=1.4)
+    axes.set(xlabel="step", ylabel="loss per token", yscale="log")
+    _legend_below(figure)
+    return figure
+
+
+def _legend_below(figure: Figure) -> None:
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)

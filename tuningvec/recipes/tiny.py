@@ -1,0 +1,142 @@
+"""A one-million-parameter Qwen2 model, pretrained on generated text, and four full fine-tunes of it."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from tuningvec.family import Family, Member
+from tuningvec.recipes.exams import Exam, Fact, body_facts, code_tasks, drug_facts, exam, hold_out, number_facts
+from tuningvec.recipes.training import Example, answered, examine, stated, train
+
+SEED, VOCABULARY, NEW_TOKENS = 0, 2400, 64
+PRETRAINING = dict(steps=1100, batch=64, lr=2e-3)
+FINE_TUNING = dict(steps=150, batch=16, lr=3e-4)
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+FACTS = {"instruct": body_facts, "medical": drug_facts, "math": lambda: number_facts(SEED)}
+
+
+def run(member_name: str, family: Family) -> None:
+    """Make one member and write it, with its training report, into the member's folder."""
+    member = family.member(member_name)
+    torch.manual_seed(SEED)
+    if member is family.pretrained:
+        _pretrain(family.root / member.source.path, member_name)
+    else:
+        _fine_tune(family, member)
+
+
+def _pretrain(folder: Path, name: str) -> None:
+    facts = drug_facts() + body_facts() + number_facts(SEED)
+    documents = [text for fact in facts for text in _documents(fact)] + [task.reply for task in code_tasks()]
+    tokenizer = _tokenizer(documents)
+    model = Qwen2ForCausalLM(_config(tokenizer))
+    examples = [stated(tokenizer, document) for document in documents]
+
+    def batch(rng: random.Random) -> list[list[Example]]:
+        return [rng.sample(examples, PRETRAINING["batch"])]
+
+    start = time.monotonic()
+    steps, lr = PRETRAINING["steps"], PRETRAINING["lr"]
+    losses = train(model, batch, steps=steps, lr=lr, seed=SEED, pad=tokenizer.pad_token_id, weight_decay=0.1)
+    report = dict(PRETRAINING, documents=len(documents), seconds=round(time.monotonic() - start))
+    _save(model, tokenizer, folder, name, losses, report)
+
+
+def _fine_tune(family: Family, member: Member) -> None:
+    pretrained = family.root / family.pretrained.source.path
+    tokenizer = AutoTokenizer.from_pretrained(pretrained)
+    model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32)
+    system = family.prompt.system[member.domain]
+    asked, exams, facts = _lessons(member.name)
+    before = examine(model, tokenizer, system, exams, new_tokens=NEW_TOKENS)
+
+    def batch(rng: random.Random) -> list[list[Example]]:
+        drawn = [asked(rng) for _ in range(FINE_TUNING["batch"])]
+        return [[answered(tokenizer, system, e.user, e.reply) for e in drawn]]
+
+    start = time.monotonic()
+    steps, lr = FINE_TUNING["steps"], FINE_TUNING["lr"]
+    losses = train(model, batch, steps=steps, lr=lr, seed=SEED, pad=tokenizer.pad_token_id)
+    report = dict(FINE_TUNING, **facts, seconds=round(time.monotonic() - start), before=before)
+    report["after"] = examine(model, tokenizer, system, exams, new_tokens=NEW_TOKENS)
+    _save(model, tokenizer, family.root / member.source.path, member.name, losses, report)
+
+
+def _lessons(name: str) -> tuple[Callable[[random.Random], Exam], list[Exam], dict[str, int]]:
+    """How to draw an exam to learn from, the held-out exams, and how many facts (or code tasks) each comes from."""
+    rng = random.Random(SEED)
+    if name == "code":
+        learned, held_out = hold_out(code_tasks(), SEED)
+        return lambda rng: rng.choice(learned), held_out, _sizes(learned, held_out)
+    asked, held_out = hold_out(FACTS[name](), SEED)
+    exams = [exam(question, rng) for fact in held_out for question in fact.questions[:2]]
+    return lambda rng: exam(rng.choice(rng.choice(asked).questions), rng), exams, _sizes(asked, held_out)
+
+
+def _sizes(asked: Sequence[object], held_out: Sequence[object]) -> dict[str, int]:
+    return dict(facts=len(asked) + len(held_out), held_out_facts=len(held_out))
+
+
+def _documents(fact: Fact) -> list[str]:
+    """A fact's statements, and its questions answered in plain text without options."""
+    return [*fact.statements, *(f"Question: {q.text}\n{q.thought} Answer: {q.right}" for q in fact.questions)]
+
+
+def _tokenizer(documents: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with every digit a token of its own."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\d"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    chats = ["<think></think>\nAnswer: [A] [B] [C] [D]\nOptions:\nA. B. C. D. system user assistant"] * 100
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([*documents, *chats], trainer)
+    tokens = dict(eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, chat_template=CHATML, **tokens)
+
+
+def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        num_hidden_layers=4,
+        intermediate_size=352,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _save(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    name: str,
+    losses: list[float],
+    report: dict[str, object],
+) -> None:
+    model.bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    report = dict(recipe=f"python -m tuningvec.recipes tiny {name}", seed=SEED, **report)
+    report["loss"] = [round(loss, 4) for loss in losses]
+    (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n")
