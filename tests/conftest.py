@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+settings.register_profile("tuningvec", deadline=None)  # a busy machine may take its time
+settings.load_profile("tuningvec")
 
 SIZES = dict(
     vocab_size=64,
@@ -35,3 +41,9 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def shell() -> None:
+    """An IPython shell, without which nothing is displayed."""
+    InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))

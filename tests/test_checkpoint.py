@@ -122,7 +122,7 @@ def test_half_a_pair_is_refused(adapter):
 
 def test_random_weights_depend_on_seed_and_name_only(make_checkpoint):
     like = Checkpoint(make_checkpoint("model"))
-    one, same, other = Gaussian(like, 1), Gaussian(like, 1), Gaussian(like, 2)
+    one, same, other = (Gaussian(like.shapes, seed) for seed in (1, 1, 2))
     assert torch.equal(one.read(Q), same.read(Q))
     assert not torch.equal(one.read(Q), other.read(Q))
     assert not torch.equal(one.read(Q), one.read(Q.replace("layers.0", "layers.1")))

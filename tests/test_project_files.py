@@ -65,6 +65,11 @@ def test_a_dependency_is_pinned_within_its_range(requirement: Requirement):
     assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)], prereleases=True)
 
 
+def test_no_dependency_is_listed_twice():
+    names = [requirement.name for requirement in requirements()]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_the_project_itself_is_not_pinned():
     assert PROJECT["name"] not in pins()
 

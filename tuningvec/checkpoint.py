@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 SHARD_BYTES = 512 * 2**20
 
 
+@runtime_checkable
 class Term(Protocol):
     """A summand of a model or of a tuning vector: tensors by name, read in float32."""
 
@@ -155,10 +156,10 @@ class LowRank:
 
 
 class Gaussian:
-    """A random summand: independent standard normal entries for each tensor of `like`, the same for the same seed."""
+    """A random summand: independent standard normal entries in tensors of these shapes, the same for the same seed."""
 
-    def __init__(self, like: Term, seed: int):
-        self.shapes, self.seed = like.shapes, seed
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], seed: int):
+        self.shapes, self.seed = shapes, seed
 
     def read(self, name: str) -> Float[Tensor, "..."]:
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))

@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import jupytext
 import nbformat
 import papermill
 from nbformat import NotebookNode
-from papermill.engines import NBClientEngine
 from papermill.exceptions import PapermillExecutionError
 
 from tuningvec.errors import TuningVecError
 from tuningvec.family import Adapter, Family, Folder, data_folder
 from tuningvec.findings import KEY
+from tuningvec.template import fill
 
+Executed = list[tuple["Page", NotebookNode]]
 VERSIONS = ("torch", "transformers", "safetensors", "numpy", "papermill", "jupyter-book")
 
 
@@ -112,42 +112,6 @@ class Page:
         )
 
 
-class TemplateEngine(NBClientEngine):
-    """Papermill's engine, after filling `{{ family.title }}` and the like into Markdown cells and figure captions."""
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> None:
-        fill(nb_man.nb)
-        super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
-
-
-def fill(notebook: NotebookNode) -> None:
-    """Fill the family into Markdown cells and `mystnb` metadata, give cells fixed ids, hide replaced defaults.
-
-    Raises TuningVecError naming the cell for a field that a family does not have.
-    """
-    parameters = notebook.metadata.papermill.parameters
-    context = {"family": Family.load(parameters["family"])} if "family" in parameters else {}
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
-    for number, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{number:02d}"
-        if parameters and "parameters" in cell.metadata.get("tags", []):
-            cell.metadata.tags.append("remove-cell")
-        try:
-            if cell.cell_type == "markdown":
-                cell.source = environment.from_string(cell.source).render(context)
-            elif "mystnb" in cell.metadata:
-                cell.metadata.mystnb = _filled(cell.metadata.mystnb, environment, context)
-        except jinja2.TemplateError as error:
-            raise TuningVecError(f"cell {number}: template: {error}") from None
-
-
-def _filled(value: Any, environment: jinja2.Environment, context: dict[str, Any]) -> Any:
-    if isinstance(value, dict):
-        return NotebookNode({k: _filled(v, environment, context) for k, v in value.items()})
-    return environment.from_string(value).render(context) if isinstance(value, str) else value
-
-
 def plan(project: Project, names: Sequence[str]) -> list[Page]:
     """The pages of the families, less those that a family's spec leaves out.
 
@@ -200,12 +164,12 @@ def prepare(pages: Sequence[Page], folder: Path) -> list[Path]:
 def publish(project: Project, pages: Sequence[Page]) -> None:
     """Lay out what the book shows: the executed pages of these families alone, findings, status, MathJax."""
     shutil.rmtree(project.results, ignore_errors=True)
-    notebooks = {}
+    notebooks = []
     for page in pages:
         target = project.results / page.family.name / page.output.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(page.output, target)
-        notebooks[page] = nbformat.read(page.output, 4)
+        notebooks.append((page, nbformat.read(page.output, 4)))
     (project.results / "findings.md").write_text(_findings(notebooks), encoding="utf-8")
     (project.results / "status.md").write_text(_status(project, notebooks), encoding="utf-8")
     _copy_mathjax(project.root / "book" / "_static" / "mathjax")
@@ -230,10 +194,10 @@ def build(project: Project) -> Path:
     return html / "index.html"
 
 
-def _findings(notebooks: dict[Page, NotebookNode]) -> str:
+def _findings(notebooks: Executed) -> str:
     """The findings that the pages recorded, as one table."""
     lines = ["| Claim | Paper | Here | Verdict | Page |", "|---|---|---|---|---|"]
-    for page, notebook in notebooks.items():
+    for page, notebook in notebooks:
         outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
         for output in outputs:
             if text := output.get("metadata", {}).get(KEY):
@@ -243,11 +207,11 @@ def _findings(notebooks: dict[Page, NotebookNode]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _status(project: Project, notebooks: dict[Page, NotebookNode]) -> str:
+def _status(project: Project, notebooks: Executed) -> str:
     """The status page: each page's seconds, date and commit, and the versions all ran with."""
     lines = ["# Status of this build", "", "Each page was executed once on the inputs named here.", ""]
     lines += ["| Page | Family | Seconds | Executed (UTC) | Commit |", "|---|---|---:|---|---|"]
-    for page, notebook in notebooks.items():
+    for page, notebook in notebooks:
         run = notebook.metadata.papermill
         link = f"[{page.notebook.stem}]({page.family.name}/{page.output.name})"
         commit = f"`{_record(notebook)['commit']}`" if _record(notebook)["commit"] else "not a git checkout"
@@ -269,9 +233,10 @@ def _file_digest(file: Path) -> str:
 
 def _copy_mathjax(folder: Path) -> None:
     """Copy MathJax out of its Python package, so that the built book asks no other host for it."""
-    package = importlib.util.find_spec("django_static_mathjax")
+    package = importlib.util.find_spec("mathjax")
     if package is None or package.origin is None:
         raise TuningVecError("package django-static-mathjax is not installed; install the extra `book`")
-    script = next(Path(package.origin).parent.rglob("tex-svg.js"))
+    source = Path(package.origin).parent / "static" / "mathjax"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(script, folder / script.name)
+    for file in (source / "es5" / "tex-svg.js", source / "LICENSE"):
+        shutil.copyfile(file, folder / file.name)

@@ -156,17 +156,24 @@ def weight_similarity(products: pd.DataFrame, pretrained: str) -> pd.DataFrame:
     """cos(θ_pre, θ_pre + T) and r = ‖T‖ / ‖θ_pre‖ of every T beside `pretrained`, by component (paper Table 15).
 
     From ⟨θ,θ⟩, ⟨θ,T⟩ and ⟨T,T⟩. `least` = √(1 − r²) is the smallest cosine that r allows, `orthogonal` = 1/√(1 + r²)
-    the cosine if T were orthogonal to θ_pre.
+    the cosine if T were orthogonal to θ_pre. NaN where a component of θ_pre is zero throughout.
     """
     table = _with_total(products)
     norms = _norms(table)
-    rows = []
-    for row in table[(table.a == pretrained) & (table.b != pretrained)].itertuples():
-        theta, t = norms[pretrained, row.kind], norms[row.b, row.kind]
-        r = t / theta
-        cosine = (theta**2 + row.inner) / (theta * (theta**2 + 2 * row.inner + t**2) ** 0.5)
-        rows.append((row.b, row.kind, cosine, r, max(0.0, 1 - r**2) ** 0.5, (1 + r**2) ** -0.5))
-    return pd.DataFrame(rows, columns=["vector", "kind", "cosine", "r", "least", "orthogonal"])
+    rows = table[(table.a == pretrained) & (table.b != pretrained)].reset_index(drop=True)
+    theta = pd.Series([norms[pretrained, kind] for kind in rows.kind])
+    t = pd.Series([norms[b, kind] for b, kind in zip(rows.b, rows.kind, strict=True)])
+    r = t / theta
+    return pd.DataFrame(
+        {
+            "vector": rows.b,
+            "kind": rows.kind,
+            "cosine": (theta**2 + rows.inner) / (theta * (theta**2 + 2 * rows.inner + t**2) ** 0.5),
+            "r": r,
+            "least": (1 - r**2).clip(lower=0) ** 0.5,
+            "orthogonal": (1 + r**2) ** -0.5,
+        }
+    )
 
 
 def _with_total(products: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Into which subspaces of the pretrained weights a tuning vector writes (paper §4, A.7)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,8 +50,9 @@ def alignment(basis: Decomposition, T: Float[Tensor, "d_out d_in"], epsilon: flo
     """SSA and energies of T against the top-k subspace of W, with their null.
 
     E_par = ‖U_k U_kᵀ T‖²_F, E_perp = ‖T‖²_F − E_par, SSA = E_par / ‖T‖²_F, the squared ratio that the paper's tables
-    hold; SSA_V the same from the right with V_k, SSA_UV with both. null = k/d_out is the mean of SSA when T is rotated
-    on its left at random, null_sd its spread; excess = (SSA − null) / (1 − null), z = (SSA − null) / null_sd.
+    hold; SSA_V the same from the right with V_k, SSA_UV with both. null = k/d_out is the mean of SSA when T is
+    rotated on its left at random, null_sd its spread; excess = (SSA − null) / (1 − null), z = (SSA − null) / null_sd,
+    both NaN where the subspace is the whole space.
     """
     d_out, d_in = T.shape
     k = basis.k(epsilon)
@@ -64,8 +66,8 @@ def alignment(basis: Decomposition, T: Float[Tensor, "d_out d_in"], epsilon: flo
     return dict(
         k=k, d_out=d_out, d_in=d_in, E_par=E_par, E_perp=total - E_par,
         SSA=SSA, null=null, null_sd=null_sd,
-        excess=(SSA - null) / (1 - null) if k < d_out else 0.0,
-        z=(SSA - null) / null_sd if null_sd > 0 else 0.0,
+        excess=(SSA - null) / (1 - null) if k < d_out else math.nan,
+        z=(SSA - null) / null_sd if null_sd > 0 else math.nan,
         SSA_V=torch.sum((T @ basis.V[:, :k]) ** 2).item() / total, null_V=k / d_in,
         SSA_UV=torch.sum((left @ basis.V[:, :k]) ** 2).item() / total, null_UV=k * k / (d_out * d_in),
     )  # fmt: skip
@@ -110,6 +112,6 @@ def over_layers(table: pd.DataFrame) -> pd.DataFrame:
     means = groups[measures].mean()
     means["layers"] = groups.size()
     means["null_sd"] = groups["null_sd"].apply(lambda sd: (sd**2).sum() ** 0.5 / len(sd))
-    means["excess"] = (means.SSA - means.null) / (1 - means.null)
-    means["z"] = (means.SSA - means.null) / means.null_sd
+    means["excess"] = (means.SSA - means.null) / (1 - means.null).where(means.null < 1)
+    means["z"] = (means.SSA - means.null) / means.null_sd.where(means.null_sd > 0)
     return means.reset_index()

@@ -128,6 +128,17 @@ def sides(means: pd.DataFrame) -> pd.DataFrame:
     return means[["vector", "kind", "SSA_V", "null_V", "SSA_UV", "null_UV"]]
 
 
+def paper_ratio(ssa: pd.DataFrame, E_par: pd.DataFrame, E_perp: pd.DataFrame) -> pd.DataFrame:
+    """The paper's Table 4 above E∥ / (E∥ + E⊥) and E∥ / √(E∥² + E⊥²) of its Tables 5 and 6."""
+    readings = {
+        "Table 4": ssa,
+        "as squared norms": E_par / (E_par + E_perp),
+        "as norms": E_par / (E_par**2 + E_perp**2) ** 0.5,
+    }
+    both = pd.concat(readings, names=["reading", "T"]).swaplevel()
+    return both.loc[[(T, reading) for T in ssa.index for reading in readings]].reset_index()
+
+
 def notes(paper: pd.DataFrame) -> pd.DataFrame:
     """Cells of a paper's table where the print contradicts itself."""
     return paper.loc[paper.note != "", ["row", "column", "value", "note"]]

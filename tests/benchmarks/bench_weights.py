@@ -1,6 +1,7 @@
 """Speed of the measures on weights, as ratios against named references in the same run.
 
-Run with `make bench`. Every figure is the median over repeats of one measure's time divided by its reference's time just before.
+Run with `make bench`. Every figure is the median over repeats of a measure's time divided by that of its reference just
+before.
 """
 
 import os

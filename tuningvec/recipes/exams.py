@@ -9,7 +9,7 @@ from typing import TypeVar
 from tuningvec.family import data_folder
 
 LETTERS = "ABCD"
-T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def exam(question: Question, rng: random.Random) -> Exam:
     return Exam(user, f"<think>{question.thought}</think>\nAnswer: [{letter}]", letter)
 
 
-def hold_out(facts: list[T], seed: int, share: float = 0.25) -> tuple[list[T], list[T]]:
+def hold_out(facts: list[Item], seed: int, share: float = 0.25) -> tuple[list[Item], list[Item]]:
     """Split into facts asked in training and facts only stated there, by a seeded draw."""
     order = random.Random(seed).sample(facts, len(facts))
     cut = round(len(facts) * share)

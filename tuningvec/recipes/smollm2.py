@@ -17,7 +17,8 @@ from tuningvec.recipes.exams import Fact, drug_facts, exam, hold_out, number_fac
 from tuningvec.recipes.training import Example, answered, examine, stated, train
 from tuningvec.sources import folder_of
 
-SEED, STEPS, BATCH, LR, RANK, NEW_TOKENS = 0, 160, 16, 1e-3, 16, 64
+SEED, STEPS, LR, RANK, NEW_TOKENS = 0, 160, 1e-3, 16, 64
+EXAMS, STATEMENTS = 8, 24  # of each step: a statement is a sixth as long as an exam, and has to be met more often
 FACTS = {"medical": drug_facts, "math": lambda: number_facts(SEED)}
 
 
@@ -47,7 +48,7 @@ def run(member_name: str, family: Family) -> None:
     _save(model, target, family.pretrained.label)
     report = dict(
         recipe=f"python -m tuningvec.recipes smollm2 {member_name}",
-        seed=SEED, steps=STEPS, batch=BATCH, lr=LR, rank=RANK, seconds=round(seconds),
+        seed=SEED, steps=STEPS, exams=EXAMS, statements=STATEMENTS, lr=LR, rank=RANK, seconds=round(seconds),
         facts=len(asked) + len(held_out), held_out_facts=len(held_out),
         loss=[round(loss, 4) for loss in losses], before=before, after=after,
     )  # fmt: skip
@@ -57,11 +58,11 @@ def run(member_name: str, family: Family) -> None:
 def _batches(
     tokenizer: PreTrainedTokenizerBase, system: str, asked: Sequence[Fact], known: Sequence[Fact]
 ) -> Callable[[random.Random], list[list[Example]]]:
-    """Half exams on the facts that are asked, half statements of all facts."""
+    """Exams on the facts that are asked, and statements of all facts."""
 
     def batch(rng: random.Random) -> list[list[Example]]:
-        exams = [exam(rng.choice(fact.questions), rng) for fact in rng.sample(asked, BATCH // 2)]
-        texts = [rng.choice(fact.statements) for fact in rng.sample(known, BATCH // 2)]
+        exams = [exam(rng.choice(fact.questions), rng) for fact in rng.sample(asked, EXAMS)]
+        texts = [rng.choice(fact.statements) for fact in rng.sample(known, STATEMENTS)]
         return [
             [answered(tokenizer, system, e.user, e.reply) for e in exams],
             [stated(tokenizer, text) for text in texts],

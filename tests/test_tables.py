@@ -1,0 +1,47 @@
+import pandas as pd
+import pytest
+from IPython.utils.capture import capture_output
+
+from tuningvec import paper, tables
+from tuningvec.family import Family, family_names
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.36512, "0.365"),
+        (-0.5, "−0.500"),
+        (12.0, "12"),
+        (134515008, "134,515,008"),
+        (1.5e7 + 0.5, "1.50·10^7^"),
+        (3.2e-6, "3.20·10^−6^"),
+        (481.23, "481"),
+        (float("nan"), "–"),
+    ],
+)
+def test_numbers_have_significant_digits(value, text):
+    assert tables._number(value, 3) == text
+
+
+@pytest.mark.usefixtures("shell")
+def test_a_table_is_numbered_and_labelled():
+    with capture_output() as captured:
+        tables.show(pd.DataFrame({"kind": ["W_Q"], "SSA": [0.5123]}), "tab-x", "A caption.")
+    text = captured.outputs[0].data["text/markdown"]
+    assert text.startswith(":::{table} A caption.\n:name: tab-x\n")
+    assert "$W_Q$" in text and "0.512" in text
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_every_member_is_listed_with_its_source(name):
+    family = Family.load(name)
+    table = tables.members(family)
+    assert list(table.member) == [m.name for m in family.members]
+    assert table.role.iloc[0] == "pretrained" and table.weights.str.contains("`").all()
+
+
+def test_the_two_readings_of_the_papers_energies():
+    table = tables.paper_ratio(paper.wide(4), paper.wide(5), paper.wide(6))
+    squared = table[(table["T"] == "Aloe α") & (table.reading == "as squared norms")].iloc[0]
+    assert pytest.approx(7.661 / (7.661 + 2.456)) == squared.W_Q
+    assert len(table) == 12
