@@ -148,6 +148,17 @@ def test_an_unknown_template_field_names_the_cell(project):
         run(project)
 
 
+def test_a_cell_that_does_not_apply_is_dropped(project):
+    conditional = PAGE + "\n```{code-cell} ipython3\n---\nwhen: family.recipe\n---\n1 / 0\n```\n"
+    project.notebooks[0].write_text(conditional, encoding="utf-8")
+    (page, _), _ = run(project)
+    assert nbformat.read(page.output, 4).cells[-1].source == "print(family, number * 21)"
+    file = project.root / "data" / "families" / "mine.yaml"
+    file.write_text(yaml.safe_dump(SPEC | dict(recipe="mine")), encoding="utf-8")
+    with pytest.raises(TuningVecError, match="ZeroDivisionError"):
+        run(project)
+
+
 def test_prepared_notebooks_are_filled_in_and_not_executed(project, tmp_path):
     files = compendium.prepare(compendium.plan(project, ["mine"]), tmp_path / "out")
     notebook = nbformat.read(files[0], 4)

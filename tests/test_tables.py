@@ -11,16 +11,24 @@ from tuningvec.family import Family, family_names
     [
         (0.36512, "0.365"),
         (-0.5, "−0.500"),
-        (12.0, "12"),
-        (134515008, "134,515,008"),
-        (1.5e7 + 0.5, "1.50·10^7^"),
-        (3.2e-6, "3.20·10^−6^"),
+        (1.0, "1.00"),
+        (0.0, "0.00"),
+        (12400.0, "12,400"),
+        (1.5e7 + 0.5, "1.50·10⁷"),
+        (-3.2e-6, "−3.20·10⁻⁶"),
         (481.23, "481"),
         (float("nan"), "–"),
     ],
 )
 def test_numbers_have_significant_digits(value, text):
     assert tables._number(value, 3) == text
+
+
+@pytest.mark.usefixtures("shell")
+def test_integers_are_shown_whole():
+    with capture_output() as captured:
+        tables.show(pd.DataFrame({"n": pd.array([134515008, None], dtype="Int64")}), "tab-n", "N.")
+    assert "134,515,008" in captured.outputs[0].data["text/markdown"]
 
 
 @pytest.mark.usefixtures("shell")

@@ -184,9 +184,14 @@ def build(project: Project) -> Path:
     shutil.rmtree(scratch, ignore_errors=True)  # Sphinx repeats no warning for a page that it does not read again
     program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent)) or "jupyter-book"
     command = [program, "build", str(project.root), "--path-output", str(scratch), "-W", "--keep-going", "-n"]
-    done = subprocess.run(command, check=False)
+    log = project.root / "build" / "book.log"
+    with log.open("w", encoding="utf-8") as stream:
+        done = subprocess.run(command, check=False, stdout=stream, stderr=subprocess.STDOUT)
     if done.returncode:
-        raise TuningVecError("the book was not built: see the warnings above; the former book, if any, is untouched")
+        said = [line for line in log.read_text(encoding="utf-8").splitlines() if "WARNING" in line or "ERROR" in line]
+        raise TuningVecError(
+            "\n  ".join(["the book was not built, the former one is untouched:", *said, f"all that was said: {log}"])
+        )
     html = project.root / "_build" / "html"
     html.parent.mkdir(exist_ok=True)
     shutil.rmtree(html, ignore_errors=True)

@@ -141,7 +141,10 @@ def cosine_matrix(products: pd.DataFrame) -> pd.DataFrame:
     """cos(A, B) = ⟨A, B⟩ / (‖A‖ ‖B‖) of all pairs, by component and for the whole model (`kind` "all"; paper A.4).
 
     null_sd is the standard deviation of the cosine under a random left rotation of each matrix; z = cosine / null_sd.
+    Raises TuningVecError when there is only one vector.
     """
+    if products.a.nunique() < 2:
+        raise TuningVecError("one tuning vector has no cosine; name the page in the family's left_out, with the reason")
     table = _with_total(products)
     norms = _norms(table)
     pairs = table[table.a != table.b].copy()

@@ -33,16 +33,18 @@ def similarity(table: pd.DataFrame, paper: pd.DataFrame) -> None:
     show(
         "Fine-tuning leaves the weights nearly parallel to the pretrained ones",
         f"cosines from {least:.4f} to {paper.value.max() / 100:.4f}",
-        f"{each}. The gap to 1 is {_range(orthogonal, 2)} of what an orthogonal move of the same length gives, "
+        f"{each}. The gap to 1 is {_range(orthogonal, 2)} times what an orthogonal move of that length gives, "
         "so the cosine restates $r$",
         "holds" if whole.cosine.min() >= least else "differs",
     )
 
 
 def cosines(family: Family, table: pd.DataFrame) -> None:
-    """Holds when every cosine between two domains is within two standard deviations of the null."""
+    """Holds when every cosine between two domains (any two members if there are no two) is within 2 sd of the null."""
     specialists = {m.name for m in family.fine_tuned if m.role == "domain"}
-    pairs = table[(table.kind == "all") & table.a.isin(specialists) & table.b.isin(specialists)]
+    pairs = table[table.kind == "all"]
+    if len(specialists) > 1:
+        pairs = pairs[pairs.a.isin(specialists) & pairs.b.isin(specialists)]
     each = "; ".join(f"{row.a} · {row.b} {row.cosine:.3f} ($z$ = {row.z:.0f})" for row in pairs.itertuples())
     show(
         "Tuning vectors of different domains are orthogonal",
@@ -59,7 +61,7 @@ def random_on_null(means: pd.DataFrame) -> None:
     show(
         "Control: a random $T$ lies on the null line",
         "not reported",
-        f"largest distance {gap:.5f}, largest $|z|$ {z:.1f}, over {len(rows)} components; its SSA runs from "
+        f"largest distance {gap:.5f}, largest $\\lvert z\\rvert$ {z:.1f}, over {len(rows)} components; its SSA runs from "
         f"{rows.SSA.min():.2f} to {rows.SSA.max():.2f}",
         "holds" if z < 3 else "differs",
     )

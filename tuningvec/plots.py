@@ -1,13 +1,17 @@
 """One function a figure, in one style: legible on a phone, in black and white, and on a white card in dark mode."""
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tuningvec.components import MATRICES
 
@@ -16,7 +20,7 @@ SYMBOLS = {
     "W_gate": "$W_{gate}$", "W_up": "$W_{up}$", "W_down": "$W_{down}$",
 }  # fmt: skip
 MARKERS = "oDs^vP*"
-WIDTH = 5.6  # inches; a phone shows this at about two thirds, so text stays readable
+WIDTH = 5.0  # inches; a phone shows this at about three quarters, so text stays readable
 
 
 def style() -> None:
@@ -108,6 +112,7 @@ def similarity(table: pd.DataFrame) -> Figure:
     r = np.geomspace(moved.r.min() * 0.8, moved.r.max() * 1.25, 100)
     axes.plot(r, 1 - 1 / np.sqrt(1 + r**2), color="black", lw=1.2, label=r"$T$ orthogonal to $\theta_{pre}$")
     axes.set(xscale="log", yscale="log", ylabel="1 − cosine")
+    _plain_log(axes.xaxis)
     axes.set_xlabel(r"$\|T\| / \|\theta_{pre}\|$")
     _legend_below(figure)
     return figure
@@ -149,14 +154,22 @@ def _stems(axes: Axes, place: np.ndarray, height: pd.Series) -> None:
     axes.axhline(0, color="black", lw=0.8)
 
 
-def training_curves(curves: dict[str, list[float]]) -> Figure:
+def training_curves(reports: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Training loss per token of each fine-tuned member, as its recipe recorded it."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
-    for style, (member, loss) in zip(itertools.cycle(["-", "--", "-.", ":"]), curves.items(), strict=False):
-        axes.plot(range(1, len(loss) + 1), loss, style, label=member, lw=1.4)
+    for line, (member, report) in zip(itertools.cycle(["-", "--", "-.", ":"]), reports.items(), strict=False):
+        axes.plot(range(1, len(report["loss"]) + 1), report["loss"], line, label=member, lw=1.4)
     axes.set(xlabel="step", ylabel="loss per token", yscale="log")
+    _plain_log(axes.yaxis)
     _legend_below(figure)
     return figure
+
+
+def _plain_log(axis: Axis) -> None:
+    """Label a logarithmic axis at 1, 2 and 5 of each decade, in plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _legend_below(figure: Figure) -> None:

@@ -114,4 +114,9 @@ def over_layers(table: pd.DataFrame) -> pd.DataFrame:
     means["null_sd"] = groups["null_sd"].apply(lambda sd: (sd**2).sum() ** 0.5 / len(sd))
     means["excess"] = (means.SSA - means.null) / (1 - means.null).where(means.null < 1)
     means["z"] = (means.SSA - means.null) / means.null_sd.where(means.null_sd > 0)
-    return means.reset_index()
+    return means.reset_index().sort_values(["epsilon", "kind"], key=_in_order, kind="stable", ignore_index=True)
+
+
+def _in_order(column: pd.Series) -> pd.Series:
+    """Kinds in the paper's order instead of the alphabet's."""
+    return column.map(MATRICES.index) if column.name == "kind" else column

@@ -10,11 +10,13 @@ from tuningvec.components import MATRICES
 from tuningvec.family import GGUF, Family
 from tuningvec.stats import wilson
 
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MATH = {
     "W_Q": "$W_Q$", "W_K": "$W_K$", "W_V": "$W_V$", "W_O": "$W_O$", "W_gate": "$W_{gate}$", "W_up": "$W_{up}$",
     "W_down": "$W_{down}$", "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": "ε", "d_out": "$d_{out}$",
     "d_in": "$d_{in}$", "k": "$k$", "SSA_V": "$SSA_V$", "SSA_UV": "$SSA_{UV}$", "null_V": "null (V)",
     "null_UV": "null (UV)", "null_sd": "null sd", "naive": r"$1/\sqrt{N}$", "r": "$r$", "z": "$z$",
+    "θ_ft − T": r"$\theta_{ft} - T$", "θ_pre + T": r"$\theta_{pre} + T$",
 }  # fmt: skip
 
 
@@ -23,7 +25,8 @@ def show(table: pd.DataFrame, name: str, caption: str, digits: int | Mapping[str
     text = table.copy()
     for column in text.select_dtypes("number"):
         places = digits if isinstance(digits, int) else digits.get(column, 3)
-        text[column] = [_number(v, places) for v in text[column]]
+        whole = pd.api.types.is_integer_dtype(text[column])
+        text[column] = [_number(v, 0 if whole else places) for v in text[column]]
     text = text.rename(columns=MATH).replace(MATH)
     right = ["right" if pd.api.types.is_numeric_dtype(t) else "left" for t in table.dtypes]
     body = text.to_markdown(index=False, disable_numparse=True, colalign=right)
@@ -31,14 +34,19 @@ def show(table: pd.DataFrame, name: str, caption: str, digits: int | Mapping[str
 
 
 def _number(value: float, digits: int) -> str:
+    """`value` with so many significant digits, none for an integer; a dash for what is not known."""
     if pd.isna(value):
         return "–"
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e6):
-        return f"{int(value):,}"
-    if abs(value) < 1e-4 or abs(value) >= 1e6:
+    if digits == 0:
+        text = f"{value:,}"
+    elif value != 0 and not 1e-4 <= abs(value) < 1e6:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa}·10^{int(exponent)}^".replace("-", "−")
-    return f"{value:#.{digits}g}".rstrip(".").replace("-", "−")
+        text = mantissa + "·10" + str(int(exponent)).translate(SUPERSCRIPT)
+    elif abs(value) >= 10**digits:
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:#.{digits}g}".rstrip(".")
+    return text.replace("-", "−")
 
 
 def beside_paper(ours: pd.DataFrame, value: str, paper: pd.DataFrame, family: str) -> pd.DataFrame:
@@ -120,7 +128,7 @@ def by_epsilon(means: pd.DataFrame) -> pd.DataFrame:
     order = [*means.vector.unique(), "null"]
     wide = pd.concat([means, nulls]).pivot(index=["epsilon", "vector"], columns="kind", values="SSA")
     index = pd.MultiIndex.from_product([means.epsilon.unique(), order], names=["epsilon", "vector"])
-    return wide.loc[index, list(MATRICES)].reset_index()
+    return wide.loc[index, list(MATRICES)].reset_index().assign(epsilon=lambda t: t.epsilon.map("{:g}".format))
 
 
 def sides(means: pd.DataFrame) -> pd.DataFrame:
@@ -139,6 +147,10 @@ def paper_ratio(ssa: pd.DataFrame, E_par: pd.DataFrame, E_perp: pd.DataFrame) ->
     return both.loc[[(T, reading) for T in ssa.index for reading in readings]].reset_index()
 
 
-def notes(paper: pd.DataFrame) -> pd.DataFrame:
-    """Cells of a paper's table where the print contradicts itself."""
-    return paper.loc[paper.note != "", ["row", "column", "value", "note"]]
+def misprints(ssa: pd.DataFrame, E_par: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+    """Cells of Table 6 where the print contradicts itself, with E⊥ = E∥ (1 − SSA) / SSA of Tables 4 and 5."""
+    cells = paper[paper.note != ""]
+    implied = (E_par * (1 / ssa - 1)).stack()
+    return cells[["row", "column", "value"]].assign(
+        implied=[implied[cell] for cell in zip(cells.row, cells.column, strict=True)], note=cells.note
+    )

@@ -25,11 +25,14 @@ class TemplateEngine(NBClientEngine):
 def fill(notebook: NotebookNode) -> None:
     """Fill the family into Markdown cells and `mystnb` metadata, give cells fixed ids, hide replaced defaults.
 
+    A cell with `when: <expression>` in its metadata is dropped where that is false for the family.
+
     Raises TuningVecError naming the cell for a field that a family does not have.
     """
     parameters = notebook.metadata.papermill.parameters
     context = {"family": Family.load(parameters["family"])} if "family" in parameters else {}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    notebook.cells = [c for c in notebook.cells if _applies(c, environment, context)]
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
         if parameters and "parameters" in cell.metadata.get("tags", []):
@@ -41,6 +44,11 @@ def fill(notebook: NotebookNode) -> None:
                 cell.metadata.mystnb = _filled(cell.metadata.mystnb, environment, context)
         except jinja2.TemplateError as error:
             raise TuningVecError(f"cell {number}: template: {error}") from None
+
+
+def _applies(cell: NotebookNode, environment: jinja2.Environment, context: dict[str, Any]) -> bool:
+    condition = cell.metadata.get("when")
+    return condition is None or bool(environment.compile_expression(condition)(context))
 
 
 def _filled(value: Any, environment: jinja2.Environment, context: dict[str, Any]) -> Any:
