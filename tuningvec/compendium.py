@@ -102,14 +102,13 @@ class Page:
         values = {name: ast.literal_eval(p["default"]) for name, p in defaults.items()}
         return values | {"family": self.family.name if named else str(self.family.file)}
 
-    def run(self, output: Path, engine: str = "tuningvec", **options: Any) -> NotebookNode:
+    def run(self, output: Path, **options: Any) -> NotebookNode:
         """Hand the notebook to papermill, which writes `output` cell by cell."""
         output.parent.mkdir(parents=True, exist_ok=True)
         notebook = jupytext.read(self.notebook)
         notebook.metadata["tuningvec"] = dict(digest=self.digest(), commit=self.project.commit())
-        return papermill.execute_notebook(
-            notebook, output, self.parameters(notebook), engine_name=engine, cwd=self.notebook.parent, **options
-        )
+        parameters, folder = self.parameters(notebook), self.notebook.parent
+        return papermill.execute_notebook(notebook, output, parameters, engine_name="tuningvec", cwd=folder, **options)
 
 
 def plan(project: Project, names: Sequence[str]) -> list[Page]:
@@ -220,7 +219,9 @@ def _status(project: Project, notebooks: Executed) -> str:
         run = notebook.metadata.papermill
         link = f"[{page.notebook.stem}]({page.family.name}/{page.output.name})"
         commit = f"`{_record(notebook)['commit']}`" if _record(notebook)["commit"] else "not a git checkout"
-        lines.append(f"| {link} | {page.family.title} | {run.duration:.0f} | {run.end_time[:16]} | {commit} |")
+        lines.append(
+            f"| {link} | {page.family.title} | {run.duration:.0f} | {run.end_time[:16].replace('T', ' ')} | {commit} |"
+        )
     lines += ["", "A `+` after a commit means that tracked files differed from it.", "", "| Version | |", "|---|---|"]
     lines += [f"| {name} | {importlib.metadata.version(name)} |" for name in VERSIONS]
     lines += [f"| Python | {platform.python_version()} |", f"| Machine | {platform.system()} {platform.machine()} |"]

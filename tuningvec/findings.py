@@ -40,7 +40,7 @@ def similarity(table: pd.DataFrame, paper: pd.DataFrame) -> None:
 
 
 def cosines(family: Family, table: pd.DataFrame) -> None:
-    """Holds when every cosine between two domains (any two members if there are no two) is within 2 sd of the null."""
+    """Holds when every cosine of two specialists (any two members if there is one) is within 2 sd of the null."""
     specialists = {m.name for m in family.fine_tuned if m.role == "domain"}
     pairs = table[table.kind == "all"]
     if len(specialists) > 1:
