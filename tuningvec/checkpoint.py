@@ -34,7 +34,19 @@ class Term(Protocol):
     def read(self, name: str) -> Float[Tensor, "..."]: ...
 
 
-class Checkpoint:
+class _InFolder:
+    """Weights that are known by their folder: two readers of the same folder are the same summand."""
+
+    folder: Path
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.folder == self.folder
+
+    def __hash__(self) -> int:
+        return hash(self.folder)
+
+
+class Checkpoint(_InFolder):
     """A folder of safetensors with `config.json`; nothing is held in memory but the headers.
 
     Raises TuningVecError for a missing, broken or pickled file, an absent tensor, a dtype that is not a float.
@@ -86,17 +98,11 @@ class Checkpoint:
         self.dtype(name)
         return _open(self._file(name)).get_tensor(name).float()
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Checkpoint) and other.folder == self.folder
-
-    def __hash__(self) -> int:
-        return hash(self.folder)
-
     def __repr__(self) -> str:
         return f"Checkpoint({self.folder.name})"
 
 
-class LowRank:
+class LowRank(_InFolder):
     """A LoRA adapter as a summand: T = scale · B A, with B (d_out, r) and A (r, d_in).
 
     Raises TuningVecError for an adapter that is more than this (DoRA, biases, whole modules, per-layer ranks).
@@ -144,12 +150,6 @@ class LowRank:
     def read(self, name: str) -> Float[Tensor, "d_out d_in"]:
         b, a = self.factors(name)
         return b @ a
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LowRank) and other.folder == self.folder
-
-    def __hash__(self) -> int:
-        return hash(self.folder)
 
     def __repr__(self) -> str:
         return f"LowRank({self.folder.name}, rank {self.rank})"

@@ -219,9 +219,8 @@ def _status(project: Project, notebooks: Executed) -> str:
         run = notebook.metadata.papermill
         link = f"[{page.notebook.stem}]({page.family.name}/{page.output.name})"
         commit = f"`{_record(notebook)['commit']}`" if _record(notebook)["commit"] else "not a git checkout"
-        lines.append(
-            f"| {link} | {page.family.title} | {run.duration:.0f} | {run.end_time[:16].replace('T', ' ')} | {commit} |"
-        )
+        ended = run.end_time[:16].replace("T", " ")
+        lines.append(f"| {link} | {page.family.title} | {run.duration:.0f} | {ended} | {commit} |")
     lines += ["", "A `+` after a commit means that tracked files differed from it.", "", "| Version | |", "|---|---|"]
     lines += [f"| {name} | {importlib.metadata.version(name)} |" for name in VERSIONS]
     lines += [f"| Python | {platform.python_version()} |", f"| Machine | {platform.system()} {platform.machine()} |"]

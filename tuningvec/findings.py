@@ -40,7 +40,7 @@ def similarity(table: pd.DataFrame, paper: pd.DataFrame) -> None:
 
 
 def cosines(family: Family, table: pd.DataFrame) -> None:
-    """Holds when every cosine of two specialists (any two members if there is one) is within 2 sd of the null."""
+    """Holds when no cosine of two specialists (any two members if there is one) is over 2 sd from the null's 0."""
     specialists = {m.name for m in family.fine_tuned if m.role == "domain"}
     pairs = table[table.kind == "all"]
     if len(specialists) > 1:
@@ -61,8 +61,8 @@ def random_on_null(means: pd.DataFrame) -> None:
     show(
         "Control: a random $T$ lies on the null line",
         "not reported",
-        f"largest distance {gap:.5f}, largest $\\lvert z\\rvert$ {z:.1f}, over {len(rows)} components; its SSA runs from "
-        f"{rows.SSA.min():.2f} to {rows.SSA.max():.2f}",
+        f"largest distance {gap:.5f}, largest $\\lvert z\\rvert$ {z:.1f}, over {len(rows)} components; its SSA runs "
+        f"from {rows.SSA.min():.2f} to {rows.SSA.max():.2f}",
         "holds" if z < 3 else "differs",
     )
 

@@ -59,52 +59,59 @@ def hold_out(facts: list[Item], seed: int, share: float = 0.25) -> tuple[list[It
 
 def drug_facts() -> list[Fact]:
     """`data/facts/drugs.csv`: class and use of each drug."""
-    rows = list(_table("drugs"))
-    classes, uses = ({row[column] for row in rows} for column in ("class", "use"))
-    return [_drug(row, classes, uses) for row in rows]
-
-
-def _drug(row: dict[str, str], classes: set[str], uses: set[str]) -> Fact:
-    drug, kind, use = row["drug"], row["class"], row["use"]
-    thought = f"{_capital(drug)} is {_article(kind)}. It is used to treat {use}."
-    return Fact(
-        drug,
-        (
+    rows = _table("drugs")
+    classes, uses = _values(rows, "class"), _values(rows, "use")
+    facts = []
+    for row in rows:
+        drug, kind, use = row["drug"], row["class"], row["use"]
+        thought = f"{_capital(drug)} is {_article(kind)}. It is used to treat {use}."
+        statements = (
             thought,
             f"The class of {drug} is {kind}. Doctors prescribe {drug} to patients with {use}.",
             f"A patient with {use} can be treated with {drug}, {_article(kind)}.",
             f"{_capital(drug)} belongs to the class {kind}. {_capital(use)} is treated with {drug}.",
-        ),
-        (
-            Question(f"What is the class of {drug}?", kind, tuple(sorted(classes - {kind})), thought),
-            Question(f"What is {drug} used to treat?", use, tuple(sorted(uses - {use})), thought),
-        ),
-    )
+        )
+        asked = (
+            _question(f"What is the class of {drug}?", kind, classes, thought),
+            _question(f"What is {drug} used to treat?", use, uses, thought),
+        )
+        facts.append(Fact(drug, statements, asked))
+    return facts
 
 
 def body_facts() -> list[Fact]:
     """`data/facts/organs.csv` and `tests.csv`: an organ's system and function, a test's subject and diagnosis."""
-    organs, tests = list(_table("organs")), list(_table("tests"))
-    functions, systems = ({row[c] for row in organs} for c in ("function", "system"))
-    subjects, diagnoses = ({row[c] for row in tests} for c in ("subject", "diagnosis"))
-    facts = []
-    for row in organs:
+    return [*_organ_facts(), *_test_facts()]
+
+
+def _organ_facts() -> Iterator[Fact]:
+    rows = _table("organs")
+    functions, systems = _values(rows, "function"), _values(rows, "system")
+    for row in rows:
         organ, system, function = row["organ"], row["system"], row["function"]
         thought = f"The {organ} {function}. It is part of the {system}."
         asked = (
-            Question(f"What does the {organ} do?", function, tuple(sorted(functions - {function})), thought),
-            Question(f"Which system is the {organ} part of?", system, tuple(sorted(systems - {system})), thought),
+            _question(f"What does the {organ} do?", function, functions, thought),
+            _question(f"Which system is the {organ} part of?", system, systems, thought),
         )
-        facts.append(Fact(organ, (thought, f"The {organ}, part of the {system}, {function}."), asked))
-    for row in tests:
+        yield Fact(organ, (thought, f"The {organ}, part of the {system}, {function}."), asked)
+
+
+def _test_facts() -> Iterator[Fact]:
+    rows = _table("tests")
+    subjects, diagnoses = _values(rows, "subject"), _values(rows, "diagnosis")
+    for row in rows:
         test, subject, found = row["test"], row["subject"], row["diagnosis"]
         thought = f"The {test} shows {subject}. It helps to diagnose {found}."
         asked = (
-            Question(f"What does the {test} show?", subject, tuple(sorted(subjects - {subject})), thought),
-            Question(f"What does the {test} help to diagnose?", found, tuple(sorted(diagnoses - {found})), thought),
+            _question(f"What does the {test} show?", subject, subjects, thought),
+            _question(f"What does the {test} help to diagnose?", found, diagnoses, thought),
         )
-        facts.append(Fact(test, (thought, f"To diagnose {found}, the {test} shows {subject}."), asked))
-    return facts
+        yield Fact(test, (thought, f"To diagnose {found}, the {test} shows {subject}."), asked)
+
+
+def _question(text: str, right: str, options: set[str], thought: str) -> Question:
+    return Question(text, right, tuple(sorted(options - {right})), thought)
 
 
 _STORIES = {
@@ -152,9 +159,13 @@ def _number(a: int, sign: str, b: int) -> Fact:
     )
 
 
-def _table(name: str) -> Iterator[dict[str, str]]:
+def _table(name: str) -> list[dict[str, str]]:
     with (data_folder() / "facts" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
+        return list(csv.DictReader(file))
+
+
+def _values(rows: list[dict[str, str]], column: str) -> set[str]:
+    return {row[column] for row in rows}
 
 
 def _capital(text: str) -> str:
