@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,17 +38,15 @@ def run(member_name: str, family: Family) -> None:
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     before = examine(base, tokenizer, system, exams, new_tokens=NEW_TOKENS)
     model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
-    start = time.monotonic()
     batch = _batches(tokenizer, system, asked, asked + held_out)
     losses = train(model, batch, steps=STEPS, lr=LR, seed=seed, pad=tokenizer.pad_token_id, bf16=True)
-    seconds = time.monotonic() - start
     after = examine(model, tokenizer, system, exams, new_tokens=NEW_TOKENS)
 
     target = family.root / member.source.path
     _save(model, target, family.pretrained.label)
     report = dict(
         recipe=f"python -m tuningvec.recipes smollm2 {member_name}",
-        seed=seed, steps=STEPS, exams=EXAMS, statements=STATEMENTS, lr=LR, rank=RANK, seconds=round(seconds),
+        seed=seed, steps=STEPS, exams=EXAMS, statements=STATEMENTS, lr=LR, rank=RANK,
         facts=len(asked) + len(held_out), held_out_facts=len(held_out),
         loss=[round(loss, 4) for loss in losses], before=before, after=after,
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -44,10 +43,9 @@ def _pretrain(folder: Path, name: str) -> None:
     def batch(rng: random.Random) -> list[list[Example]]:
         return [rng.sample(examples, PRETRAINING["batch"])]
 
-    start = time.monotonic()
     steps, lr = PRETRAINING["steps"], PRETRAINING["lr"]
     losses = train(model, batch, steps=steps, lr=lr, seed=SEED, pad=tokenizer.pad_token_id, weight_decay=0.1)
-    report = dict(PRETRAINING, documents=len(documents), seconds=round(time.monotonic() - start))
+    report = dict(PRETRAINING, documents=len(documents))
     _save(model, tokenizer, folder, name, losses, report)
 
 
@@ -63,10 +61,9 @@ def _fine_tune(family: Family, member: Member) -> None:
         drawn = [asked(rng) for _ in range(FINE_TUNING["batch"])]
         return [[answered(tokenizer, system, e.user, e.reply) for e in drawn]]
 
-    start = time.monotonic()
     steps, lr = FINE_TUNING["steps"], FINE_TUNING["lr"]
     losses = train(model, batch, steps=steps, lr=lr, seed=SEED, pad=tokenizer.pad_token_id)
-    report = dict(FINE_TUNING, **facts, seconds=round(time.monotonic() - start), before=before)
+    report = dict(FINE_TUNING, **facts, before=before)
     report["after"] = examine(model, tokenizer, system, exams, new_tokens=NEW_TOKENS)
     _save(model, tokenizer, family.root / member.source.path, member.name, losses, report)
 
