@@ -135,7 +135,9 @@ def cosine_by_component(cosines: pd.DataFrame) -> Figure:
     table = cosines.assign(pair=cosines.a + " · " + cosines.b)
     kinds = [k for k in ("all", *MATRICES, "embedding", "head", "norm", "bias") if k in set(table.kind)]
     pairs = list(table.pair.unique())
-    figure, grid = plt.subplots(len(pairs), 1, figsize=(WIDTH, 1.0 + 1.7 * len(pairs)), sharex=True, squeeze=False)
+    figure, grid = plt.subplots(
+        len(pairs), 1, figsize=(WIDTH, 1.3 + 1.6 * len(pairs)), sharex=True, sharey=True, squeeze=False
+    )
     for axes, pair in zip(grid[:, 0], pairs, strict=True):
         rows = table[table.pair == pair].set_index("kind").reindex(kinds)
         place = np.arange(len(kinds))
@@ -143,8 +145,8 @@ def cosine_by_component(cosines: pd.DataFrame) -> Figure:
         _stems(axes, place, rows.cosine)
         axes.set_title(pair, loc="left")
         axes.set_xticks(place, _labels(kinds), rotation=45, ha="right")
-    grid[0, 0].legend(frameon=False, fontsize="small", loc="upper right")
     figure.supylabel("cosine")
+    figure.legend(handles=grid[0, 0].containers, loc="outside lower center", frameon=False)
     return figure
 
 

@@ -110,6 +110,7 @@ def over_layers(table: pd.DataFrame) -> pd.DataFrame:
     groups = table.groupby(["vector", "epsilon", "kind"], sort=False)
     measures = ["k", "d_out", "d_in", "E_par", "E_perp", "SSA", "null", "SSA_V", "null_V", "SSA_UV", "null_UV"]
     means = groups[measures].mean()
+    means = means.astype({"d_out": int, "d_in": int})
     means["layers"] = groups.size()
     means["null_sd"] = groups["null_sd"].apply(lambda sd: (sd**2).sum() ** 0.5 / len(sd))
     means["excess"] = (means.SSA - means.null) / (1 - means.null).where(means.null < 1)
