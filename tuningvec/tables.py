@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
+from pandas.api.typing import NAType
 
 from tuningvec.components import MATRICES
 from tuningvec.family import GGUF, Family
@@ -33,7 +35,7 @@ def show(table: pd.DataFrame, name: str, caption: str, digits: int | Mapping[str
     display(Markdown(f":::{{table}} {caption}\n:name: {name}\n\n{body}\n:::"))
 
 
-def _number(value: float, digits: int) -> str:
+def _number(value: float | np.number | NAType, digits: int) -> str:
     """`value` with so many significant digits, none for an integer; a dash for what is not known."""
     if pd.isna(value):
         return "–"
