@@ -25,16 +25,19 @@ def means(excess, vector="medical", z=0.0):
     return table.assign(SSA=table.null + table.excess * (1 - table.null))
 
 
+LOW, HIGH = ["W_gate", "W_up"], ["W_Q", "W_K", "W_V", "W_O", "W_down"]
+
+
 def test_low_alignment_that_the_null_has_too_is_explained_by_it():
-    assert "null explains it" in verdict(findings.alignment, means(FLAT), paper.wide(4))
+    assert "null explains it" in verdict(findings.alignment, means(FLAT), paper.wide(4), LOW, HIGH)
 
 
 def test_low_alignment_beyond_the_null_holds():
-    assert "holds" in verdict(findings.alignment, means(NEW_IN_MLP), paper.wide(4))
+    assert "holds" in verdict(findings.alignment, means(NEW_IN_MLP), paper.wide(4), LOW, HIGH)
 
 
 def test_alignment_that_is_not_lowest_in_gate_and_up_differs():
-    assert "differs" in verdict(findings.alignment, means(dict(FLAT, W_gate=0.9)), paper.wide(4))
+    assert "differs" in verdict(findings.alignment, means(dict(FLAT, W_gate=0.9)), paper.wide(4), LOW, HIGH)
 
 
 @pytest.mark.parametrize("z, expected", [(0.5, "holds"), (9.0, "differs")])

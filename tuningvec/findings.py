@@ -1,13 +1,12 @@
 """A claim of the paper, what was measured here, and the verdict, computed from the page's own tables."""
 
 import json
+from collections.abc import Sequence
 from typing import Literal
 
 import pandas as pd
 from IPython.display import Markdown, display
-from scipy.stats import spearmanr
 
-from tuningvec.components import ATTENTION
 from tuningvec.family import Family
 
 KEY = "tuningvec.finding"  # the key under which an output carries a finding, for the front page
@@ -67,26 +66,25 @@ def random_on_null(means: pd.DataFrame) -> None:
     )
 
 
-def alignment(means: pd.DataFrame, paper: pd.DataFrame) -> None:
-    """Explained by the null when gate and up score lowest in SSA but not in excess over k/d_out."""
+def alignment(means: pd.DataFrame, paper: pd.DataFrame, low: Sequence[str], high: Sequence[str]) -> None:
+    """Whether `low` kinds of matrix hold more new directions than `high` ones, as their lower SSA is read to say.
+
+    Explained by the null when SSA is lower in `low` and the excess over k/d_out is not; differs when SSA is not lower.
+    """
     tuned = means[means.vector != "random"]
     raw, excess = (tuned.pivot(index="vector", columns="kind", values=v) for v in ("SSA", "excess"))
     null = tuned.groupby("kind").null.first()
-    lowest = (raw[GATE_UP].max(axis=1) < raw.drop(columns=GATE_UP).min(axis=1)).all()
-    attention = excess[list(ATTENTION)].mean(axis=1)
-    lower_excess = (excess[GATE_UP].mean(axis=1) < attention).all()
-    rank = min(spearmanr(row, null[row.index]).statistic for _, row in raw.iterrows())
-    gate_up = paper[GATE_UP]
+    below, above = excess[list(low)].mean(axis=1), excess[list(high)].mean(axis=1)
     verdict: Verdict = "differs"
-    if lowest:
-        verdict = "holds" if lower_excess else "null explains it"
+    if (raw[list(low)].max(axis=1) < raw[list(high)].min(axis=1)).all():
+        verdict = "holds" if (below < above).all() else "null explains it"
+    names = [", ".join(f"${k.replace('_', '_{')}}}$" for k in kinds) for kinds in (low, high)]
     show(
-        "Fine-tuning writes its new directions in $W_{gate}$ and $W_{up}$: their SSA is the lowest",
-        f"SSA {gate_up.min().min():.3f} to {gate_up.max().max():.3f} there, "
-        f"{paper.drop(columns=GATE_UP).min().min():.3f} or more elsewhere",
-        f"SSA {_range(raw[GATE_UP].stack(), 2)} there, where a random $T$ has {_range(null[GATE_UP], 2)}. Excess over "
-        f"the null: {_range(excess[GATE_UP].mean(axis=1), 2)} for gate and up, {_range(attention, 2)} for attention. "
-        f"Rank correlation of SSA with the null over components: at least {rank:.2f}",
+        f"{names[0]} get more new directions than {names[1]}: their SSA is lower",
+        f"SSA {_range(paper[list(low)].stack(), 2)} against {_range(paper[list(high)].stack(), 2)}",
+        f"SSA {_range(raw[list(low)].stack(), 2)} against {_range(raw[list(high)].stack(), 2)}; a random $T$ has "
+        f"{_range(null[list(low)], 2)} against {_range(null[list(high)], 2)}. Mean excess over the null: "
+        f"{_range(below, 2)} against {_range(above, 2)}",
         verdict,
     )
 
