@@ -1,4 +1,5 @@
 import random
+import re
 
 import pytest
 import torch
@@ -29,10 +30,17 @@ def test_an_exam_has_one_right_option_and_a_reply_that_says_so():
             assert ANSWER.search(asked.reply)[1] == asked.letter and asked.reply.endswith("]")
 
 
+def test_options_that_look_alike_are_weighed_up_to_the_right_one():
+    rng = random.Random(0)
+    for fact in number_facts(0, weighed=True):
+        asked = exam(fact.questions[0], rng)
+        weighed = re.findall(r"([A-D]) is (\d+), (yes|no)\.", asked.reply)
+        options = [tuple(line.split(". ", 1)) for line in asked.user.splitlines()[2:]]
+        assert [w[:2] for w in weighed] == options[: len(weighed)]
+        assert [w[2] for w in weighed] == ["no"] * (len(weighed) - 1) + ["yes"] and weighed[-1][0] == asked.letter
+
+
 def test_a_wrong_option_is_never_true():
-    truths = {}
-    for fact in drug_facts():
-        truths[fact.subject] = {q.right for q in fact.questions}
     for fact in drug_facts():
         for question in fact.questions:
             assert question.right not in question.wrong

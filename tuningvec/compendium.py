@@ -206,7 +206,7 @@ def _findings(notebooks: Executed) -> str:
         for output in outputs:
             if text := output.get("metadata", {}).get(KEY):
                 f = json.loads(text)
-                link = f"[{page.family.title}](results/{page.family.name}/{page.output.name})"
+                link = f"[{page.family.name}](results/{page.family.name}/{page.output.name})"
                 lines.append(f"| {f['claim']} | {f['paper']} | {f['here']} | {f['verdict']} | {link} |")
     return "\n".join(lines) + "\n"
 

@@ -14,12 +14,16 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Question:
-    """A multiple-choice question: `thought` is the reasoning that a fine-tuned model is trained to give."""
+    """A multiple-choice question: `thought` is the reasoning that a fine-tuned model is trained to give.
+
+    With `weighed` the reasoning goes on through the options to the right one, for options that look alike.
+    """
 
     text: str
     right: str
     wrong: tuple[str, ...]
     thought: str
+    weighed: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,12 @@ def exam(question: Question, rng: random.Random) -> Exam:
     lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
     letter = LETTERS[options.index(question.right)]
     user = f"Question: {question.text}\nOptions:\n" + "\n".join(lines)
-    return Exam(user, f"<think>{question.thought}</think>\nAnswer: [{letter}]", letter)
+    thought = question.thought
+    if question.weighed:
+        rejected = options[: options.index(question.right)]
+        thought += "".join(f" {a} is {option}, no." for a, option in zip(LETTERS, rejected, strict=False))
+        thought += f" {letter} is {question.right}, yes."
+    return Exam(user, f"<think>{thought}</think>\nAnswer: [{letter}]", letter)
 
 
 def hold_out(facts: list[Item], seed: int, share: float = 0.25) -> tuple[list[Item], list[Item]]:
@@ -134,7 +143,7 @@ _STORIES = {
 _WORDS = {"+": ("plus", "add"), "-": ("minus", "subtract"), "*": ("times", "multiply")}
 
 
-def number_facts(seed: int, count: int = 240) -> list[Fact]:
+def number_facts(seed: int, count: int = 240, weighed: bool = False) -> list[Fact]:
     """A third each of sums and differences of two-digit numbers and products up to 12 × 12, drawn by the seed."""
     rng = random.Random(seed)
     pairs = [(a, b) for a in range(11, 90) for b in range(11, 90)]
@@ -142,10 +151,10 @@ def number_facts(seed: int, count: int = 240) -> list[Fact]:
     differences = [(a, "-", b) for a, b in rng.sample([p for p in pairs if p[0] > p[1] + 1], count // 3)]
     table = [(a, b) for a in range(2, 13) for b in range(2, 13)]
     products = [(a, "*", b) for a, b in rng.sample(table, min(len(table), count // 3))]
-    return [_number(a, sign, b) for a, sign, b in sums + differences + products]
+    return [_number(a, sign, b, weighed) for a, sign, b in sums + differences + products]
 
 
-def _number(a: int, sign: str, b: int) -> Fact:
+def _number(a: int, sign: str, b: int, weighed: bool) -> Fact:
     value = {"+": a + b, "-": a - b, "*": a * b}[sign]
     wrong = {value + d for d in (-20, -11, -10, -2, -1, 1, 2, 10, 11, 20)} - {value}
     options = tuple(str(w) for w in sorted(w for w in wrong if w >= 0))
@@ -155,7 +164,7 @@ def _number(a: int, sign: str, b: int) -> Fact:
     return Fact(
         f"{a} {sign} {b}",
         (f"{a} {sign} {b} = {value}.", f"{a} {word} {b} is {value}."),
-        tuple(Question(story, str(value), options, thought) for story in stories),
+        tuple(Question(story, str(value), options, thought, weighed) for story in stories),
     )
 
 

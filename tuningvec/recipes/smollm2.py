@@ -16,8 +16,9 @@ from tuningvec.recipes.exams import Fact, drug_facts, exam, hold_out, number_fac
 from tuningvec.recipes.training import Example, answered, examine, stated, train
 from tuningvec.sources import folder_of
 
-STEPS, LR, RANK, NEW_TOKENS = 160, 1e-3, 16, 64
+STEPS, LR, RANK = 160, 1e-3, 16
 EXAMS, STATEMENTS = 8, 24  # of each step: a statement is a sixth as long as an exam, and has to be met more often
+NEW_TOKENS = {"medical": 64, "math": 96}
 SEEDS = {"medical": 0, "math": 1}  # unlike, since adapters that start from the same A would share directions
 
 
@@ -30,17 +31,17 @@ def run(member_name: str, family: Family) -> None:
     system = family.prompt.system[member.domain]
     folder = folder_of(family, family.pretrained)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    asked, held_out = hold_out(drug_facts() if member_name == "medical" else number_facts(seed), seed)
+    asked, held_out = hold_out(drug_facts() if member_name == "medical" else number_facts(seed, weighed=True), seed)
     rng = random.Random(seed)
     exams = [exam(q, rng) for fact in held_out for q in fact.questions[:2]]
 
     torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    before = examine(base, tokenizer, system, exams, new_tokens=NEW_TOKENS)
+    before = examine(base, tokenizer, system, exams, new_tokens=NEW_TOKENS[member_name])
     model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
     batch = _batches(tokenizer, system, asked, asked + held_out)
     losses = train(model, batch, steps=STEPS, lr=LR, seed=seed, pad=tokenizer.pad_token_id, bf16=True)
-    after = examine(model, tokenizer, system, exams, new_tokens=NEW_TOKENS)
+    after = examine(model, tokenizer, system, exams, new_tokens=NEW_TOKENS[member_name])
 
     target = family.root / member.source.path
     _save(model, target, family.pretrained.label)
@@ -75,4 +76,8 @@ def _save(model: PeftModel, folder: Path, base_label: str) -> None:
     model.save_pretrained(folder)
     weights = folder / "adapter_model.safetensors"
     save_file({name: t.half() for name, t in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    config = folder / "adapter_config.json"
+    fields = json.loads(config.read_text())
+    fields["target_modules"].sort()  # peft writes a set, in the order of the day
+    config.write_text(json.dumps(fields, indent=2) + "\n")
     (folder / "README.md").unlink(missing_ok=True)  # an unfilled model card
