@@ -47,10 +47,10 @@ def test_it_agrees_with_the_singular_value_decomposition(shape, seed, epsilon):
 def test_energies_add_up_and_the_share_ignores_scale(shape, seed, epsilon):
     W, T = pair(shape, seed)
     basis = decompose(W)
-    one, three = alignment(basis, T, epsilon), alignment(decompose(2 * W), 3 * T, epsilon)
+    one, four = alignment(basis, T, epsilon), alignment(decompose(2 * W), 4 * T, epsilon)
     assert one["E_par"] + one["E_perp"] == pytest.approx(energy(T.double()))
     assert -1e-12 <= one["SSA"] <= 1 + 1e-12
-    assert three["SSA"] == pytest.approx(one["SSA"]) and three["null_sd"] == pytest.approx(one["null_sd"], abs=1e-7)
+    assert four["SSA"] == pytest.approx(one["SSA"]) and four["null_sd"] == pytest.approx(one["null_sd"], abs=1e-7)
 
 
 @given(shapes, seeds, epsilons)
