@@ -146,7 +146,7 @@ def exactness(family: Family) -> pd.DataFrame:
                 wrong[label] += int((a + (b - a) != b).sum())
         n = checkpoint(family).parameters
         row = {"member": name, "tensors": len(pretrained.shapes)} | {c: wrong[c] for c in ("θ_ft − T", "θ_pre + T")}
-        rows.append(row | {f"rounded first, {c}": f"{wrong[c] / n:.2%}" for c in ("float32", "bfloat16")})
+        rows.append(row | {f"rounded first, {c}": wrong[c] / n for c in ("float32", "bfloat16")})
     return pd.DataFrame(rows)
 
 

@@ -51,10 +51,10 @@ def _number(value: float | np.number | NAType, digits: int) -> str:
     return text.replace("-", "−")
 
 
-def beside_paper(ours: pd.DataFrame, value: str, paper: pd.DataFrame, family: str) -> pd.DataFrame:
+def beside_paper(ours: pd.DataFrame, value: str, paper: pd.DataFrame) -> pd.DataFrame:
     """Rows of our vectors (mean `value` by kind) above the paper's rows of the same table."""
     own = ours.pivot(index="vector", columns="kind", values=value).loc[ours.vector.unique(), list(paper.columns)]
-    both = pd.concat({f"here, {family}": own, "paper": paper}, names=["source", "T"])
+    both = pd.concat({"here": own, "paper": paper}, names=["source", "T"])
     return both.reset_index()
 
 
