@@ -74,7 +74,7 @@ def test_an_adapter_on_another_shape_is_refused(tmp_path):
 def test_rounding_first_is_what_breaks_the_identity():
     table = sources.exactness(Family.load("tiny"))
     assert (table["θ_ft − T"] == 0).all() and (table["θ_pre + T"] == 0).all()
-    assert (table["rounded first, float32"] == 0).all()
+    assert 0 < table["rounded first, float32"].max() < 1e-5  # rare, but not never
     assert table["rounded first, bfloat16"].between(0.001, 0.2).all()
 
 
