@@ -54,7 +54,15 @@ class Checkpoint(_InFolder):
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder).resolve()
-        self._files = {name: file for file in self._shards() for name in sorted(_open(file).keys())}
+        self._files: dict[str, Path] = {}
+        self._dtypes: dict[str, str] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for file in self._shards():
+            opened = _open(file)
+            for name in sorted(opened.keys()):
+                header = opened.get_slice(name)
+                self._files[name], self._dtypes[name] = file, header.get_dtype()
+                self.shapes[name] = tuple(header.get_shape())
 
     def _shards(self) -> list[Path]:
         index = self.folder / INDEX
@@ -70,33 +78,23 @@ class Checkpoint(_InFolder):
     def config(self) -> dict[str, Any]:
         return _json(_existing(self.folder / "config.json"))
 
-    @cached_property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        return {name: tuple(self._slice(name).get_shape()) for name in self._files}
-
     @property
     def parameters(self) -> int:
         """N, the number of weights."""
         return sum(torch.Size(shape).numel() for shape in self.shapes.values())
 
     def dtype(self, name: str) -> torch.dtype:
-        stored = self._slice(name).get_dtype()
+        if name not in self._files:
+            raise TuningVecError(f"{self.folder}: no tensor {name}")
+        stored = self._dtypes[name]
         if stored not in DTYPES:
             known = ", ".join(DTYPES)
             raise TuningVecError(f"{self._files[name]}: tensor {name} has dtype {stored}; weights are one of {known}")
         return DTYPES[stored]
 
-    def _slice(self, name: str) -> Any:
-        return _open(self._file(name)).get_slice(name)
-
-    def _file(self, name: str) -> Path:
-        if name not in self._files:
-            raise TuningVecError(f"{self.folder}: no tensor {name}")
-        return self._files[name]
-
     def read(self, name: str) -> Float[Tensor, "..."]:
-        self.dtype(name)
-        return _open(self._file(name)).get_tensor(name).float()
+        self.dtype(name)  # refuses what is no weight
+        return _open(self._files[name]).get_tensor(name).float()
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.folder.name})"

@@ -10,6 +10,11 @@ from tuningvec.errors import TuningVecError
 ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
 MLP = ("W_gate", "W_up", "W_down")
 MATRICES = ATTENTION + MLP
+KINDS = (*MATRICES, "embedding", "head", "norm", "bias")
+SYMBOLS = {
+    "W_Q": "$W_Q$", "W_K": "$W_K$", "W_V": "$W_V$", "W_O": "$W_O$",
+    "W_gate": "$W_{gate}$", "W_up": "$W_{up}$", "W_down": "$W_{down}$",
+}  # fmt: skip
 
 _PROJECTIONS = {
     "q_proj": ("W_Q",),
@@ -29,7 +34,7 @@ _WHOLE = {"model.embed_tokens.weight": "embedding", "lm_head.weight": "head"}
 
 @dataclass(frozen=True)
 class Component:
-    """A part of the model: one of MATRICES, or `bias`, `norm`, `embedding`, `head`; `layer` is None outside the blocks.
+    """A part of the model: one of KINDS; `layer` is None outside the blocks.
 
     `rows` are its rows in the tensor that stores it, for matrices that an architecture fuses; None means all.
     """

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import pandas as pd
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tuningvec.checkpoint import Checkpoint, Term, write_checkpoint
-from tuningvec.components import Component, components
+from tuningvec.components import KINDS, Component, components
 from tuningvec.errors import TuningVecError
 
 
@@ -98,15 +98,18 @@ def _misfit(one: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, .
 
 
 def parts(
-    vectors: Mapping[str, Combination], like: Checkpoint, desc: str
+    vectors: Mapping[str, Combination], like: Checkpoint, desc: str, kinds: Collection[str] = KINDS
 ) -> Iterator[tuple[Component, dict[str, Tensor]]]:
-    """Every component of the model in turn, with its matrix in each vector that has one; each file is read once."""
+    """Every component of these kinds in turn, with its matrix in each vector that has one; each tensor is read once."""
     names = dict.fromkeys(name for vector in vectors.values() for name in vector.shapes)
     terms = list(dict.fromkeys(term for vector in vectors.values() for term in vector.terms))
     for name in tqdm(names, desc=desc, mininterval=5):
+        wanted = [c for c in components(name, like.config) if c.kind in kinds]
+        if not wanted:
+            continue
         cache = {term: term.read(name) for term in terms if name in term.shapes}
         tensors = {label: vector.read(name, cache) for label, vector in vectors.items()}
-        for component in components(name, like.config):
+        for component in wanted:
             rows = component.rows or slice(None)
             yield component, {label: t[rows] for label, t in tensors.items() if t is not None}
 

@@ -7,6 +7,7 @@ from typing import Literal
 import pandas as pd
 from IPython.display import Markdown, display
 
+from tuningvec.components import SYMBOLS
 from tuningvec.family import Family
 
 KEY = "tuningvec.finding"  # the key under which an output carries a finding, for the front page
@@ -78,7 +79,7 @@ def alignment(means: pd.DataFrame, paper: pd.DataFrame, low: Sequence[str], high
     verdict: Verdict = "differs"
     if (raw[list(low)].max(axis=1) < raw[list(high)].min(axis=1)).all():
         verdict = "holds" if (below < above).all() else "null explains it"
-    names = [", ".join(f"${k.replace('_', '_{')}}}$" for k in kinds) for kinds in (low, high)]
+    names = [", ".join(SYMBOLS[kind] for kind in kinds) for kinds in (low, high)]
     show(
         f"{names[0]} get more new directions than {names[1]}: their SSA is lower",
         f"SSA {_range(paper[list(low)].stack(), 2)} against {_range(paper[list(high)].stack(), 2)}",

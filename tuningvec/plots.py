@@ -13,12 +13,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from tuningvec.components import MATRICES
+from tuningvec.components import KINDS, MATRICES, SYMBOLS
 
-SYMBOLS = {
-    "W_Q": "$W_Q$", "W_K": "$W_K$", "W_V": "$W_V$", "W_O": "$W_O$",
-    "W_gate": "$W_{gate}$", "W_up": "$W_{up}$", "W_down": "$W_{down}$",
-}  # fmt: skip
 MARKERS = "oDs^vP*"
 WIDTH = 5.0  # inches; a phone shows this at about three quarters, so text stays readable
 
@@ -133,7 +129,7 @@ def cosine_heatmap(cosines: pd.DataFrame, names: list[str]) -> Figure:
 def cosine_by_component(cosines: pd.DataFrame) -> Figure:
     """Cosine of each pair by component; the grey bar is two standard deviations of the null about 0."""
     table = cosines.assign(pair=cosines.a + " · " + cosines.b)
-    kinds = [k for k in ("all", *MATRICES, "embedding", "head", "norm", "bias") if k in set(table.kind)]
+    kinds = [k for k in ("all", *KINDS) if k in set(table.kind)]
     pairs = list(table.pair.unique())
     figure, grid = plt.subplots(
         len(pairs), 1, figsize=(WIDTH, 1.3 + 1.6 * len(pairs)), sharex=True, sharey=True, squeeze=False

@@ -30,12 +30,8 @@ def folder_of(family: Family, member: Member) -> Path:
     return family.root / member.source.path
 
 
-def cache_folder() -> Path:
-    return platformdirs.user_cache_path("tuningvec")
-
-
 def _converted(source: GGUF, where: str) -> Path:
-    folder = cache_folder() / "gguf" / source.sha256
+    folder = platformdirs.user_cache_path("tuningvec") / "gguf" / source.sha256
     if folder.is_dir():
         return folder
     file = _gguf_file(source, where)

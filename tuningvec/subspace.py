@@ -94,9 +94,7 @@ def subspace_alignment(
     Columns vector, layer, kind, epsilon and those of `alignment`. A vector without a matrix has no row for it.
     """
     rows = []
-    for component, tensors in parts({"": Combination({pretrained: 1}), **vectors}, pretrained, "subspaces"):
-        if component.kind not in MATRICES:
-            continue
+    for component, tensors in parts({"": Combination({pretrained: 1}), **vectors}, pretrained, "subspaces", MATRICES):
         basis = decompose(tensors.pop(""))
         for label, T in tensors.items():
             if torch.any(T):

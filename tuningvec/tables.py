@@ -8,27 +8,25 @@ import pandas as pd
 from IPython.display import Markdown, display
 from pandas.api.typing import NAType
 
-from tuningvec.components import MATRICES
+from tuningvec.components import KINDS, MATRICES, SYMBOLS
 from tuningvec.family import GGUF, Family
 from tuningvec.stats import wilson
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-MATH = {
-    "W_Q": "$W_Q$", "W_K": "$W_K$", "W_V": "$W_V$", "W_O": "$W_O$", "W_gate": "$W_{gate}$", "W_up": "$W_{up}$",
-    "W_down": "$W_{down}$", "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": "ε", "d_out": "$d_{out}$",
+MATH = SYMBOLS | {
+    "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": "ε", "d_out": "$d_{out}$",
     "d_in": "$d_{in}$", "k": "$k$", "SSA_V": "$SSA_V$", "SSA_UV": "$SSA_{UV}$", "null_V": "null (V)",
     "null_UV": "null (UV)", "null_sd": "null sd", "naive": r"$1/\sqrt{N}$", "r": "$r$", "z": "$z$",
     "θ_ft − T": r"$\theta_{ft} - T$", "θ_pre + T": r"$\theta_{pre} + T$",
 }  # fmt: skip
 
 
-def show(table: pd.DataFrame, name: str, caption: str, digits: int | Mapping[str, int] = 3) -> None:
-    """Display a numbered table; `digits` are significant digits, of all columns or column by column."""
+def show(table: pd.DataFrame, name: str, caption: str, digits: int = 3) -> None:
+    """Display a numbered table with so many significant digits."""
     text = table.copy()
     for column in text.select_dtypes("number"):
-        places = digits if isinstance(digits, int) else digits.get(column, 3)
         whole = pd.api.types.is_integer_dtype(text[column])
-        text[column] = [_number(v, 0 if whole else places) for v in text[column]]
+        text[column] = [_number(v, 0 if whole else digits) for v in text[column]]
     text = text.rename(columns=MATH).replace(MATH)
     right = ["right" if pd.api.types.is_numeric_dtype(t) else "left" for t in table.dtypes]
     body = text.to_markdown(index=False, disable_numparse=True, colalign=right)
@@ -109,7 +107,7 @@ def similarity_beside_paper(similarity: pd.DataFrame, paper: pd.DataFrame) -> pd
 def similarity_by_component(similarity: pd.DataFrame) -> pd.DataFrame:
     """r of each tuning vector by component; a dash where it changes nothing."""
     wide = similarity.pivot(index="vector", columns="kind", values="r")
-    kinds = [k for k in ("all", *MATRICES, "embedding", "head", "norm", "bias") if k in wide]
+    kinds = [k for k in ("all", *KINDS) if k in wide]
     return wide.loc[similarity.vector.unique(), kinds].reset_index()
 
 
