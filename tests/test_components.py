@@ -1,7 +1,7 @@
 import pytest
 
 from tuningvec.checkpoint import Checkpoint
-from tuningvec.components import MATRICES, Component, components
+from tuningvec.components import MATRICES, Component, components, matrix_shapes
 from tuningvec.errors import TuningVecError
 
 
@@ -24,10 +24,18 @@ def test_fused_rows_cover_the_tensor_without_overlap(make_checkpoint):
 
 
 def test_grouped_queries_make_keys_and_values_narrower():
-    config = dict(num_attention_heads=4, num_key_value_heads=2, hidden_size=32)
+    config = dict(num_attention_heads=4, num_key_value_heads=2, hidden_size=32, intermediate_size=48)
     found = components("model.layers.1.self_attn.qkv_proj.weight", config)
     expected = {"W_Q": slice(0, 32), "W_K": slice(32, 48), "W_V": slice(48, 64)}
     assert found == tuple(Component(kind, 1, rows) for kind, rows in expected.items())
+
+
+def test_shapes_from_the_config_are_those_of_the_tensors(make_checkpoint):
+    checkpoint = Checkpoint(make_checkpoint("model", num_key_value_heads=1))
+    shapes = matrix_shapes(checkpoint.config)
+    for name, shape in checkpoint.shapes.items():
+        for component in components(name, checkpoint.config):
+            assert component.kind not in shapes or tuple(shape) == shapes[component.kind]
 
 
 def test_an_unknown_tensor_is_named():

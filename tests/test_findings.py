@@ -25,19 +25,20 @@ def means(excess, vector="medical", z=0.0):
     return table.assign(SSA=table.null + table.excess * (1 - table.null))
 
 
+TABLE_4, TABLE_6 = paper.wide(paper.alignment()), paper.wide(paper.orthogonal_energy())
 LOW, HIGH = ["W_gate", "W_up"], ["W_Q", "W_K", "W_V", "W_O", "W_down"]
 
 
 def test_low_alignment_that_the_null_has_too_is_explained_by_it():
-    assert "null explains it" in verdict(findings.alignment, means(FLAT), paper.wide(4), LOW, HIGH)
+    assert "null explains it" in verdict(findings.alignment, means(FLAT), TABLE_4, LOW, HIGH)
 
 
 def test_low_alignment_beyond_the_null_holds():
-    assert "holds" in verdict(findings.alignment, means(NEW_IN_MLP), paper.wide(4), LOW, HIGH)
+    assert "holds" in verdict(findings.alignment, means(NEW_IN_MLP), TABLE_4, LOW, HIGH)
 
 
 def test_alignment_that_is_not_lowest_in_gate_and_up_differs():
-    assert "differs" in verdict(findings.alignment, means(dict(FLAT, W_gate=0.9)), paper.wide(4), LOW, HIGH)
+    assert "differs" in verdict(findings.alignment, means(dict(FLAT, W_gate=0.9)), TABLE_4, LOW, HIGH)
 
 
 @pytest.mark.parametrize("z, expected", [(0.5, "holds"), (9.0, "differs")])
@@ -55,14 +56,14 @@ def layers(perp, null):
 
 def test_orthogonal_energy_of_turned_matrices_is_no_finding():
     perp = {kind: 1 - NULL[kind] for kind in MATRICES}
-    assert "null explains it" in verdict(findings.energy, layers(perp, NULL), paper.wide(6))
+    assert "null explains it" in verdict(findings.energy, layers(perp, NULL), TABLE_6)
     above = dict(perp, W_gate=0.75, W_up=0.75)
-    assert "holds" in verdict(findings.energy, layers(above, NULL), paper.wide(6))
+    assert "holds" in verdict(findings.energy, layers(above, NULL), TABLE_6)
     elsewhere = dict.fromkeys(MATRICES, 0.5)
-    assert "differs" in verdict(findings.energy, layers(elsewhere, NULL), paper.wide(6))
+    assert "differs" in verdict(findings.energy, layers(elsewhere, NULL), TABLE_6)
 
 
 @pytest.mark.parametrize("cosine, expected", [(0.999, "holds"), (0.99, "differs")])
 def test_similarity_is_judged_by_the_papers_smallest_cosine(cosine, expected):
     table = pd.DataFrame([dict(vector="medical", kind="all", cosine=cosine, r=0.05, orthogonal=0.998)])
-    assert expected in verdict(findings.similarity, table, paper.table(15))
+    assert expected in verdict(findings.similarity, table, paper.weight_cosines())

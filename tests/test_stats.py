@@ -1,10 +1,129 @@
+import numpy as np
 import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from statsmodels.stats.contingency_tables import mcnemar
 
-from tuningvec.stats import wilson
+from tuningvec import stats
 
 
 def test_wilson_agrees_with_newcombes_published_examples():
-    # Newcombe 1998, Statistics in Medicine 17, Table I, method 3
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
-    assert wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+    # Newcombe 1998, Statistics in Medicine 17:857, Table I, method 3
+    assert stats.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert stats.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert stats.wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+
+
+def test_exact_agrees_with_newcombes_published_examples():
+    # the same table, method 5
+    assert stats.exact(81, 263) == pytest.approx((0.2527, 0.3676), abs=5e-5)
+    assert stats.exact(0, 20) == pytest.approx((0.0, 0.1684), abs=5e-5)
+    assert stats.exact(1, 29) == pytest.approx((0.0009, 0.1776), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    "counts, low, high",
+    [  # Newcombe 1998, Statistics in Medicine 17:873, Table II, method 10
+        ((56, 70, 48, 80), 0.0524, 0.3339),
+        ((9, 10, 3, 10), 0.1705, 0.8090),
+        ((5, 56, 0, 29), -0.0381, 0.1926),
+        ((0, 10, 0, 20), -0.1611, 0.2775),
+        ((10, 10, 0, 10), 0.6075, 1.0),
+    ],
+)
+def test_unpaired_difference_agrees_with_newcombes_published_examples(counts, low, high):
+    found = stats.difference(*counts)
+    assert (found.low, found.high) == pytest.approx((100 * low, 100 * high), abs=5e-3)
+
+
+def test_fishers_tea():
+    # Fisher 1935: three of four cups right; the one-sided probability is 17/70, the two-sided one twice that
+    assert stats.difference(3, 4, 1, 4).p == pytest.approx(34 / 70)
+
+
+def test_paired_difference_agrees_with_a_published_example():
+    # Bentur et al. 2009 in Fagerland, Lydersen and Laake, Statistical Analysis of Contingency Tables, ch. 8
+    found = stats.paired_difference(1, 1, 7, 12)
+    assert (found.points, found.low, found.high) == pytest.approx((-28.6, -50.7, -2.6), abs=0.05)
+    assert found.p == pytest.approx(0.0703, abs=5e-5)
+
+
+@pytest.mark.parametrize("counts", [(10, 0, 0, 0), (0, 0, 0, 10), (5, 0, 0, 5)])
+def test_models_that_agree_on_every_item_do_not_differ(counts):
+    found = stats.paired_difference(*counts)
+    assert found.points == 0 and found.p == 1 and found.low <= 0 <= found.high
+
+
+@given(st.integers(1, 14).flatmap(lambda n: st.tuples(st.integers(0, n), st.integers(0, n), st.just(n))))
+def test_bounds_are_the_extremes_over_all_pairings(counts):
+    count_1, count_2, n = counts
+    found = []
+    for both in range(max(0, count_1 + count_2 - n), min(count_1, count_2) + 1):
+        b, c = count_1 - both, count_2 - both
+        found.append(mcnemar([[both, b], [c, n - both - b - c]], exact=True).pvalue if b + c else 1.0)
+    assert stats.paired_p_bounds(count_1, count_2, n) == pytest.approx((min(found), max(found)))
+
+
+def test_probability_greater_in_a_case_that_is_known():
+    # Beta(2, 1) against Beta(1, 2): the integral of 2x · (1 − (1 − x)²) is 5/6
+    assert stats.probability_greater(1, 1, 0, 1, prior=1) == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize("counts", [(7, 11, 7, 11), (250, 500, 250, 500), (0, 14, 0, 14)])
+def test_equal_counts_are_equally_likely_to_be_greater(counts):
+    assert stats.probability_greater(*counts) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_probability_greater_agrees_with_draws():
+    draw = np.random.default_rng(0).beta
+    share = (draw(402.5, 98.5, 200_000) > draw(380.5, 120.5, 200_000)).mean()
+    assert stats.probability_greater(402, 500, 380, 500) == pytest.approx(share, abs=0.005)
+    assert stats.probability_greater(500, 500, 1, 500) == pytest.approx(1)
+
+
+def test_holm_agrees_with_a_worked_example():
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_below_is_the_binomial_tail():
+    assert stats.below(1, 10, 0.25) == pytest.approx(0.75**10 + 10 * 0.25 * 0.75**9)
+
+
+def answers(count, n):
+    return np.repeat([1.0, 0.0], [count, n - count])
+
+
+def test_bootstrap_of_one_benchmark_agrees_with_scipys():
+    items = np.random.default_rng(1).normal(size=60)
+    ours = stats.bootstrap_difference([items], [np.zeros(60)], seed=0, benchmarks=False, paired=True)
+    scipys = scipy.stats.bootstrap((items,), np.mean, method="percentile", rng=np.random.default_rng(2))
+    assert ours == pytest.approx(tuple(scipys.confidence_interval), abs=0.02)
+
+
+def test_bootstrap_over_items_has_the_binomial_width():
+    first, second = [answers(40, 100), answers(10, 50)], [answers(30, 100), answers(10, 50)]
+    low, high = stats.bootstrap_difference(first, second, seed=0, benchmarks=False)
+    sd = np.sqrt(0.4 * 0.6 / 100 + 0.3 * 0.7 / 100 + 2 * 0.2 * 0.8 / 50) / 2
+    assert (low + high) / 2 == pytest.approx(0.05, abs=0.005)
+    assert high - low == pytest.approx(2 * 1.96 * sd, rel=0.05)
+
+
+def test_bootstrap_over_benchmarks_alone_keeps_each_mean():
+    first, second = [[0.1], [0.2], [0.3]], [[0.0], [0.0], [0.0]]
+    low, high = stats.bootstrap_difference(first, second, seed=0, items=False)
+    assert (low, high) == pytest.approx((0.1, 0.3), abs=0.035)
+
+
+def test_pairing_takes_away_what_items_share():
+    hard = answers(50, 100)
+    better = hard.copy()
+    better[50:55] = 1
+    paired = stats.bootstrap_difference([better], [hard], seed=0, benchmarks=False, paired=True)
+    alone = stats.bootstrap_difference([better], [hard], seed=0, benchmarks=False)
+    assert paired.low > 0 > alone.low
+
+
+def test_the_same_seed_gives_the_same_interval():
+    first, second = [answers(4, 10)], [answers(3, 10)]
+    assert stats.bootstrap_difference(first, second, seed=3) == stats.bootstrap_difference(first, second, seed=3)

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 from IPython.utils.capture import capture_output
 
-from tuningvec import paper, tables
+from tuningvec import tables
 from tuningvec.family import Family, family_names
 
 
@@ -46,10 +46,3 @@ def test_every_member_is_listed_with_its_source(name):
     table = tables.members(family)
     assert list(table.member) == [m.name for m in family.members]
     assert table.role.iloc[0] == "pretrained" and table.weights.str.contains("`").all()
-
-
-def test_the_two_readings_of_the_papers_energies():
-    table = tables.paper_ratio(paper.wide(4), paper.wide(5), paper.wide(6))
-    squared = table[(table["T"] == "Aloe α") & (table.reading == "as squared norms")].iloc[0]
-    assert pytest.approx(7.661 / (7.661 + 2.456)) == squared.W_Q
-    assert len(table) == 12

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 from tuningvec.errors import TuningVecError
@@ -61,16 +62,19 @@ def components(name: str, config: Mapping[str, Any]) -> tuple[Component, ...]:
         return (Component("bias", layer),)
     if len(kinds) == 1:
         return (Component(kinds[0], layer),)
-    return tuple(Component(k, layer, r) for k, r in zip(kinds, _fused_rows(found[2], config), strict=True))
+    return tuple(Component(k, layer, r) for k, r in zip(kinds, _fused_rows(kinds, config), strict=True))
 
 
-def _fused_rows(projection: str, config: Mapping[str, Any]) -> tuple[slice, ...]:
-    """Row ranges of the matrices stacked in `qkv_proj` or `gate_up_proj`."""
-    if projection == "gate_up_proj":
-        sizes = [config["intermediate_size"]] * 2
-    else:
-        heads = config["num_attention_heads"]
-        head = config.get("head_dim") or config["hidden_size"] // heads
-        sizes = [heads * head] + [(config.get("num_key_value_heads") or heads) * head] * 2
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    return tuple(slice(end - size, end) for end, size in zip(ends, sizes, strict=True))
+def matrix_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """d_out and d_in of each of MATRICES by a model's `config.json`; grouped queries make W_K and W_V smaller."""
+    d, d_m, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    head = config.get("head_dim") or d // heads
+    queries, keys = heads * head, (config.get("num_key_value_heads") or heads) * head
+    shapes = [(queries, d), (keys, d), (keys, d), (d, queries), (d_m, d), (d_m, d), (d, d_m)]
+    return dict(zip(MATRICES, shapes, strict=True))
+
+
+def _fused_rows(kinds: tuple[str, ...], config: Mapping[str, Any]) -> tuple[slice, ...]:
+    """Row ranges of the matrices stacked in one tensor."""
+    ends = list(accumulate(matrix_shapes(config)[kind][0] for kind in kinds))
+    return tuple(slice(start, end) for start, end in pairwise([0, *ends]))

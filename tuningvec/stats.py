@@ -1,9 +1,148 @@
-"""Intervals for what is counted."""
+"""Intervals, tests and resampling for proportions of items and for averages over benchmarks.
 
-from statsmodels.stats.proportion import proportion_confint
+Differences are in percentage points, first minus second; `level` is the confidence level of an interval.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy import integrate
+from scipy.stats import beta, binomtest, fisher_exact
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 
-def wilson(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval for a proportion of `count` in `n`."""
-    low, high = proportion_confint(count, n, alpha=1 - level, method="wilson")
-    return float(low), float(high)
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """A difference in points with its interval and the p value of no difference."""
+
+    points: float
+    low: float
+    high: float
+    p: float
+
+
+def wilson(count: int, n: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval for a proportion of `count` in `n`."""
+    return Interval(*map(float, proportion_confint(count, n, alpha=1 - level, method="wilson")))
+
+
+def exact(count: int, n: int, level: float = 0.95) -> Interval:
+    """Clopper and Pearson's interval for a proportion of `count` in `n`: covers at least `level`."""
+    return Interval(*map(float, proportion_confint(count, n, alpha=1 - level, method="beta")))
+
+
+def below(count: int, n: int, chance: float) -> float:
+    """One-sided exact p value that `count` in `n` is no less than guessing right with probability `chance`."""
+    return float(binomtest(count, n, chance, alternative="less").pvalue)
+
+
+def difference(count_1: int, n_1: int, count_2: int, n_2: int, level: float = 0.95) -> Difference:
+    """Difference of two proportions from two samples of items: Newcombe's hybrid score interval, Fisher's exact p."""
+    low, high = confint_proportions_2indep(
+        count_1, n_1, count_2, n_2, method="newcomb", compare="diff", alpha=1 - level
+    )
+    p = fisher_exact([[count_1, n_1 - count_1], [count_2, n_2 - count_2]]).pvalue
+    return Difference(100 * (count_1 / n_1 - count_2 / n_2), 100 * float(low), 100 * float(high), float(p))
+
+
+def paired_difference(both: int, only_1: int, only_2: int, neither: int, level: float = 0.95) -> Difference:
+    """Difference of two proportions on the same items: Newcombe's square-and-add interval, McNemar's exact p.
+
+    Arguments count the items that both got right, that one alone got right, and that neither did.
+    Newcombe 1998, Statistics in Medicine 17:2635, method 10: Wilson's limits of each proportion, with their correlation.
+    """
+    n = both + only_1 + only_2 + neither
+    count_1, count_2 = both + only_1, both + only_2
+    p_1, p_2 = count_1 / n, count_2 / n
+    (low_1, high_1), (low_2, high_2) = wilson(count_1, n, level), wilson(count_2, n, level)
+    covariance = both * neither - only_1 * only_2
+    if covariance > 0:
+        covariance = max(covariance - n / 2, 0)
+    scale = (count_1 * (n - count_1) * count_2 * (n - count_2)) ** 0.5
+    phi = covariance / scale if scale else 0.0
+    below_1, above_1, below_2, above_2 = p_1 - low_1, high_1 - p_1, p_2 - low_2, high_2 - p_2
+    down = max(below_1**2 - 2 * phi * below_1 * above_2 + above_2**2, 0) ** 0.5
+    up = max(below_2**2 - 2 * phi * below_2 * above_1 + above_1**2, 0) ** 0.5
+    points = 100 * (p_1 - p_2)
+    return Difference(points, points - 100 * down, points + 100 * up, _mcnemar(only_1, only_2))
+
+
+def paired_p_bounds(count_1: int, count_2: int, n: int) -> Interval:
+    """The smallest and largest exact McNemar p that two counts on the same `n` items allow, whatever the pairing.
+
+    McNemar's p depends on the items that one model alone got right, b and c. Their difference is known,
+    b − c = count_1 − count_2; their sum lies between |b − c|, when one model's right answers include the other's, and
+    |b − c| + 2 min(count_1, count_2, n − count_1, n − count_2), when they overlap least.
+    """
+    gap, least, most = abs(count_1 - count_2), min(count_1, count_2), max(count_1, count_2)
+    shared = min(least, n - most)
+    return Interval(_mcnemar(gap, 0), _mcnemar(gap + shared, shared))
+
+
+def _mcnemar(only_1: int, only_2: int) -> float:
+    return float(mcnemar([[0, only_1], [only_2, 0]], exact=True).pvalue) if only_1 + only_2 else 1.0
+
+
+def probability_greater(count_1: int, n_1: int, count_2: int, n_2: int, prior: float = 0.5) -> float:
+    """Posterior probability that the first proportion is the larger, each with a Beta(prior, prior) prior.
+
+    P(p_1 > p_2) = ∫ F_2(F_1⁻¹(u)) du over the unit interval; F are the Beta posteriors. prior ½ is Jeffreys', 1 is uniform.
+    """
+    first = beta(count_1 + prior, n_1 - count_1 + prior)
+    second = beta(count_2 + prior, n_2 - count_2 + prior)
+    return float(integrate.quad(lambda u: second.cdf(first.ppf(u)), 0, 1, limit=200)[0])
+
+
+def holm(p: ArrayLike) -> Float[np.ndarray, " tests"]:
+    """Holm's adjusted p values: rejecting those ≤ α errs in any of the tests with probability at most α."""
+    return multipletests(np.asarray(p, dtype=float), method="holm")[1]
+
+
+def bootstrap_difference(
+    first: Sequence[ArrayLike],
+    second: Sequence[ArrayLike],
+    seed: int,
+    items: bool = True,
+    benchmarks: bool = True,
+    paired: bool = False,
+    level: float = 0.95,
+    resamples: int = 10_000,
+) -> Interval:
+    """Percentile interval of the difference of two averages over benchmarks, each a mean over its items.
+
+    `first` and `second` hold the scores of each benchmark's items; the interval is in the scores' unit. `items` and
+    `benchmarks` say what is drawn again with replacement; `paired` draws the same items for both.
+    """
+    random = np.random.default_rng(seed)
+    gaps = np.stack(
+        [
+            _resampled_gap(np.asarray(a), np.asarray(b), random, items, paired, resamples)
+            for a, b in zip(first, second, strict=True)
+        ]
+    )  # (benchmark, resample)
+    if benchmarks:
+        drawn = random.integers(len(gaps), size=gaps.shape)
+        gaps = np.take_along_axis(gaps, drawn, axis=0)
+    low, high = np.quantile(gaps.mean(axis=0), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def _resampled_gap(
+    a: np.ndarray, b: np.ndarray, random: np.random.Generator, items: bool, paired: bool, resamples: int
+) -> Float[np.ndarray, " resamples"]:
+    """Means of resampled items of one benchmark, first minus second."""
+    if not items:
+        return np.full(resamples, a.mean() - b.mean())
+    if paired:
+        return (a - b)[random.integers(len(a), size=(resamples, len(a)))].mean(axis=1)
+    means = [x[random.integers(len(x), size=(resamples, len(x)))].mean(axis=1) for x in (a, b)]
+    return means[0] - means[1]

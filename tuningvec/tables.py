@@ -134,23 +134,3 @@ def by_epsilon(means: pd.DataFrame) -> pd.DataFrame:
 def sides(means: pd.DataFrame) -> pd.DataFrame:
     """Right-sided and two-sided alignment with their nulls."""
     return means[["vector", "kind", "SSA_V", "null_V", "SSA_UV", "null_UV"]]
-
-
-def paper_ratio(ssa: pd.DataFrame, E_par: pd.DataFrame, E_perp: pd.DataFrame) -> pd.DataFrame:
-    """The paper's Table 4 above E∥ / (E∥ + E⊥) and E∥ / √(E∥² + E⊥²) of its Tables 5 and 6."""
-    readings = {
-        "Table 4": ssa,
-        "as squared norms": E_par / (E_par + E_perp),
-        "as norms": E_par / (E_par**2 + E_perp**2) ** 0.5,
-    }
-    both = pd.concat(readings, names=["reading", "T"]).swaplevel()
-    return both.loc[[(T, reading) for T in ssa.index for reading in readings]].reset_index()
-
-
-def misprints(ssa: pd.DataFrame, E_par: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
-    """Cells of Table 6 where the print contradicts itself, with E⊥ = E∥ (1 − SSA) / SSA of Tables 4 and 5."""
-    cells = paper[paper.note != ""]
-    implied = (E_par * (1 / ssa - 1)).stack()
-    return cells[["row", "column", "value"]].assign(
-        implied=[implied[cell] for cell in zip(cells.row, cells.column, strict=True)], note=cells.note
-    )
