@@ -65,6 +65,12 @@ def test_bounds_are_the_extremes_over_all_pairings(counts):
     assert stats.paired_p_bounds(count_1, count_2, n) == pytest.approx((min(found), max(found)))
 
 
+def test_bounds_of_several_benchmarks_add_up_what_each_allows():
+    assert stats.paired_p_bounds([3, 1], [1, 3], [4, 4]) == pytest.approx((stats.paired_difference(0, 2, 2, 0).p, 1))
+    least = stats.paired_difference(0, 9, 2, 0).p
+    assert stats.paired_p_bounds([9, 5], [0, 7], [9, 7]) == pytest.approx((least, least))
+
+
 def test_probability_greater_in_a_case_that_is_known():
     # Beta(2, 1) against Beta(1, 2): the integral of 2x · (1 − (1 − x)²) is 5/6
     assert stats.probability_greater(1, 1, 0, 1, prior=1) == pytest.approx(5 / 6)

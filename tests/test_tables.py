@@ -21,7 +21,7 @@ from tuningvec.family import Family, family_names
     ],
 )
 def test_numbers_have_significant_digits(value, text):
-    assert tables._number(value, 3) == text
+    assert tables.number(value, 3) == text
 
 
 @pytest.mark.usefixtures("shell")

@@ -11,8 +11,14 @@ from tuningvec.components import SYMBOLS
 from tuningvec.family import Family
 
 KEY = "tuningvec.finding"  # the key under which an output carries a finding, for the front page
-CSS = {"holds": "holds", "differs": "differs", "null explains it": "null"}
-Verdict = Literal["holds", "differs", "null explains it"]
+CSS = {
+    "holds": "holds",
+    "differs": "differs",
+    "null explains it": "null",
+    "within chance": "null",
+    "cannot be known": "unknown",
+}
+Verdict = Literal["holds", "differs", "null explains it", "within chance", "cannot be known"]
 GATE_UP = ["W_gate", "W_up"]
 
 
@@ -33,7 +39,7 @@ def similarity(table: pd.DataFrame, paper: pd.DataFrame) -> None:
     show(
         "Fine-tuning leaves the weights nearly parallel to the pretrained ones",
         f"cosines from {least:.4f} to {paper.value.max() / 100:.4f}",
-        f"{each}. The gap to 1 is {_range(orthogonal, 2)} times what an orthogonal move of that length gives, "
+        f"{each}. The gap to 1 is {span(orthogonal, 2)} times what an orthogonal move of that length gives, "
         "so the cosine restates $r$",
         "holds" if whole.cosine.min() >= least else "differs",
     )
@@ -82,10 +88,10 @@ def alignment(means: pd.DataFrame, paper: pd.DataFrame, low: Sequence[str], high
     names = [", ".join(SYMBOLS[kind] for kind in kinds) for kinds in (low, high)]
     show(
         f"{names[0]} get more new directions than {names[1]}: their SSA is lower",
-        f"SSA {_range(paper[list(low)].stack(), 2)} against {_range(paper[list(high)].stack(), 2)}",
-        f"SSA {_range(raw[list(low)].stack(), 2)} against {_range(raw[list(high)].stack(), 2)}; a random $T$ has "
-        f"{_range(null[list(low)], 2)} against {_range(null[list(high)], 2)}. Mean excess over the null: "
-        f"{_range(below, 2)} against {_range(above, 2)}",
+        f"SSA {span(paper[list(low)].stack(), 2)} against {span(paper[list(high)].stack(), 2)}",
+        f"SSA {span(raw[list(low)].stack(), 2)} against {span(raw[list(high)].stack(), 2)}; a random $T$ has "
+        f"{span(null[list(low)], 2)} against {span(null[list(high)], 2)}. Mean excess over the null: "
+        f"{span(below, 2)} against {span(above, 2)}",
         verdict,
     )
 
@@ -105,12 +111,13 @@ def energy(layers: pd.DataFrame, paper: pd.DataFrame) -> None:
     own = paper.loc[["Aloe α", "Aloe β"]]
     show(
         "Most orthogonal energy is concentrated in $W_{gate}$ and $W_{up}$",
-        f"{_range(own[GATE_UP].sum(axis=1) / own.sum(axis=1), 2)} of it for the two medical models of Table 6",
-        f"{_range(share, 2)} of it; matrices of the same norms turned at random would have {_range(turned, 2)}",
+        f"{span(own[GATE_UP].sum(axis=1) / own.sum(axis=1), 2)} of it for the two medical models of Table 6",
+        f"{span(share, 2)} of it; matrices of the same norms turned at random would have {span(turned, 2)}",
         verdict,
     )
 
 
-def _range(values: pd.Series, digits: int) -> str:
+def span(values: pd.Series, digits: int) -> str:
+    """The smallest and the largest of the values, as `0.12 to 0.34`."""
     low, high = f"{values.min():.{digits}f}", f"{values.max():.{digits}f}"
     return (low if low == high else f"{low} to {high}").replace("-", "−")

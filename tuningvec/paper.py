@@ -1,7 +1,7 @@
 """The paper's printed numbers as data, one function a table: `data/paper/*.csv`.
 
-Values are as printed, misprints too; `note` says where the print contradicts itself. The paper does not give the number of
-items `n` behind an accuracy: it is a number that gives every printed value, and the size of the benchmark's split.
+Values are as printed, misprints too; `note` says where the print contradicts itself. The paper does not give the number
+of items `n` behind an accuracy: it is a number that gives every printed value, and the size of the benchmark's split.
 """
 
 from decimal import Decimal

@@ -58,7 +58,7 @@ def paired_difference(both: int, only_1: int, only_2: int, neither: int, level: 
     """Difference of two proportions on the same items: Newcombe's square-and-add interval, McNemar's exact p.
 
     Arguments count the items that both got right, that one alone got right, and that neither did.
-    Newcombe 1998, Statistics in Medicine 17:2635, method 10: Wilson's limits of each proportion, with their correlation.
+    Newcombe 1998, Statistics in Medicine 17:2635, method 10: Wilson's limits of each and their correlation.
     """
     n = both + only_1 + only_2 + neither
     count_1, count_2 = both + only_1, both + only_2
@@ -76,16 +76,18 @@ def paired_difference(both: int, only_1: int, only_2: int, neither: int, level: 
     return Difference(points, points - 100 * down, points + 100 * up, _mcnemar(only_1, only_2))
 
 
-def paired_p_bounds(count_1: int, count_2: int, n: int) -> Interval:
+def paired_p_bounds(count_1: ArrayLike, count_2: ArrayLike, n: ArrayLike) -> Interval:
     """The smallest and largest exact McNemar p that two counts on the same `n` items allow, whatever the pairing.
 
     McNemar's p depends on the items that one model alone got right, b and c. Their difference is known,
     b − c = count_1 − count_2; their sum lies between |b − c|, when one model's right answers include the other's, and
-    |b − c| + 2 min(count_1, count_2, n − count_1, n − count_2), when they overlap least.
+    |b − c| + 2 min(count_1, count_2, n − count_1, n − count_2), when they overlap least. Several benchmarks may be
+    given, whose b and c add up.
     """
-    gap, least, most = abs(count_1 - count_2), min(count_1, count_2), max(count_1, count_2)
-    shared = min(least, n - most)
-    return Interval(_mcnemar(gap, 0), _mcnemar(gap + shared, shared))
+    first, second, size = (np.atleast_1d(np.asarray(x, dtype=int)) for x in (count_1, count_2, n))
+    b, c = (int(np.maximum(gap, 0).sum()) for gap in (first - second, second - first))
+    shared = int(np.min([first, second, size - first, size - second], axis=0).sum())
+    return Interval(_mcnemar(b, c), _mcnemar(b + shared, c + shared))
 
 
 def _mcnemar(only_1: int, only_2: int) -> float:
@@ -95,7 +97,7 @@ def _mcnemar(only_1: int, only_2: int) -> float:
 def probability_greater(count_1: int, n_1: int, count_2: int, n_2: int, prior: float = 0.5) -> float:
     """Posterior probability that the first proportion is the larger, each with a Beta(prior, prior) prior.
 
-    P(p_1 > p_2) = ∫ F_2(F_1⁻¹(u)) du over the unit interval; F are the Beta posteriors. prior ½ is Jeffreys', 1 is uniform.
+    P(p_1 > p_2) = ∫ F_2(F_1⁻¹(u)) du over [0, 1], F the Beta posteriors. A prior of ½ is Jeffreys', 1 is uniform.
     """
     first = beta(count_1 + prior, n_1 - count_1 + prior)
     second = beta(count_2 + prior, n_2 - count_2 + prior)
@@ -143,6 +145,11 @@ def _resampled_gap(
     if not items:
         return np.full(resamples, a.mean() - b.mean())
     if paired:
-        return (a - b)[random.integers(len(a), size=(resamples, len(a)))].mean(axis=1)
-    means = [x[random.integers(len(x), size=(resamples, len(x)))].mean(axis=1) for x in (a, b)]
-    return means[0] - means[1]
+        return _resampled_means(a - b, random, resamples)
+    return _resampled_means(a, random, resamples) - _resampled_means(b, random, resamples)
+
+
+def _resampled_means(x: np.ndarray, random: np.random.Generator, resamples: int) -> Float[np.ndarray, " resamples"]:
+    """Means of as many draws with replacement as there are items; only how often each value is drawn matters."""
+    values, counts = np.unique(x, return_counts=True)
+    return random.multinomial(len(x), counts / len(x), size=resamples) @ values / len(x)

@@ -26,14 +26,14 @@ def show(table: pd.DataFrame, name: str, caption: str, digits: int = 3) -> None:
     text = table.copy()
     for column in text.select_dtypes("number"):
         whole = pd.api.types.is_integer_dtype(text[column])
-        text[column] = [_number(v, 0 if whole else digits) for v in text[column]]
+        text[column] = [number(v, 0 if whole else digits) for v in text[column]]
     text = text.rename(columns=MATH).replace(MATH)
     right = ["right" if pd.api.types.is_numeric_dtype(t) else "left" for t in table.dtypes]
     body = text.to_markdown(index=False, disable_numparse=True, colalign=right)
     display(Markdown(f":::{{table}} {caption}\n:name: {name}\n\n{body}\n:::"))
 
 
-def _number(value: float | np.number | NAType, digits: int) -> str:
+def number(value: float | np.number | NAType, digits: int) -> str:
     """`value` with so many significant digits, none for an integer; a dash for what is not known."""
     if pd.isna(value):
         return "–"
