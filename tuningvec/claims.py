@@ -1,6 +1,8 @@
 """The paper's claims, what its own printed numbers say, and the verdict: one function a row of the audit's summary."""
 
-from collections.abc import Callable, Iterable
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from itertools import permutations
 from typing import Literal, NamedTuple
 
@@ -8,7 +10,7 @@ import pandas as pd
 
 from tuningvec import audit, paper, stats, tables
 from tuningvec.components import SYMBOLS
-from tuningvec.findings import Verdict, span
+from tuningvec.findings import VERDICTS, Verdict, badge, span
 
 Basis = Literal["arithmetic", "inference", "not printed"]
 
@@ -40,6 +42,21 @@ def gather(level: float, alpha: float, seed: int) -> Evidence:
 def judge(evidence: Evidence) -> list[Claim]:
     """Every claim with its verdict, in the order of the page's sections."""
     return [claim(evidence) for claim in CLAIMS]
+
+
+def show(judged: Sequence[Claim], name: str, caption: str) -> None:
+    """Display the summary; the front page tells how many verdicts there are of each kind."""
+    rows = [
+        {
+            "claim": c.claim,
+            "the paper's own numbers": c.says,
+            "verdict": badge(c.verdict),
+            "where": f"{{ref}}`sec-audit-{c.section}`, {c.basis}",
+        }
+        for c in judged
+    ]
+    counted = Counter(c.verdict for c in judged)
+    tables.show(pd.DataFrame(rows), name, caption, metadata={VERDICTS: json.dumps(counted)})
 
 
 def squared_norms(_: Evidence) -> Claim:
@@ -107,7 +124,8 @@ def near_cosines(_: Evidence) -> Claim:
     return Claim(
         "High cosines mean that a small part of the representation space changes (§2, Table 15)",
         rf"Cosines of {span(table.cosine, 4)} are turns by {span(table.angle, 1)} degrees and a "
-        rf"$\|T\|/\|\theta_{{pre}}\|$ of {span(pd.concat([table.r_low, table.r_high]), 3)}. Any $T$ that short gives them, in few directions or in all.",
+        rf"$\lVert T\rVert/\lVert\theta_{{pre}}\rVert$ of {span(pd.concat([table.r_low, table.r_high]), 3)}. Any $T$ "
+        "that short gives them, in few directions or in all.",
         "arithmetic",
         "null explains it" if table.cosine.min() > 0.99 else "differs",
         "length",
@@ -120,9 +138,9 @@ def small_moves(_: Evidence) -> Claim:
     each = _list(f"{v.vector} {v.r:.2f} ({v.r_low:.2f} to {v.r_high:.2f})" for v in long.itertuples())
     return Claim(
         "Fine-tuning makes marginal changes (§2, Table 15)",
-        rf"True of Table 15. With Tables 5 and 6, $\|T\|/\|\theta_{{pre}}\|$ is {each}: as long as the model itself, where "
-        f"two unrelated models of one norm have {2**0.5:.2f}. ({span(long.r_summed, 2)} if those energies were summed over "
-        "layers.)"
+        rf"True of Table 15. With Tables 5 and 6, $\lVert T\rVert/\lVert\theta_{{pre}}\rVert$ is {each}: as long as "
+        f"the model itself, where two unrelated models of one norm have {2**0.5:.2f}. ({span(long.r_summed, 2)} if "
+        "those energies were summed over layers.)"
         if len(long)
         else r"True of Table 15, and no $T$ of Tables 5 and 6 is longer than half of $\theta_{pre}$.",
         "inference",
@@ -147,8 +165,9 @@ def orthogonal_domains(_: Evidence) -> Claim:
     row = audit.orthogonality().iloc[-1]
     return Claim(
         "Medical vectors are completely orthogonal to maths and code (§3.1, Fig. 3)",
-        f"The figure's numbers are not in the text. Chance alone has a standard deviation of {tables.number(row.naive, 2)}, so a cosine "
-        f"that rounds to 0.00 may still be {row.ratio:.0f} of them away from 0.",
+        "The figure's numbers are not in the text. Chance alone has a standard deviation of "
+        f"{tables.number(row.naive, 2)}, so a cosine that rounds to 0.00 may still be {row.ratio:.0f} of them "
+        "away from 0.",
         "not printed",
         "cannot be known",
         "length",
@@ -164,9 +183,9 @@ def fall_without_T(_: Evidence) -> Claim:
     each = _list(f"{v.value:.2f} and {v.value_pre:.2f} ({v.Index})" for v in without.itertuples())
     return Claim(
         "Without $T$ accuracy falls, and that is the effect of $T$ (§3.1, Table 1)",
-        rf"$\theta_{{ft}} - T$ is $\theta_{{pre}}$: its row in Table 1 and that of the pretrained model in Table 7 have the "
-        f"same weights. They average {each}. For {most} {share[most]:.0%} of the fall lies between these two, so "
-        "prompting or scoring made it.",
+        rf"$\theta_{{ft}} - T$ is $\theta_{{pre}}$: its row in Table 1 and that of the pretrained model in Table 7 "
+        f"have the same weights. They average {each}. For {most} {share[most]:.0%} of the fall lies between these two, "
+        "so prompting or scoring made it.",
         "arithmetic",
         "differs" if share[most] > 0.5 else "holds",
         "negation",
@@ -179,8 +198,8 @@ def mediphi_unharmed(evidence: Evidence) -> Claim:
     counts = (round(worst[c] * worst.n / 100) for c in ("value", "value_pre"))
     return Claim(
         "Without $T$ MediPhi follows instructions as before (§3.1, Table 3)",
-        f"That row is Phi-3.5-Instruct. {worst.column}: {worst.value:.2f}% in Table 3, {worst.value_pre:.2f}% in Table 9, "
-        f"{abs(worst['items'])} of {worst.n:,} outputs apart with the same weights.",
+        f"That row is Phi-3.5-Instruct. {worst.column}: {worst.value:.2f}% in Table 3, {worst.value_pre:.2f}% in Table "
+        f"9, {abs(worst['items'])} of {worst.n:,} outputs apart with the same weights.",
         "arithmetic",
         "differs" if stats.paired_p_bounds(*counts, worst.n).high <= evidence.alpha else "holds",
         "negation",
@@ -208,8 +227,8 @@ def counts_of_items(_: Evidence) -> Claim:
     least = table.n.min()
     return Claim(
         "Accuracy is right answers over questions (A.3; Tables 1, 7, 13, 14)",
-        f"In {table.fits.sum()} of {len(table)} benchmarks every value is a count of that benchmark's split or of 500. The "
-        f"smallest has {least} items, of which one is {100 / least:.1f} points.",
+        f"In {table.fits.sum()} of {len(table)} benchmarks every value is a count of that benchmark's split or of 500. "
+        f"The smallest has {least} items, of which one is {100 / least:.1f} points.",
         "arithmetic",
         "holds" if table.fits.all() else "differs",
         "sizes",
@@ -253,7 +272,8 @@ def printed_averages(_: Evidence) -> Claim:
 def ranks_by_average(_: Evidence) -> Claim:
     table = paper.by_member(audit.averages().dropna(subset="weighted"))
     turned = [
-        f"{a.member} over {b.member} ({_signed(a.mean - b.mean)} points plain, {_signed(a.weighted - b.weighted)} weighted)"
+        f"{a.member} over {b.member} ({_signed(a.mean - b.mean)} points plain, "
+        f"{_signed(a.weighted - b.weighted)} weighted)"
         for _key, part in table.groupby(["table", "family"], sort=False)
         for a, b in permutations(part.itertuples(), 2)
         if a.mean > b.mean and a.weighted < b.weighted
@@ -273,8 +293,8 @@ def compared_cells(evidence: Evidence) -> Claim:
     survive, depends, chance = ((outcome == name).sum() for name in audit.OUTCOMES)
     return Claim(
         "Bold and shaded cells are differences between models (Tables 1, 3, 7, 9, 13, 14)",
-        f"Of {len(outcome)} pairs of cells {survive} differ whatever the pairing of items, {depends} may or may not, {chance} "
-        "are within chance.",
+        f"Of {len(outcome)} pairs of cells {survive} differ whatever the pairing of items, {depends} may or may not, "
+        f"{chance} are within chance.",
         "inference",
         _majority(outcome),
         "differences",
@@ -289,9 +309,10 @@ def medical_accuracy(evidence: Evidence) -> Claim:
     clear = pooled[(pooled.points > 0) & (pooled.outcome == audit.OUTCOMES[0])]
     return Claim(
         "Fine-tuning improves medical accuracy (§3, A.3; Table 7)",
-        f"{_ways(cells, 'after fine-tuning')} With all items together accuracy moves by {span(pooled.points, 1)} points, for "
-        f"{len(clear)} of {len(pooled)} models surely upward ({_list(clear['first'])}); the average over benchmarks moves by "
-        f"{span(averages.points, 1)}, above 0 with its interval over items for {(averages.items_low > 0).sum()}.",
+        f"{_ways(cells, 'after fine-tuning')} With all items together accuracy moves by {span(pooled.points, 1)} "
+        f"points, for {len(clear)} of {len(pooled)} models surely upward ({_list(clear['first'])}); the average over "
+        f"benchmarks moves by {span(averages.points, 1)}, above 0 with its interval over items for "
+        f"{(averages.items_low > 0).sum()}.",
         "inference",
         _majority(pooled.outcome.where(pooled.points > 0, audit.OUTCOMES[2])),
         "differences",
@@ -320,8 +341,8 @@ def rouge_gains(evidence: Evidence) -> Claim:
     clear = (table.both_low > 0).sum()
     return Claim(
         "Fine-tuning improves generation (A.3, Table 8)",
-        f"ROUGE-1 moves by {span(table.points, 1)} points; drawn over the six sets, the interval is above 0 for {clear} of "
-        f"{len(table)} models. Scores by item are not printed, so their noise is unknown.",
+        f"ROUGE-1 moves by {span(table.points, 1)} points; drawn over the six sets, the interval is above 0 for "
+        f"{clear} of {len(table)} models. Scores by item are not printed, so their noise is unknown.",
         "inference",
         "holds" if clear == len(table) else "cannot be known",
         "differences",
@@ -353,8 +374,8 @@ def ablation_percentages(_: Evidence) -> Claim:
     guess = 100 - 100 * 100 * audit.CHANCE / cells.groupby("row").value.mean()
     return Claim(
         f"Ablation lowers performance by {_list(f'{v:g}' for v in falls)}% (§2, A.2; Fig. 5)",
-        "The heat map's cells are not in the text. For scale: answers by guessing among four options would be a fall of "
-        f"{span(guess, 0)}% on nine of the benchmarks; a larger one means outputs without a valid answer.",
+        "The heat map's cells are not in the text. For scale: answers by guessing among four options would be a fall "
+        f"of {span(guess, 0)}% on nine of the benchmarks; a larger one means outputs without a valid answer.",
         "not printed",
         "cannot be known",
         "text",
@@ -368,8 +389,8 @@ def addition_gains(_: Evidence) -> Claim:
     return Claim(
         f"Adding vectors improves {row.value:.0f} of {row.n} maths benchmarks (§3.1; Figs. 4, 6)",
         "The figures' values are not in the text. By Tables 5 and 6 the maths vector is "
-        f"{ratio:.0f} times as long as the medical one ({summed:.0f} if its energies were summed over layers): the sum is "
-        "nearly the maths model.",
+        f"{ratio:.0f} times as long as the medical one ({summed:.0f} if its energies were summed over layers): the sum "
+        "is nearly the maths model.",
         "not printed",
         "cannot be known",
         "text",
@@ -391,8 +412,8 @@ def worked_example(_: Evidence) -> Claim:
     points = 100 * row.value / row.n
     return Claim(
         "The prompt's worked example is not among the test items (A.5)",
-        f"{row.value:.0f} of the {row.n} items of MMLU college medicine is that example, whose answer the prompt gives: "
-        f"{points:.1f} points of that column."
+        f"{row.value:.0f} of the {row.n} items of MMLU college medicine is that example, whose answer the prompt "
+        f"gives: {points:.1f} points of that column."
         if row.value
         else "It is not.",
         "arithmetic",

@@ -22,10 +22,11 @@ from papermill.exceptions import PapermillExecutionError
 
 from tuningvec.errors import TuningVecError
 from tuningvec.family import Adapter, Family, Folder, data_folder
-from tuningvec.findings import KEY
+from tuningvec.findings import CSS, KEY, VERDICTS
 from tuningvec.template import fill
 
 Executed = list[tuple["Page", NotebookNode]]
+NO_FAMILY = "paper"  # folder and name of pages about the paper alone
 VERSIONS = ("torch", "transformers", "safetensors", "numpy", "papermill", "jupyter-book")
 
 
@@ -63,26 +64,28 @@ class Project:
 
 @dataclass(frozen=True)
 class Page:
-    """One notebook for one family."""
+    """One notebook, for one family unless it is about the paper alone."""
 
     project: Project
     notebook: Path
-    family: Family
+    family: Family | None
 
     def __str__(self) -> str:
-        return f"{self.family.name}/{self.notebook.stem}"
+        return f"{self.folder}/{self.notebook.stem}"
+
+    @property
+    def folder(self) -> str:
+        return self.family.name if self.family else NO_FAMILY
 
     @property
     def output(self) -> Path:
-        return self.project.executed / self.family.name / f"{self.notebook.stem}.ipynb"
+        return self.project.executed / self.folder / f"{self.notebook.stem}.ipynb"
 
     def digest(self) -> str:
         """A checksum of what the page depends on: notebook, family and weights, package, paper's data, versions."""
-        sources = [m.source for m in self.family.members]
-        weights = [f for s in sources if isinstance(s, Folder | Adapter) for f in (self.family.root / s.path).iterdir()]
         package = Path(__file__).parent.glob("*.py")
         paper = (data_folder() / "paper").glob("*.csv")
-        files = [self.notebook, self.family.file, *sorted(weights), *sorted(package), *sorted(paper)]
+        files = [self.notebook, *_inputs(self.family), *sorted(package), *sorted(paper)]
         lines = [f"{file.name} {_file_digest(file)}" for file in files]
         lines += [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
         return hashlib.sha256("\n".join([str(self), *lines]).encode()).hexdigest()
@@ -98,8 +101,10 @@ class Page:
     def parameters(self, notebook: NotebookNode) -> dict[str, Any]:
         """The notebook's own defaults with this family; all are passed, so that the page shows each once."""
         defaults = papermill.inspect_notebook(notebook)
-        named = data_folder() / "families" / f"{self.family.name}.yaml" == self.family.file
         values = {name: ast.literal_eval(p["default"]) for name, p in defaults.items()}
+        if self.family is None:
+            return values
+        named = data_folder() / "families" / f"{self.family.name}.yaml" == self.family.file
         return values | {"family": self.family.name if named else str(self.family.file)}
 
     def run(self, output: Path, **options: Any) -> NotebookNode:
@@ -112,19 +117,27 @@ class Page:
 
 
 def plan(project: Project, names: Sequence[str]) -> list[Page]:
-    """The pages of the families, less those that a family's spec leaves out.
+    """The pages about the paper alone, then those of the families, less what a family's spec leaves out.
 
-    Raises TuningVecError before anything runs: for a bad spec, a family named twice, an unknown page.
+    A notebook without a parameter `family` is about the paper alone. Raises TuningVecError before anything runs: for a
+    bad spec, a family named twice or like the folder of the paper's pages, an unknown page.
     """
     families = [Family.load(name) for name in names]
     twice = {f.name for f in families if [g.name for g in families].count(f.name) > 1}
     if twice:
         raise TuningVecError(f"family named twice: {', '.join(sorted(twice))}")
-    stems = [n.stem for n in project.notebooks]
+    alone = [n for n in project.notebooks if "family" not in papermill.inspect_notebook(jupytext.read(n))]
+    stems = [n.stem for n in project.notebooks if n not in alone]
     for family in families:
+        if family.name == NO_FAMILY:
+            raise TuningVecError(
+                f"{family.file}: the name {NO_FAMILY!r} is taken by the paper's own pages; rename the file"
+            )
         for unknown in sorted(family.left_out.keys() - set(stems)):
             raise TuningVecError(f"{family.file}: left_out: no page {unknown!r}; pages are {', '.join(stems)}")
-    return [Page(project, n, f) for f in families for n in project.notebooks if n.stem not in f.left_out]
+    pages = [Page(project, n, None) for n in alone]
+    kept = [n for n in project.notebooks if n not in alone]
+    return pages + [Page(project, n, f) for f in families for n in kept if n.stem not in f.left_out]
 
 
 def execute(pages: Sequence[Page], fresh: bool = False) -> Iterator[tuple[Page, bool]]:
@@ -153,7 +166,7 @@ def prepare(pages: Sequence[Page], folder: Path) -> list[Path]:
     """Write each page with its parameters filled in and nothing executed, for nbmake or an editor."""
     files = []
     for page in pages:
-        files.append(folder / page.family.name / f"{page.notebook.stem}.ipynb")
+        files.append(folder / page.folder / f"{page.notebook.stem}.ipynb")
         notebook = page.run(files[-1], prepare_only=True)
         fill(notebook)
         nbformat.write(notebook, files[-1])
@@ -165,11 +178,12 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
     shutil.rmtree(project.results, ignore_errors=True)
     notebooks = []
     for page in pages:
-        target = project.results / page.family.name / page.output.name
+        target = project.results / page.folder / page.output.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(page.output, target)
         notebooks.append((page, nbformat.read(page.output, 4)))
     (project.results / "findings.md").write_text(_findings(notebooks), encoding="utf-8")
+    (project.results / "audit.md").write_text(_audit(notebooks), encoding="utf-8")
     (project.results / "status.md").write_text(_status(project, notebooks), encoding="utf-8")
     _copy_mathjax(project.root / "book" / "_static" / "mathjax")
 
@@ -201,14 +215,29 @@ def build(project: Project) -> Path:
 def _findings(notebooks: Executed) -> str:
     """The findings that the pages recorded, as one table."""
     lines = ["| Claim | Paper | Here | Verdict | Page |", "|---|---|---|---|---|"]
+    for page, f in _recorded(notebooks, KEY):
+        link = f"[{page.folder}](results/{page.folder}/{page.output.name})"
+        lines.append(f"| {f['claim']} | {f['paper']} | {f['here']} | {f['verdict']} | {link} |")
+    return "\n".join(lines) + "\n"
+
+
+def _audit(notebooks: Executed) -> str:
+    """How many of the audit's claims have which verdict, in a sentence."""
+    lines = []
+    for page, verdicts in _recorded(notebooks, VERDICTS):
+        each = ", ".join(f"[{verdict}]{{.{CSS[verdict]}}} {count}" for verdict, count in verdicts.items())
+        link = f"[the audit](results/{page.folder}/{page.output.name})"
+        lines.append(f"{sum(verdicts.values())} claims are judged there: {each}. Read {link}.")
+    return "\n\n".join(lines) + "\n"
+
+
+def _recorded(notebooks: Executed, key: str) -> Iterator[tuple[Page, Any]]:
+    """What the outputs of the pages carry under `key`."""
     for page, notebook in notebooks:
         outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
         for output in outputs:
-            if text := output.get("metadata", {}).get(KEY):
-                f = json.loads(text)
-                link = f"[{page.family.name}](results/{page.family.name}/{page.output.name})"
-                lines.append(f"| {f['claim']} | {f['paper']} | {f['here']} | {f['verdict']} | {link} |")
-    return "\n".join(lines) + "\n"
+            if text := output.get("metadata", {}).get(key):
+                yield page, json.loads(text)
 
 
 def _status(project: Project, notebooks: Executed) -> str:
@@ -217,10 +246,13 @@ def _status(project: Project, notebooks: Executed) -> str:
     lines += ["| Page | Family | Seconds | Executed (UTC) | Commit |", "|---|---|---:|---|---|"]
     for page, notebook in notebooks:
         run = notebook.metadata.papermill
-        link = f"[{page.notebook.stem}]({page.family.name}/{page.output.name})"
+        link = f"[{page.notebook.stem}]({page.folder}/{page.output.name})"
         commit = f"`{_record(notebook)['commit']}`" if _record(notebook)["commit"] else "not a git checkout"
         ended = run.end_time[:16].replace("T", " ")
-        lines.append(f"| {link} | {page.family.title} | {run.duration:.0f} | {ended} | {commit} |")
+        lines.append(
+            f"| {link} | {page.family.title if page.family else 'the paper alone'} | {run.duration:.0f} | "
+            f"{ended} | {commit} |"
+        )
     lines += ["", "A `+` after a commit means that tracked files differed from it.", "", "| Version | |", "|---|---|"]
     lines += [f"| {name} | {importlib.metadata.version(name)} |" for name in VERSIONS]
     lines += [f"| Python | {platform.python_version()} |", f"| Machine | {platform.system()} {platform.machine()} |"]
@@ -229,6 +261,15 @@ def _status(project: Project, notebooks: Executed) -> str:
 
 def _record(notebook: NotebookNode) -> dict[str, str]:
     return notebook.metadata.get("tuningvec", {})
+
+
+def _inputs(family: Family | None) -> list[Path]:
+    """A family's file and its weights."""
+    if family is None:
+        return []
+    sources = [m.source for m in family.members]
+    weights = [f for s in sources if isinstance(s, Folder | Adapter) for f in (family.root / s.path).iterdir()]
+    return [family.file, *sorted(weights)]
 
 
 def _file_digest(file: Path) -> str:

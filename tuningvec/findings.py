@@ -11,6 +11,7 @@ from tuningvec.components import SYMBOLS
 from tuningvec.family import Family
 
 KEY = "tuningvec.finding"  # the key under which an output carries a finding, for the front page
+VERDICTS = "tuningvec.verdicts"  # and that under which the audit's summary carries how many verdicts of each kind
 CSS = {
     "holds": "holds",
     "differs": "differs",
@@ -24,10 +25,14 @@ GATE_UP = ["W_gate", "W_up"]
 
 def show(claim: str, paper: str, here: str, verdict: Verdict) -> None:
     """Display a finding; the front page collects those of all pages."""
-    badge = f"[{verdict}]{{.{CSS[verdict]}}}"
-    record = dict(claim=claim, paper=paper, here=here, verdict=badge)
-    text = f":::{{admonition}} {claim}\n**Paper.** {paper}\n\n**Here.** {here}\n\n**Verdict.** {badge}\n:::"
+    record = dict(claim=claim, paper=paper, here=here, verdict=badge(verdict))
+    text = f":::{{admonition}} {claim}\n**Paper.** {paper}\n\n**Here.** {here}\n\n**Verdict.** {badge(verdict)}\n:::"
     display(Markdown(text), metadata={KEY: json.dumps(record)})
+
+
+def badge(verdict: Verdict) -> str:
+    """The verdict as a coloured word."""
+    return f"[{verdict}]{{.{CSS[verdict]}}}"
 
 
 def similarity(table: pd.DataFrame, paper: pd.DataFrame) -> None:

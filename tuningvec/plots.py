@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tuningvec.components import KINDS, MATRICES, SYMBOLS
+from tuningvec.stats import wilson
 
 MARKERS = "oDs^vP*"
 WIDTH = 5.0  # inches; a phone shows this at about three quarters, so text stays readable
@@ -42,17 +43,39 @@ def _vectors(table: pd.DataFrame) -> dict[str, tuple[str, tuple[float, float, fl
 def alignment_by_component(means: pd.DataFrame) -> Figure:
     """SSA of each vector in each kind of matrix, with the null k/d_out as a black bar (Table 4)."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.9))
-    vectors = _vectors(means)
-    offsets = np.linspace(-0.26, 0.26, len(vectors))
+    _alignment(axes, means, _vectors(means), "null $k/d_{out}$")
+    _legend_below(figure)
+    return figure
+
+
+def shape_bound(cells: pd.DataFrame) -> Figure:
+    """Table 4 with the most that a random T can have in a matrix of that shape, one panel a pretrained model."""
+    models = cells.pretrained.unique()
+    figure, grid = plt.subplots(len(models), 1, figsize=(WIDTH, 2.9 * len(models)), sharex=True)
+    for axes, model in zip(grid, models, strict=True):
+        part = cells[cells.pretrained == model].assign(null=lambda t: t.bound)
+        _alignment(axes, part, {v: look for v, look in _vectors(cells).items() if v in set(part.vector)}, "bound")
+        axes.set_title(f"{model}; black bars: the most that a random $T$ can have", loc="left", fontsize="medium")
+        axes.legend(*_without(axes, "bound"), loc="lower left", frameon=False)
+    return figure
+
+
+def _alignment(axes: Axes, means: pd.DataFrame, vectors: Mapping[str, tuple[str, Any]], null: str) -> None:
+    """Marks of SSA by kind of matrix, over black bars of `means.null`."""
+    offsets = np.linspace(-0.26, 0.26, len(vectors)) if len(vectors) > 1 else [0]
     for offset, (vector, (marker, colour)) in zip(offsets, vectors.items(), strict=True):
         rows = means[means.vector == vector].set_index("kind").reindex(MATRICES)
         axes.plot(np.arange(len(MATRICES)) + offset, rows.SSA, marker, color=colour, label=vector, ms=7, mew=2)
-    null = means.groupby("kind").null.first().reindex(MATRICES)
-    axes.hlines(null, np.arange(len(null)) - 0.4, np.arange(len(null)) + 0.4, "black", lw=1.6, label="null $k/d_{out}$")
+    bars = means.groupby("kind").null.first().reindex(MATRICES)
+    axes.hlines(bars, np.arange(len(bars)) - 0.4, np.arange(len(bars)) + 0.4, "black", lw=1.6, label=null)
     axes.set(ylim=(0, 1.04), ylabel="SSA", xticks=range(len(MATRICES)))
     axes.set_xticklabels(_labels(list(MATRICES)))
-    _legend_below(figure)
-    return figure
+
+
+def _without(axes: Axes, label: str) -> tuple[list[Any], list[str]]:
+    """Handles and labels of the legend but for one."""
+    kept = [(h, name) for h, name in zip(*axes.get_legend_handles_labels(), strict=True) if name != label]
+    return [h for h, _ in kept], [name for _, name in kept]
 
 
 def by_layer(table: pd.DataFrame, value: str, label: str, null: bool = False, log: bool = False) -> Figure:
@@ -143,6 +166,78 @@ def cosine_by_component(cosines: pd.DataFrame) -> Figure:
         axes.set_xticks(place, _labels(kinds), rotation=45, ha="right")
     figure.supylabel("cosine")
     figure.legend(handles=grid[0, 0].containers, loc="outside lower center", frameon=False)
+    return figure
+
+
+FACES = {"survives": "full", "depends on the pairing": "left", "within chance": "none"}
+
+
+def forest(comparisons: pd.DataFrame) -> Figure:
+    """Differences in points with their intervals, one panel a table and family, one mark a pair of rows.
+
+    Filled marks differ whatever the pairing of items, half-filled ones may, open ones are within chance.
+    """
+    panels = dict(list(comparisons.groupby(["table", "family"], sort=False)))
+    rows = [part.column.nunique() for part in panels.values()]
+    heights = [
+        0.55 + n * 0.15 * (1 + part.groupby(["first", "second"]).ngroups)
+        for n, part in zip(rows, panels.values(), strict=True)
+    ]
+    figure, grid = plt.subplots(len(panels), 1, figsize=(WIDTH, sum(heights) + 0.8), sharex=True, height_ratios=heights)
+    for axes, ((table, family), part) in zip(np.atleast_1d(grid), panels.items(), strict=True):
+        pairs = dict(list(part.groupby(["first", "second"], sort=False)))
+        offsets = np.linspace(-0.25, 0.25, len(pairs)) if len(pairs) > 1 else [0]
+        for offset, marker, colour, (names, cells) in zip(
+            offsets, MARKERS, sns.color_palette("colorblind"), pairs.items(), strict=False
+        ):
+            place = np.arange(len(cells)) + offset
+            axes.hlines(place, cells.low, cells.high, color=colour, lw=1.4)
+            for x, y, outcome in zip(cells.points, place, cells.outcome, strict=True):
+                axes.plot(x, y, marker, color=colour, ms=6, fillstyle=FACES[outcome], markerfacecoloralt="white")
+            axes.plot([], [], marker, color=colour, ms=6, label=" − ".join(names))
+        axes.axvline(0, color="black", lw=1)
+        axes.set_yticks(np.arange(part.column.nunique()), part.column.unique())
+        axes.set_ylim(part.column.nunique() - 0.5, -0.5)
+        axes.set_title(f"Table {table}, {family}", loc="left", fontsize="medium")
+        axes.legend(fontsize="x-small", loc="best", framealpha=0.85)
+    figure.supxlabel("difference in points")
+    return figure
+
+
+def same_weights(rows: pd.DataFrame, level: float) -> Figure:
+    """Accuracy of the pretrained weights twice: as (−)T in Table 1 and under their own name in Table 7."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
+    axes.plot([0, 100], [0, 100], color="black", lw=1, label="same value")
+    looks = zip(rows.family.unique(), MARKERS, sns.color_palette("colorblind"), strict=False)
+    for family, marker, colour in looks:
+        part = rows[rows.family == family]
+        for x, y, n in zip(part.value_pre, part.value, part.n, strict=True):
+            across, up = (np.array(wilson(round(v * n / 100), n, level)) * 100 for v in (x, y))
+            axes.plot(across, [y, y], color=colour, lw=0.8, alpha=0.5)
+            axes.plot([x, x], up, color=colour, lw=0.8, alpha=0.5)
+        axes.plot(part.value_pre, part.value, marker, color=colour, ms=6, label=family)
+    axes.set(xlim=(40, 101), ylim=(0, 101), xlabel="pretrained model, Table 7 (%)", ylabel="(−)T, Table 1 (%)")
+    _legend_below(figure)
+    return figure
+
+
+def lengths(cosines: pd.DataFrame, vectors: pd.DataFrame) -> Figure:
+    """‖T‖/‖θ_pre‖ with its range by rounding: pairs of Table 15, and the vectors of Tables 5 and 6."""
+    pairs = cosines.assign(name=cosines.pretrained + ", " + cosines.member, source="from its cosine, Table 15")
+    others = vectors[~vectors.vector.isin(cosines.member)]
+    others = others.assign(name=others.pretrained + ", " + others.vector, source="from energies, Tables 5 and 6")
+    rows = pd.concat([pairs, others], ignore_index=True)
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * len(rows) + 1.7))
+    for (source, part), marker, colour in zip(
+        rows.groupby("source", sort=False), MARKERS, sns.color_palette("colorblind"), strict=False
+    ):
+        axes.hlines(part.index, part.r_low, part.r_high, color=colour, lw=2)
+        axes.plot(part.r, part.index, marker, color=colour, ms=7, label=source)
+    axes.axvline(2**0.5, color="black", lw=1.2, ls="--", label="two unrelated models of one norm")
+    axes.set(xscale="log", ylim=(len(rows) - 0.5, -0.5), xlabel=r"$\|T\| / \|\theta_{pre}\|$")
+    axes.set_yticks(rows.index, rows.name)
+    _plain_log(axes.xaxis)
+    figure.legend(loc="outside lower center", frameon=False)
     return figure
 
 

@@ -17,12 +17,21 @@ MATH = SYMBOLS | {
     "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": "ε", "d_out": "$d_{out}$",
     "d_in": "$d_{in}$", "k": "$k$", "SSA_V": "$SSA_V$", "SSA_UV": "$SSA_{UV}$", "null_V": "null (V)",
     "null_UV": "null (UV)", "null_sd": "null sd", "naive": r"$1/\sqrt{N}$", "r": "$r$", "z": "$z$",
+    "step": "last digit", "bound": r"$d_{in}/d_{out}$", "sd": "sd of null", "clear": "clearly above",
+    "unfitted": "nothing fitted", "line": "with a line", "gate_up": "$W_{gate}$, $W_{up}$",
+    "r_low": "$r$ from", "r_high": "to", "r_summed": "$r$ if summed", "norm": r"$\lVert T\rVert$",
+    "theta": r"$\lVert\theta_{pre}\rVert$", "N": "$N$", "ratio": "half a hundredth / sd",
+    "smallest": "smallest that fits", "fitting": "how many fit", "of_valid": "right of valid",
+    "p_min": "$p$ nested", "p_max": "$p$ disjoint", "p": "$p$ unpaired", "probability": "P(better)",
+    "mean_relative": "mean of relative", "as_printed": "of printed averages",
     "θ_ft − T": r"$\theta_{ft} - T$", "θ_pre + T": r"$\theta_{pre} + T$",
 }  # fmt: skip
 
 
-def show(table: pd.DataFrame, name: str, caption: str, digits: int = 3) -> None:
-    """Display a numbered table with so many significant digits."""
+def show(
+    table: pd.DataFrame, name: str, caption: str, digits: int = 3, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Display a numbered table with so many significant digits; `metadata` is kept with the output."""
     text = table.copy()
     for column in text.select_dtypes("number"):
         whole = pd.api.types.is_integer_dtype(text[column])
@@ -30,7 +39,7 @@ def show(table: pd.DataFrame, name: str, caption: str, digits: int = 3) -> None:
     text = text.rename(columns=MATH).replace(MATH)
     right = ["right" if pd.api.types.is_numeric_dtype(t) else "left" for t in table.dtypes]
     body = text.to_markdown(index=False, disable_numparse=True, colalign=right)
-    display(Markdown(f":::{{table}} {caption}\n:name: {name}\n\n{body}\n:::"))
+    display(Markdown(f":::{{table}} {caption}\n:name: {name}\n\n{body}\n:::"), metadata=metadata)
 
 
 def number(value: float | np.number | NAType, digits: int) -> str:
@@ -134,3 +143,82 @@ def by_epsilon(means: pd.DataFrame) -> pd.DataFrame:
 def sides(means: pd.DataFrame) -> pd.DataFrame:
     """Right-sided and two-sided alignment with their nulls."""
     return means[["vector", "kind", "SSA_V", "null_V", "SSA_UV", "null_UV"]]
+
+
+def readings(cells: pd.DataFrame) -> pd.DataFrame:
+    """Table 4 above what Tables 5 and 6 give as squared norms and as norms."""
+    names = {"SSA": "Table 4", "squared": "as squared norms", "norms": "as norms"}
+    both = pd.concat({name: cells.pivot(index="vector", columns="kind", values=c) for c, name in names.items()})
+    index = pd.MultiIndex.from_product([cells.vector.unique(), names.values()], names=["T", "reading"])
+    return both.swaplevel().loc[index, list(MATRICES)].reset_index()
+
+
+def misprints(cells: pd.DataFrame) -> pd.DataFrame:
+    """Cells of Table 6 that contradict Tables 4 and 5, with E⊥ = E∥ (1 − SSA) / SSA."""
+    wrong = cells[cells.misprint]
+    return wrong[["vector", "kind"]].assign(printed=wrong.E_perp, implied=wrong.implied)
+
+
+def same_weights(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each pretrained value → its value as (−)T, with the difference in items where they are counted."""
+    change = [
+        f"{a:.2f} → {b:.2f}" + ("" if pd.isna(items) else f" ({items:+d})".replace("-", "−"))
+        for a, b, items in zip(rows.value_pre, rows.value, rows["items"], strict=True)
+    ]
+    names = dict(zip(("1", "2", "3"), ("1, 7", "2, 8", "3, 9"), strict=True))
+    wide = rows.assign(change=change).pivot(index=["table", "column"], columns="family", values="change")
+    order = rows.drop_duplicates(["table", "column"]).set_index(["table", "column"]).index
+    wide = wide.loc[order, rows.family.unique()].reset_index()
+    return wide.assign(table=wide.table.map(names)).rename(columns={"table": "tables", "column": "benchmark"})
+
+
+def below_chance(rows: pd.DataFrame) -> pd.DataFrame:
+    """Right answers on the nine benchmarks with four options, and those of valid outputs."""
+    text = [f"{v.share:.3f} ({v.low:.3f}, {v.high:.3f})" for v in rows.itertuples()]
+    table = rows[["family", "member", "right", "n"]].assign(share=text, valid=rows.valid, of_valid=rows.of_valid)
+    return table.assign(below=rows.below.map({True: "yes", False: ""}))
+
+
+def sizes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Sizes of benchmarks that fit the printed values."""
+    return rows[["benchmark", "values", "n", "smallest", "fitting", "digits"]]
+
+
+def averages(rows: pd.DataFrame) -> pd.DataFrame:
+    """Printed averages of accuracies with the plain and the weighted mean, and all that are not their row's mean."""
+    shown = rows[(rows.weighted.notna() | ~rows.agrees) & ~rows.duplicated("row", keep="last")]
+    return shown[["table", "row", "printed", "mean", "weighted"]]
+
+
+def survivors(rows: pd.DataFrame) -> pd.DataFrame:
+    """How many cells of each pair of rows go which way; in brackets those that differ whatever the pairing."""
+    ways = {w: [f"{a} ({b})" for a, b in zip(rows[w], rows[f"{w}_survive"], strict=True)] for w in ("higher", "lower")}
+    table = rows[["table", "family"]].assign(compared=_pair(rows), cells=rows["cells"], **ways)
+    return table.assign(equal=rows.equal, depends=rows.depends, unpaired=rows.unpaired)
+
+
+def pooled(rows: pd.DataFrame) -> pd.DataFrame:
+    """Differences over all items of a table together."""
+    table = rows[["table"]].assign(compared=_pair(rows), n=rows.n, points=_interval(rows, "points", "low", "high"))
+    return table.assign(**{c: rows[c] for c in ("p", "p_min", "p_max", "probability")})
+
+
+def average_differences(rows: pd.DataFrame) -> pd.DataFrame:
+    """Differences of averages with their bootstrap intervals."""
+    table = rows[["table"]].assign(compared=_pair(rows), points=[f"{v:+.1f}".replace("-", "−") for v in rows.points])
+    for name in ("items", "nested", "both"):
+        table[name] = _interval(rows, None, f"{name}_low", f"{name}_high")
+    return table
+
+
+def _pair(rows: pd.DataFrame) -> pd.Series:
+    return rows["first"] + " against " + rows.second
+
+
+def _interval(rows: pd.DataFrame, value: str | None, low: str, high: str) -> list[str]:
+    """`value (low, high)` with one decimal, or the interval alone; a dash where it is not known."""
+    texts = []
+    for row in rows.to_dict("records"):
+        start = f"{row[value]:+.1f} " if value else ""
+        texts.append("–" if pd.isna(row[low]) else f"{start}({row[low]:.1f}, {row[high]:.1f})".replace("-", "−"))
+    return texts
