@@ -10,6 +10,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from tuningvec import claims
+
 settings.register_profile("tuningvec", deadline=None, derandomize=True)  # the same examples in every run
 settings.load_profile("tuningvec")
 
@@ -41,6 +43,12 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def evidence() -> claims.Evidence:
+    """The compared rows of the paper's tables as they are printed."""
+    return claims.gather(level=0.95, alpha=0.05, seed=0)
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,24 @@ print(family, number * 21)
 ```
 """
 )
+ALONE = (
+    HEADER
+    + """# About the paper alone
+
+```{code-cell} ipython3
+---
+tags: [parameters]
+---
+number = 2
+```
+
+```{code-cell} ipython3
+from IPython.display import Markdown, display
+
+display(Markdown("x"), metadata={"tuningvec.verdicts": '{"holds": %d, "differs": 1}' % number})
+```
+"""
+)
 SPEC = dict(
     title="Mine",
     summary="Two models.",
@@ -126,6 +144,30 @@ def test_another_copy_of_a_family_has_pages_of_its_own(project):
     assert not (project.results / "mine").exists()
     status = (project.results / "status.md").read_text(encoding="utf-8")
     assert "yours/02_two.ipynb" in status and "mine/" not in status
+
+
+def test_a_page_of_the_paper_alone_is_executed_once_for_all_families(project):
+    (project.root / "notebooks" / "03_alone.md").write_text(ALONE, encoding="utf-8")
+    spec = project.root / "data" / "families" / "mine.yaml"
+    (spec.parent / "yours.yaml").write_bytes(spec.read_bytes())
+    pages, executed = run(project, ["mine", "yours"])
+    assert [str(page) for page in pages if page.family is None] == ["paper/03_alone"] and len(executed) == 5
+    assert run(project, ["mine"])[1] == []
+    compendium.publish(project, pages)
+    assert (project.results / "paper" / "03_alone.ipynb").is_file()
+    assert "| [03_alone](paper/03_alone.ipynb) | the paper alone |" in (project.results / "status.md").read_text(
+        "utf-8"
+    )
+    audit = (project.results / "audit.md").read_text("utf-8")
+    assert audit.startswith("3 claims are judged there: [holds]{.holds} 2, [differs]{.differs} 1.")
+    assert "(results/paper/03_alone.ipynb)" in audit
+
+
+def test_a_family_cannot_take_the_name_of_the_papers_pages(project):
+    spec = project.root / "data" / "families" / "mine.yaml"
+    spec.rename(spec.with_name("paper.yaml"))
+    with pytest.raises(TuningVecError, match=r"paper\.yaml: the name 'paper' is taken"):
+        compendium.plan(project, ["paper"])
 
 
 def test_a_page_left_out_is_not_planned(project):

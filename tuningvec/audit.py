@@ -1,10 +1,11 @@
 """The paper's printed numbers against each other: one function a table of the audit. No model is read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from tuningvec import paper, stats
 from tuningvec.components import ATTENTION, MATRICES, matrix_shapes
@@ -168,7 +169,7 @@ def comparisons(level: float, alpha: float) -> pd.DataFrame:
     for number in (1, 3, 7, 9, 13, 14):
         for names, first, second in _row_pairs(number):
             for a, b in zip(first.itertuples(), second.itertuples(), strict=True):
-                rows.append(names | {"column": a.column} | _compared([a.count_], [b.count_], [a.n], level))
+                rows.append(names | {"column": a.column} | _compared(a.count_, b.count_, a.n, level))
     return _judged(pd.DataFrame(rows), alpha)
 
 
@@ -200,9 +201,9 @@ def _row_pairs(number: int) -> Iterator[tuple[dict[str, str], pd.DataFrame, pd.D
             yield dict(table=str(number), family=family, first=first, second=second), rows[first], rows[second]
 
 
-def _compared(count_1: Sequence[int], count_2: Sequence[int], n: Sequence[int], level: float) -> dict[str, float]:
+def _compared(count_1: ArrayLike, count_2: ArrayLike, n: ArrayLike, level: float) -> dict[str, float]:
     """The difference of two models over all items of these benchmarks."""
-    right_1, right_2, items = (int(sum(x)) for x in (count_1, count_2, n))
+    right_1, right_2, items = (int(np.sum(x)) for x in (count_1, count_2, n))
     p_min, p_max = stats.paired_p_bounds(count_1, count_2, n)
     found = stats.difference(right_1, items, right_2, items, level)
     return {"n": items, "right": right_1, "items": right_1 - right_2, **found._asdict(), "p_min": p_min, "p_max": p_max}
@@ -262,7 +263,7 @@ def _intervals(first: pd.DataFrame, second: pd.DataFrame, level: float, seed: in
     return {f"{name}_{end}": getattr(interval, end) for name, interval in found.items() for end in ("low", "high")}
 
 
-def _items(count: int, n: int) -> np.ndarray:
+def _items(count: np.integer, n: np.integer) -> np.ndarray:
     """One score for each item, 100 for a right one; right ones first, so that two models' are nested."""
     return np.repeat([100.0, 0.0], [count, n - count])
 

@@ -49,8 +49,8 @@ def show(judged: Sequence[Claim], name: str, caption: str) -> None:
     rows = [
         {
             "claim": c.claim,
-            "the paper's own numbers": c.says,
             "verdict": badge(c.verdict),
+            "the paper's own numbers": c.says,
             "where": f"{{ref}}`sec-audit-{c.section}`, {c.basis}",
         }
         for c in judged

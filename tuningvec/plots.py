@@ -178,30 +178,33 @@ def forest(comparisons: pd.DataFrame) -> Figure:
     Filled marks differ whatever the pairing of items, half-filled ones may, open ones are within chance.
     """
     panels = dict(list(comparisons.groupby(["table", "family"], sort=False)))
-    rows = [part.column.nunique() for part in panels.values()]
-    heights = [
-        0.55 + n * 0.15 * (1 + part.groupby(["first", "second"]).ngroups)
-        for n, part in zip(rows, panels.values(), strict=True)
-    ]
-    figure, grid = plt.subplots(len(panels), 1, figsize=(WIDTH, sum(heights) + 0.8), sharex=True, height_ratios=heights)
+    pairs = [len(part) // part.column.nunique() for part in panels.values()]
+    heights = [0.6 + len(part) * (0.14 + 0.13 / n) for n, part in zip(pairs, panels.values(), strict=True)]
+    figure, grid = plt.subplots(len(panels), 1, figsize=(WIDTH, sum(heights) + 0.5), sharex=True, height_ratios=heights)
     for axes, ((table, family), part) in zip(np.atleast_1d(grid), panels.items(), strict=True):
-        pairs = dict(list(part.groupby(["first", "second"], sort=False)))
-        offsets = np.linspace(-0.25, 0.25, len(pairs)) if len(pairs) > 1 else [0]
-        for offset, marker, colour, (names, cells) in zip(
-            offsets, MARKERS, sns.color_palette("colorblind"), pairs.items(), strict=False
-        ):
-            place = np.arange(len(cells)) + offset
-            axes.hlines(place, cells.low, cells.high, color=colour, lw=1.4)
-            for x, y, outcome in zip(cells.points, place, cells.outcome, strict=True):
-                axes.plot(x, y, marker, color=colour, ms=6, fillstyle=FACES[outcome], markerfacecoloralt="white")
-            axes.plot([], [], marker, color=colour, ms=6, label=" − ".join(names))
-        axes.axvline(0, color="black", lw=1)
-        axes.set_yticks(np.arange(part.column.nunique()), part.column.unique())
-        axes.set_ylim(part.column.nunique() - 0.5, -0.5)
-        axes.set_title(f"Table {table}, {family}", loc="left", fontsize="medium")
-        axes.legend(fontsize="x-small", loc="best", framealpha=0.85)
+        _forest(axes, part)
+        axes.legend(
+            title=f"Table {table}, {family}", ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False,
+            alignment="left", fontsize="x-small", handletextpad=0.3, borderpad=0, borderaxespad=0.2,
+        )  # fmt: skip
     figure.supxlabel("difference in points")
     return figure
+
+
+def _forest(axes: Axes, part: pd.DataFrame) -> None:
+    columns, pairs = part.column.unique(), dict(list(part.groupby(["first", "second"], sort=False)))
+    offsets = np.linspace(-0.26, 0.26, len(pairs)) if len(pairs) > 1 else [0]
+    for (names, cells), offset, marker, colour in zip(
+        pairs.items(), offsets, MARKERS, sns.color_palette("colorblind"), strict=False
+    ):
+        place = np.arange(len(cells)) + offset
+        axes.hlines(place, cells.low, cells.high, color=colour, lw=1.4)
+        for x, y, outcome in zip(cells.points, place, cells.outcome, strict=True):
+            axes.plot(x, y, marker, color=colour, ms=6, fillstyle=FACES[outcome], markerfacecoloralt="white")
+        axes.plot([], [], marker, color=colour, ms=6, label=" − ".join(names))
+    axes.axvline(0, color="black", lw=1)
+    axes.set_yticks(np.arange(len(columns)), columns)
+    axes.set_ylim(len(columns) - 0.5, -0.5)
 
 
 def same_weights(rows: pd.DataFrame, level: float) -> Figure:

@@ -12,6 +12,7 @@ from tuningvec.components import KINDS, MATRICES, SYMBOLS
 from tuningvec.family import GGUF, Family
 from tuningvec.stats import wilson
 
+NBSP = "\N{NO-BREAK SPACE}"  # keeps a value and its interval on one line
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MATH = SYMBOLS | {
     "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": "ε", "d_out": "$d_{out}$",
@@ -149,8 +150,8 @@ def readings(cells: pd.DataFrame) -> pd.DataFrame:
     """Table 4 above what Tables 5 and 6 give as squared norms and as norms."""
     names = {"SSA": "Table 4", "squared": "as squared norms", "norms": "as norms"}
     both = pd.concat({name: cells.pivot(index="vector", columns="kind", values=c) for c, name in names.items()})
-    index = pd.MultiIndex.from_product([cells.vector.unique(), names.values()], names=["T", "reading"])
-    return both.swaplevel().loc[index, list(MATRICES)].reset_index()
+    index = pd.MultiIndex.from_product([cells.vector.unique(), names.values()])
+    return both.swaplevel().loc[index, list(MATRICES)].rename_axis(["vector", "reading"]).reset_index()
 
 
 def misprints(cells: pd.DataFrame) -> pd.DataFrame:
@@ -174,7 +175,7 @@ def same_weights(rows: pd.DataFrame) -> pd.DataFrame:
 
 def below_chance(rows: pd.DataFrame) -> pd.DataFrame:
     """Right answers on the nine benchmarks with four options, and those of valid outputs."""
-    text = [f"{v.share:.3f} ({v.low:.3f}, {v.high:.3f})" for v in rows.itertuples()]
+    text = [f"{v.share:.3f}{NBSP}({v.low:.3f},{NBSP}{v.high:.3f})" for v in rows.itertuples()]
     table = rows[["family", "member", "right", "n"]].assign(share=text, valid=rows.valid, of_valid=rows.of_valid)
     return table.assign(below=rows.below.map({True: "yes", False: ""}))
 
@@ -219,6 +220,7 @@ def _interval(rows: pd.DataFrame, value: str | None, low: str, high: str) -> lis
     """`value (low, high)` with one decimal, or the interval alone; a dash where it is not known."""
     texts = []
     for row in rows.to_dict("records"):
-        start = f"{row[value]:+.1f} " if value else ""
-        texts.append("–" if pd.isna(row[low]) else f"{start}({row[low]:.1f}, {row[high]:.1f})".replace("-", "−"))
+        start = f"{row[value]:+.1f}{NBSP}" if value else ""
+        text = f"{start}({row[low]:.1f},{NBSP}{row[high]:.1f})".replace("-", "−")
+        texts.append("–" if pd.isna(row[low]) else text)
     return texts

@@ -1,0 +1,110 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from tuningvec import audit, paper
+from tuningvec.components import MATRICES
+
+
+def test_misprinted_cells_are_those_that_the_data_notes():
+    wrong = audit.energies().query("misprint")
+    noted = paper.orthogonal_energy().query("note != ''")
+    assert set(zip(wrong.vector, wrong.kind, strict=True)) == set(zip(noted.row, noted.column, strict=True))
+
+
+def test_implied_energies_give_the_printed_alignment_back():
+    cells = audit.energies()
+    assert (cells.E_par / (cells.E_par + cells.implied)).to_numpy() == pytest.approx(cells.SSA.to_numpy())
+
+
+def test_the_bound_is_below_one_for_gate_and_up_alone():
+    cells = audit.shape_bound()
+    assert set(cells[cells.bound < 1].kind) == {"W_gate", "W_up"} and len(cells) == 4 * len(MATRICES)
+    bounds = cells[cells.kind == "W_gate"].drop_duplicates("pretrained").bound
+    assert list(bounds) == pytest.approx([4096 / 14336, 3584 / 18944])
+
+
+def test_no_random_matrix_of_that_shape_is_clearly_above_the_bound():
+    random = np.random.default_rng(0)
+    d_out, d_in, bound = 40, 10, 0.25
+    sd = (2 * d_in * (d_out - d_in) / (d_out**2 * (d_out + 2))) ** 0.5
+    U = np.linalg.svd(random.normal(size=(d_out, d_in)), full_matrices=False)[0]
+    T = random.normal(size=(4000, d_out))  # of rank one: the widest null
+    ssa = np.square(T @ U).sum(axis=1) / np.square(T).sum(axis=1)
+    assert ssa.mean() == pytest.approx(bound, abs=4 * sd / 4000**0.5)
+    assert ssa.std() == pytest.approx(sd, rel=0.05)
+
+
+def test_a_bound_that_is_the_measure_explains_all_of_it():
+    cells = audit.shape_bound()
+    exact = audit.variance_explained(cells.assign(SSA=cells.bound))
+    assert exact.unfitted.to_numpy() == pytest.approx(1) and exact.line.to_numpy() == pytest.approx(1)
+
+
+def test_phi_is_evaluated_twice_with_the_same_result_but_for_one_item():
+    rows = audit.same_weights().query("family == 'Phi-3.5' and table == '1'").dropna(subset="items")
+    assert list(rows["items"]) == [0] * 8 + [1, 0]
+
+
+def test_sizes_are_recognised_from_rounded_and_from_cut_off_percentages():
+    counts = np.array([3, 77, 150, 211, 266])
+    exact = 100 * counts / 271
+    rounded = pd.DataFrame({"value": np.round(exact, 2), "step": 0.01})
+    cut_off = pd.DataFrame({"value": np.floor(100 * exact) / 100, "step": 0.01})
+    assert 271 in audit.fitting_sizes(rounded, cut_off=False)
+    assert 271 in audit.fitting_sizes(cut_off, cut_off=True)
+    assert 270 not in audit.fitting_sizes(rounded, cut_off=False)
+
+
+def test_every_comparison_is_made_once_and_its_points_are_those_printed(evidence):
+    cells = evidence.comparisons
+    assert len(cells) == 149 and not cells.duplicated(["table", "first", "second", "family", "column"]).any()
+    assert (cells.low <= cells.points).all() and (cells.points <= cells.high).all()
+    assert (cells.p_min <= cells.p_max).all()
+    row = cells.query("table == '7' and first == 'Aloe-Beta' and second == 'Base' and column == 'MedQA'").iloc[0]
+    assert row.points == pytest.approx(66.60 - 57.80) and row["items"] == 44
+
+
+def test_what_survives_the_widest_pairing_survives_the_narrowest(evidence):
+    cells = evidence.comparisons
+    assert (cells[cells.outcome == "survives"].p_min <= 0.05).all()
+    assert (cells[cells["items"] == 0].outcome == "within chance").all()
+
+
+def test_pooled_rows_add_up_the_items_of_the_benchmarks(evidence):
+    rows = evidence.pooled.set_index(["table", "first", "second"])
+    cells = evidence.comparisons.groupby(["table", "first", "second"])[["n", "items"]].sum()
+    for key, row in rows.iterrows():
+        if key[0] != "7":  # Instruct against Base is there for two families
+            assert (row.n, row["items"]) == tuple(cells.loc[key])
+
+
+def test_nested_answers_give_the_narrower_interval(evidence):
+    rows = evidence.averages.dropna(subset="items_low")
+    assert (rows.nested_high - rows.nested_low < rows.items_high - rows.items_low).all()
+    assert (rows.items_high - rows.items_low < rows.both_high - rows.both_low).all()
+
+
+def test_the_same_seed_gives_the_same_intervals(evidence):
+    pd.testing.assert_frame_equal(audit.average_differences(evidence.level, seed=0), evidence.averages)
+
+
+def test_a_quoted_fall_is_found_in_the_reading_that_gives_it():
+    rows = audit.percentages().set_index("number").agrees
+    assert rows["negation: fall of accuracy · Aloe-Alpha"] == "relative, as_printed"
+    assert rows["negation: fall of instruction following · Aloe-Alpha"] == ""
+
+
+def test_relative_lengths_follow_from_the_cosine():
+    rows = audit.cosines().set_index("member")
+    assert np.cos(np.arctan(rows.r["Aloe α"])) == pytest.approx(0.9975)
+    assert (rows.r_low < rows.r).all() and (rows.r < rows.r_high).all()
+    vectors = audit.lengths().set_index("vector")
+    assert vectors.r["Aloe β"] == pytest.approx(rows.r["Aloe β"])
+    assert vectors.r["Q Math"] / vectors.r["Aloe β"] == pytest.approx(vectors.norm["Q Math"] / vectors.norm["Aloe β"])
+
+
+def test_guessing_is_not_below_chance():
+    rows = audit.below_chance(0.95, 0.05).set_index("member")
+    assert rows.below["Math-Instruct"].all() and not rows.below["Aloe-Beta"].any()
+    assert (rows.n == 1623).all()
