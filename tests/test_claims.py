@@ -47,7 +47,7 @@ SAME = {(None, "same subject"): "1"}
 FLIPS = {  # claim: the verdict after the edits, and the edits
     claims.misprints: ("holds", {6: FITTING}),
     claims.least_aligned: ("differs", {4: GATE_UP}),
-    claims.attention_better_aligned: ("holds", {4: {(None, "W_down"): "0.5"}}),
+    claims.attention_better_aligned: ("differs", {4: {("Aloe α", "W_Q"): "0"} | GATE_UP}),
     claims.near_cosines: ("differs", {15: {("Meta-Llama-3-8B", "Aloe α"): "98.00"}}),
     claims.small_moves: ("holds", {5: Q_CODE_AND_MATH, 6: Q_CODE_AND_MATH}),
     claims.low_energy: ("differs", {5: {("Aloe β", "W_down"): "1e6"}}),

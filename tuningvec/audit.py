@@ -280,8 +280,8 @@ CLAIMED = {  # row and column of the text's number → table, row that is said t
     ("negation: fall of ROUGE-1", "Aloe-Beta"): (2, "Aloe-Beta", WITHOUT + "Aloe-Beta"),
     ("negation: fall of instruction following", "Aloe-Alpha"): (3, "Aloe-Alpha", WITHOUT + "Aloe-Alpha"),
     ("negation: fall of instruction following", "Aloe-Beta"): (3, "Aloe-Beta", WITHOUT + "Aloe-Beta"),
-    ("cross domain: worse than the specialist", "Math-Instruct on medicine"): (13, "Aloe-Beta", "Math-Instruct"),
-    ("cross domain: worse than the specialist", "Aloe-Beta on maths"): (14, "Math-Instruct", "Aloe-Beta"),
+    ("cross domain: below the specialist", "Math-Instruct on medicine"): (13, "Aloe-Beta", "Math-Instruct"),
+    ("cross domain: below the specialist", "Aloe-Beta on maths"): (14, "Math-Instruct", "Aloe-Beta"),
 }
 
 
@@ -305,7 +305,7 @@ def percentages() -> pd.DataFrame:
         printed = text.loc[claim]
         tolerance = 2.5 if "approximately" in printed.note else printed.step / 2
         agree = [name for name, value in found.items() if abs(value - printed.value) <= tolerance]
-        row = {"number": " · ".join(claim), "table": str(number), "text": printed.value, **found}
+        row = {"number": claim[0], "of": claim[1], "table": str(number), "text": printed.value, **found}
         rows.append(row | {"agrees": ", ".join(agree)})
     return pd.DataFrame(rows)
 

@@ -55,7 +55,7 @@ def shape_bound(cells: pd.DataFrame) -> Figure:
     for axes, model in zip(grid, models, strict=True):
         part = cells[cells.pretrained == model].assign(null=lambda t: t.bound)
         _alignment(axes, part, {v: look for v, look in _vectors(cells).items() if v in set(part.vector)}, "bound")
-        axes.set_title(f"{model}; black bars: the most that a random $T$ can have", loc="left", fontsize="medium")
+        axes.set_title(model, loc="left")
         axes.legend(*_without(axes, "bound"), loc="lower left", frameon=False)
     return figure
 
@@ -185,7 +185,7 @@ def forest(comparisons: pd.DataFrame) -> Figure:
         _forest(axes, part)
         axes.legend(
             title=f"Table {table}, {family}", ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False,
-            alignment="left", fontsize="x-small", handletextpad=0.3, borderpad=0, borderaxespad=0.2,
+            alignment="left", fontsize="small", handletextpad=0.3, borderpad=0, borderaxespad=0.2,
         )  # fmt: skip
     figure.supxlabel("difference in points")
     return figure

@@ -12,7 +12,7 @@ from tuningvec.components import KINDS, MATRICES, SYMBOLS
 from tuningvec.family import GGUF, Family
 from tuningvec.stats import wilson
 
-NBSP = "\N{NO-BREAK SPACE}"  # keeps a value and its interval on one line
+LONGEST_IN_ONE_LINE = 45  # characters of a cell; tables without longer ones scroll and do not wrap
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MATH = SYMBOLS | {
     "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": "ε", "d_out": "$d_{out}$",
@@ -40,7 +40,9 @@ def show(
     text = text.rename(columns=MATH).replace(MATH)
     right = ["right" if pd.api.types.is_numeric_dtype(t) else "left" for t in table.dtypes]
     body = text.to_markdown(index=False, disable_numparse=True, colalign=right)
-    display(Markdown(f":::{{table}} {caption}\n:name: {name}\n\n{body}\n:::"), metadata=metadata)
+    longest = text.map(str).map(len).max(axis=None)
+    style = ":class: compact\n" if longest <= LONGEST_IN_ONE_LINE else ""
+    display(Markdown(f":::{{table}} {caption}\n:name: {name}\n{style}\n{body}\n:::"), metadata=metadata)
 
 
 def number(value: float | np.number | NAType, digits: int) -> str:
@@ -163,7 +165,7 @@ def misprints(cells: pd.DataFrame) -> pd.DataFrame:
 def same_weights(rows: pd.DataFrame) -> pd.DataFrame:
     """Each pretrained value → its value as (−)T, with the difference in items where they are counted."""
     change = [
-        f"{a:.2f} → {b:.2f}" + ("" if pd.isna(items) else f" ({items:+d})".replace("-", "−"))
+        f"{a:.2f} → {b:.2f}" + ("" if pd.isna(items) else f" ({_signed(items)})")
         for a, b, items in zip(rows.value_pre, rows.value, rows["items"], strict=True)
     ]
     names = dict(zip(("1", "2", "3"), ("1, 7", "2, 8", "3, 9"), strict=True))
@@ -175,7 +177,7 @@ def same_weights(rows: pd.DataFrame) -> pd.DataFrame:
 
 def below_chance(rows: pd.DataFrame) -> pd.DataFrame:
     """Right answers on the nine benchmarks with four options, and those of valid outputs."""
-    text = [f"{v.share:.3f}{NBSP}({v.low:.3f},{NBSP}{v.high:.3f})" for v in rows.itertuples()]
+    text = [f"{v.share:.3f} ({v.low:.3f}, {v.high:.3f})" for v in rows.itertuples()]
     table = rows[["family", "member", "right", "n"]].assign(share=text, valid=rows.valid, of_valid=rows.of_valid)
     return table.assign(below=rows.below.map({True: "yes", False: ""}))
 
@@ -187,7 +189,7 @@ def sizes(rows: pd.DataFrame) -> pd.DataFrame:
 
 def averages(rows: pd.DataFrame) -> pd.DataFrame:
     """Printed averages of accuracies with the plain and the weighted mean, and all that are not their row's mean."""
-    shown = rows[(rows.weighted.notna() | ~rows.agrees) & ~rows.duplicated("row", keep="last")]
+    shown = rows[(rows.weighted.notna() | ~rows.agrees) & ~rows.duplicated(["row", "printed"])]
     return shown[["table", "row", "printed", "mean", "weighted"]]
 
 
@@ -200,27 +202,38 @@ def survivors(rows: pd.DataFrame) -> pd.DataFrame:
 
 def pooled(rows: pd.DataFrame) -> pd.DataFrame:
     """Differences over all items of a table together."""
-    table = rows[["table"]].assign(compared=_pair(rows), n=rows.n, points=_interval(rows, "points", "low", "high"))
-    return table.assign(**{c: rows[c] for c in ("p", "p_min", "p_max", "probability")})
+    table = rows[["table", "family"]].assign(compared=_pair(rows), n=rows.n, points=_interval(rows, "", "points"))
+    p = {name: rows[name].map(lambda v: f"{v:.4f}" if v >= 1e-4 else "< 0.0001") for name in ("p", "p_min", "p_max")}
+    return table.assign(**p, probability=rows.probability.map("{:.3f}".format))
 
 
 def average_differences(rows: pd.DataFrame) -> pd.DataFrame:
     """Differences of averages with their bootstrap intervals."""
-    table = rows[["table"]].assign(compared=_pair(rows), points=[f"{v:+.1f}".replace("-", "−") for v in rows.points])
-    for name in ("items", "nested", "both"):
-        table[name] = _interval(rows, None, f"{name}_low", f"{name}_high")
-    return table
+    table = rows[["table", "family"]].assign(compared=_pair(rows), points=rows.points.map(_signed))
+    return table.assign(**{name: _interval(rows, f"{name}_") for name in ("items", "nested", "both")})
+
+
+def percentages(rows: pd.DataFrame) -> pd.DataFrame:
+    """Percentages of the text and what the tables give for them."""
+    return rows.assign(agrees=rows.agrees.str.replace("_", " "))
 
 
 def _pair(rows: pd.DataFrame) -> pd.Series:
-    return rows["first"] + " against " + rows.second
+    return rows["first"] + " − " + rows.second
 
 
-def _interval(rows: pd.DataFrame, value: str | None, low: str, high: str) -> list[str]:
+def _interval(rows: pd.DataFrame, prefix: str, value: str | None = None) -> list[str]:
     """`value (low, high)` with one decimal, or the interval alone; a dash where it is not known."""
     texts = []
     for row in rows.to_dict("records"):
-        start = f"{row[value]:+.1f}{NBSP}" if value else ""
-        text = f"{start}({row[low]:.1f},{NBSP}{row[high]:.1f})".replace("-", "−")
-        texts.append("–" if pd.isna(row[low]) else text)
+        low, high = (round(row[f"{prefix}{end}"], 1) + 0.0 for end in ("low", "high"))  # no minus before a zero
+        text = f"({low:.1f}, {high:.1f})".replace("-", "−")
+        start = f"{_signed(row[value])} " if value else ""
+        texts.append("–" if pd.isna(low) else start + text)
     return texts
+
+
+def _signed(value: float | np.number) -> str:
+    """With a sign: an integer whole, another number with one decimal."""
+    text = f"{value:+.0f}" if float(value).is_integer() else f"{value:+.1f}"
+    return "0" if text in ("+0", "-0") else text.replace("-", "−")
