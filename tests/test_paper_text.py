@@ -1,4 +1,4 @@
-"""Every cell of data/paper against the paper's own text, where that lies beside the project."""
+"""Every cell of data/paper against the paper's text and the benchmarks' files, where these lie beside the project."""
 
 import os
 import re
@@ -9,11 +9,16 @@ import pytest
 
 from tuningvec import paper
 
-TEXT = Path(os.environ.get("TUNINGVEC_PAPER") or Path(__file__).resolve().parents[2] / "shared" / "paper" / "paper.txt")
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+TEXT = Path(os.environ.get("TUNINGVEC_PAPER") or SHARED / "paper" / "paper.txt")
+MMLU = Path(os.environ.get("TUNINGVEC_MIRROR") or SHARED / "mirror") / "cais" / "mmlu"
 NUMBER = re.compile(r"\$([\d.]+)e\^(\d+)\$|(?<![\w.])(\d+(?:\.\d+)?)(?![\w.])")
 
-pytestmark = pytest.mark.skipif(
+needs_text = pytest.mark.skipif(
     not TEXT.is_file(), reason=f"no text of the paper at {TEXT}; set TUNINGVEC_PAPER to a text file of arXiv 2510.09359"
+)
+needs_mmlu = pytest.mark.skipif(
+    not MMLU.is_dir(), reason=f"no MMLU at {MMLU}; set TUNINGVEC_MIRROR to a folder laid out like the hub"
 )
 
 
@@ -25,6 +30,7 @@ def lines_above(number: int) -> list[str]:
     return [line for line in reversed(list(body)) if "\t" in line]
 
 
+@needs_text
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 14, 15])
 def test_the_cells_are_those_of_the_text_in_its_order(number):
     printed = []
@@ -35,6 +41,7 @@ def test_the_cells_are_those_of_the_text_in_its_order(number):
     assert printed == list(paper.table(number).value)
 
 
+@needs_text
 @pytest.mark.parametrize("number", [10, 11, 12])
 def test_pairs_of_outputs_are_counted_from_the_text(number):
     pairs = [line.split("\t") for line in lines_above(number)[1:] if not line.startswith("Example")]
@@ -49,6 +56,7 @@ def test_pairs_of_outputs_are_counted_from_the_text(number):
                 assert cells[row, f"{column}: worked example"] == ("contractile proteins" in text)
 
 
+@needs_text
 @pytest.mark.parametrize(
     "row, words",
     [
@@ -62,3 +70,29 @@ def test_percentages_are_those_of_the_text(row, words):
     cells = paper.text()
     values = [f"{value:g}" for value in cells[cells.row == row].value]
     assert words.format(*values) in TEXT.read_text(encoding="utf-8")
+
+
+@needs_mmlu
+@pytest.mark.parametrize(
+    "column, subject",
+    [
+        ("Anatomy", "anatomy"),
+        ("Clinical", "clinical_knowledge"),
+        ("Biology", "college_biology"),
+        ("Medicine", "college_medicine"),
+        ("Genetics", "medical_genetics"),
+        ("Professional", "professional_medicine"),
+    ],
+)
+def test_sizes_of_mmlu_are_those_of_its_validation_splits(column, subject):
+    items = (MMLU / subject / "validation.jsonl").read_text(encoding="utf-8").splitlines()
+    cells = paper.accuracy()
+    assert set(cells[cells.column == column].n) == {len(items)}
+
+
+@needs_mmlu
+def test_the_worked_example_is_the_noted_item():
+    (row,) = paper.text().query("row == 'prompt: worked examples'").itertuples()
+    items = (MMLU / "college_medicine" / "validation.jsonl").read_text(encoding="utf-8").splitlines()
+    hits = [i for i, item in enumerate(items, start=1) if "contractile proteins" in item]
+    assert (len(hits), len(items)) == (row.value, row.n) and row.note == f"question {hits[0]} of the validation split"

@@ -111,8 +111,8 @@ def attention_better_aligned(_: Evidence) -> Claim:
     down = SYMBOLS["W_down"]
     return Claim(
         "Attention is better aligned than the MLP (§4, Table 4)",
-        f"On average, {span(parts.attention, 2)} against {span(parts.MLP, 2)}. Not so matrix by matrix: gate and up have "
-        f"{span(parts.gate_up, 2)}, {down} {span(parts.W_down, 3)}, above attention in "
+        f"On average, {span(parts.attention, 2)} against {span(parts.MLP, 2)}. Not so matrix by matrix: gate and up "
+        f"have {span(parts.gate_up, 2)}, {down} {span(parts.W_down, 3)}, above attention in "
         f"{(parts.W_down > parts.attention).sum()} of {len(parts)} vectors.",
         "arithmetic",
         "holds" if (parts.attention > parts.MLP).all() else "differs",
