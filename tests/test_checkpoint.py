@@ -34,10 +34,10 @@ def test_a_sharded_copy_reads_the_same_and_loads_in_transformers(make_checkpoint
 def test_a_failed_write_leaves_nothing(make_checkpoint, tmp_path):
     whole = Checkpoint(make_checkpoint("model"))
 
-    def breaks(name):
+    def breaks(name, rows, out):
         if name == Q:
             raise RuntimeError("disk on fire")
-        return whole.read(name)
+        return whole.read(name, rows, out)
 
     before = set(tmp_path.iterdir())
     with pytest.raises(RuntimeError):

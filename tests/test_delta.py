@@ -13,6 +13,7 @@ from tuningvec.delta import (
     _rotated_variance,
     cosine_matrix,
     inner_products,
+    rotation_null,
     weight_similarity,
 )
 from tuningvec.errors import TuningVecError
@@ -119,7 +120,8 @@ def test_the_null_of_the_cosine_is_that_of_random_left_rotations():
 
 def test_random_tuning_vectors_are_orthogonal_within_the_null(make_checkpoint):
     like = Checkpoint(make_checkpoint("model"))
-    table = cosine_matrix(inner_products({str(s): TuningVector({Gaussian(like.shapes, s): 1}) for s in range(6)}, like))
+    T = {str(s): TuningVector({Gaussian(like.shapes, s): 1}) for s in range(6)}
+    table = cosine_matrix(inner_products(T, like), rotation_null(T, like))
     z = table[table.kind == "all"].z
     assert z.abs().max() < 4 and 0.4 < z.std() < 1.8
 

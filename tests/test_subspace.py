@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from tuningvec.checkpoint import Checkpoint, Gaussian
 from tuningvec.components import MATRICES
-from tuningvec.delta import TuningVector
+from tuningvec.delta import Factors, TuningVector
 from tuningvec.errors import TuningVecError
 from tuningvec.subspace import alignment, decompose, over_layers, subspace_alignment
 
@@ -24,6 +24,11 @@ def energy(matrix):
     return torch.sum(matrix**2).item()
 
 
+def measured(basis, T, epsilon):
+    (row,) = alignment(basis, T, [epsilon])
+    return row
+
+
 def rotation(d, generator):
     q, r = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))
     return q * r.diagonal().sign()
@@ -35,21 +40,21 @@ def test_it_agrees_with_the_singular_value_decomposition(shape, seed, epsilon):
     U, S, Vh = torch.linalg.svd(W.double(), full_matrices=False)
     tail = [(S[i:] ** 2).sum() / (S**2).sum() for i in range(1, len(S) + 1)]
     k = next(i for i, t in enumerate(tail, 1) if t <= epsilon**2)
-    found = alignment(decompose(W), T, epsilon)
+    found = measured(decompose(W), T, epsilon)
     total = energy(T.double())
     assert found["k"] == k
-    assert found["SSA"] == pytest.approx(energy(U[:, :k].T @ T.double()) / total, abs=1e-9)
-    assert found["SSA_V"] == pytest.approx(energy(T.double() @ Vh[:k].T) / total, abs=1e-6)
-    assert found["SSA_UV"] == pytest.approx(energy(U[:, :k].T @ T.double() @ Vh[:k].T) / total, abs=1e-6)
+    assert found["SSA"] == pytest.approx(energy(U[:, :k].T @ T.double()) / total, abs=1e-5)
+    assert found["SSA_V"] == pytest.approx(energy(T.double() @ Vh[:k].T) / total, abs=1e-5)
+    assert found["SSA_UV"] == pytest.approx(energy(U[:, :k].T @ T.double() @ Vh[:k].T) / total, abs=1e-5)
 
 
 @given(shapes, seeds, epsilons)
 def test_energies_add_up_and_the_share_ignores_scale(shape, seed, epsilon):
     W, T = pair(shape, seed)
     basis = decompose(W)
-    one, four = alignment(basis, T, epsilon), alignment(decompose(2 * W), 4 * T, epsilon)
+    one, four = measured(basis, T, epsilon), measured(decompose(2 * W), 4 * T, epsilon)
     assert one["E_par"] + one["E_perp"] == pytest.approx(energy(T.double()))
-    assert -1e-12 <= one["SSA"] <= 1 + 1e-12
+    assert -1e-6 <= one["SSA"] <= 1 + 1e-6
     assert four["SSA"] == pytest.approx(one["SSA"]) and four["null_sd"] == pytest.approx(one["null_sd"], abs=1e-7)
 
 
@@ -57,17 +62,28 @@ def test_energies_add_up_and_the_share_ignores_scale(shape, seed, epsilon):
 def test_rotating_both_changes_nothing(shape, seed, epsilon):
     W, T = pair(shape, seed)
     R = rotation(shape[0], torch.Generator().manual_seed(seed + 1))
-    one, turned = alignment(decompose(W), T, epsilon), alignment(decompose(R @ W.double()), R @ T.double(), epsilon)
-    assert turned["SSA"] == pytest.approx(one["SSA"], abs=1e-6)
+    one, turned = measured(decompose(W), T, epsilon), measured(decompose(R @ W.double()), R @ T.double(), epsilon)
+    assert turned["SSA"] == pytest.approx(one["SSA"], abs=1e-5)
 
 
 @given(shapes, seeds, epsilons)
 def test_the_share_of_W_itself_is_one_less_the_tail(shape, seed, epsilon):
     W, _ = pair(shape, seed)
     basis = decompose(W)
-    found = alignment(basis, W, epsilon)
-    assert found["SSA"] == pytest.approx((basis.S2[: found["k"]].sum() / basis.S2.sum()).item())
-    assert 1 - found["SSA"] <= epsilon**2 + 1e-12
+    found = measured(basis, W, epsilon)
+    assert found["SSA"] == pytest.approx((basis.S2[: found["k"]].sum() / basis.S2.sum()).item(), abs=1e-5)
+    assert 1 - found["SSA"] <= epsilon**2 + 1e-5
+
+
+@given(shapes, seeds, st.integers(1, 4))
+def test_a_low_rank_vector_measures_as_the_dense_one(shape, seed, rank):
+    W, _ = pair(shape, seed)
+    generator = torch.Generator().manual_seed(seed)
+    B, A = torch.randn(shape[0], rank, generator=generator), torch.randn(rank, shape[1], generator=generator)
+    basis = decompose(W)
+    thin, whole = (alignment(basis, T, [0.05, 0.3]) for T in (Factors(B.double(), A.double()), B.double() @ A.double()))
+    for one, other in zip(thin, whole, strict=True):
+        assert one == pytest.approx(other, rel=1e-6, abs=1e-6, nan_ok=True)
 
 
 @settings(max_examples=6)
@@ -78,7 +94,7 @@ def test_null_and_its_spread_are_those_of_random_left_rotations(shape, rank, see
     B, A = (torch.randn(s, generator=generator).double() for s in ((shape[0], rank), (rank, shape[1])))
     T = B @ A
     basis = decompose(W)
-    found = alignment(basis, T, 0.3)
+    found = measured(basis, T, 0.3)
     U = basis.U[:, : found["k"]]
     total = (T**2).sum()
     shares = torch.stack([((U.T @ (rotation(shape[0], generator) @ T)) ** 2).sum() / total for _ in range(1500)])

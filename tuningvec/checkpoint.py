@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from jaxtyping import Float32
 from torch import Tensor
 
 from tuningvec.errors import TuningVecError
+from tuningvec.shards import Stored, header, write
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-SHARD_BYTES = 512 * 2**20
+SHARD_BYTES = 5 * 10**9
+COPIED = (".json", ".jinja", ".txt", ".model")  # config, tokenizer, generation config, chat template
+ALL = slice(None)
 
 
 @runtime_checkable
@@ -31,7 +31,9 @@ class Term(Protocol):
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
-    def read(self, name: str) -> Float[Tensor, "..."]: ...
+    def read(self, name: str, rows: slice = ALL, out: Tensor | None = None) -> Float32[Tensor, "..."]:
+        """Rows of a tensor, or all of it, into `out` where that is given."""
+        ...
 
 
 class _InFolder:
@@ -49,30 +51,32 @@ class _InFolder:
 class Checkpoint(_InFolder):
     """A folder of safetensors with `config.json`; nothing is held in memory but the headers.
 
-    Raises TuningVecError for a missing, broken or pickled file, an absent tensor, a dtype that is not a float.
+    Raises TuningVecError for a missing, broken or pickled file, a shard that lies outside the folder, a tensor that is
+    absent or there twice, a dtype that is not a float.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder).resolve()
-        self._files: dict[str, Path] = {}
-        self._dtypes: dict[str, str] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        for file in self._shards():
-            opened = _open(file)
-            for name in sorted(opened.keys()):
-                header = opened.get_slice(name)
-                self._files[name], self._dtypes[name] = file, header.get_dtype()
-                self.shapes[name] = tuple(header.get_shape())
+        self._stored: dict[str, Stored] = {}
+        promised, files = self._shards()
+        for file in files:
+            for name, stored in header(file).items():
+                if name in self._stored:
+                    raise TuningVecError(f"{file}: tensor {name} is also in {self._stored[name].file.path.name}")
+                self._stored[name] = stored
+        if absent := promised - self._stored.keys():
+            raise TuningVecError(f"{self.folder / INDEX}: tensor {min(absent)} is in no shard; fetch the folder again")
+        self.shapes: dict[str, tuple[int, ...]] = {name: stored.shape for name, stored in self._stored.items()}
 
-    def _shards(self) -> list[Path]:
+    def _shards(self) -> tuple[set[str], list[Path]]:
+        """Tensors that an index promises, and the files to look into."""
         index = self.folder / INDEX
         if not index.is_file():
-            return [_existing(self.folder / SINGLE)]
-        shards = sorted(set(_json(index)["weight_map"].values()))
-        outside = [s for s in shards if Path(s).name != s]
-        if outside:
-            raise TuningVecError(f"{index}: shard {outside[0]!r} is not a file name inside the folder")
-        return [_existing(self.folder / s) for s in shards]
+            return set(), [_inside(self.folder, SINGLE)]
+        weights = _json(index).get("weight_map")
+        if not isinstance(weights, dict) or not weights:
+            raise TuningVecError(f"{index}: no weight_map; fetch the folder again")
+        return set(weights), [_inside(self.folder, shard) for shard in sorted(set(weights.values()))]
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -84,20 +88,27 @@ class Checkpoint(_InFolder):
         return sum(torch.Size(shape).numel() for shape in self.shapes.values())
 
     def dtype(self, name: str) -> torch.dtype:
-        if name not in self._files:
+        if name not in self._stored:
             raise TuningVecError(f"{self.folder}: no tensor {name}")
-        stored = self._dtypes[name]
-        if stored not in DTYPES:
-            known = ", ".join(DTYPES)
-            raise TuningVecError(f"{self._files[name]}: tensor {name} has dtype {stored}; weights are one of {known}")
-        return DTYPES[stored]
+        return self._stored[name].dtype
 
-    def read(self, name: str) -> Float[Tensor, "..."]:
-        self.dtype(name)  # refuses what is no weight
-        return _open(self._files[name]).get_tensor(name).float()
+    def read(self, name: str, rows: slice = ALL, out: Tensor | None = None) -> Float32[Tensor, "..."]:
+        self.dtype(name)  # raises for a tensor that is not there
+        stored = self._stored[name]
+        shape = sliced(stored.shape, rows)
+        out = torch.empty(shape) if out is None else out
+        row = torch.Size(stored.shape[1:]).numel()
+        first = rows.indices(stored.shape[0])[0] if stored.shape else 0
+        stored.read(out.view(-1), first * row)
+        return out
 
     def __repr__(self) -> str:
         return f"Checkpoint({self.folder.name})"
+
+
+def sliced(shape: tuple[int, ...], rows: slice) -> tuple[int, ...]:
+    """The shape of some consecutive rows of a tensor of this shape."""
+    return (len(range(*rows.indices(shape[0]))), *shape[1:]) if shape else ()
 
 
 class LowRank(_InFolder):
@@ -109,6 +120,7 @@ class LowRank(_InFolder):
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder).resolve()
         self._file = _existing(self.folder / "adapter_model.safetensors")
+        self._stored = header(self._file)
         config = _json(_existing(self.folder / "adapter_config.json"))
         for field in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out"):
             if config.get(field):
@@ -119,7 +131,7 @@ class LowRank(_InFolder):
 
     def _pairs(self) -> dict[str, tuple[str, str]]:
         """Weight name → keys of B and A."""
-        keys = set(_open(self._file).keys())
+        keys = self._stored.keys()
         pairs = {}
         for key in sorted(keys):
             found = re.match(r"^base_model\.model\.(.+)\.lora_A\.weight$", key)
@@ -133,21 +145,18 @@ class LowRank(_InFolder):
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        file = _open(self._file)
-        return {
-            name: (file.get_slice(b).get_shape()[0], file.get_slice(a).get_shape()[1])
-            for name, (b, a) in self._keys.items()
-        }
+        return {name: (self._stored[b].shape[0], self._stored[a].shape[1]) for name, (b, a) in self._keys.items()}
 
-    def factors(self, name: str) -> tuple[Float[Tensor, "d_out r"], Float[Tensor, "r d_in"]]:
-        """scale · B and A, in float32."""
-        file = _open(self._file)
-        b, a = (file.get_tensor(key).float() for key in self._keys[name])
-        return self.scale * b, a
+    def factors(self, name: str, rows: slice = ALL) -> tuple[Float32[Tensor, "d_out r"], Float32[Tensor, "r d_in"]]:
+        """scale · B, or some of its rows, and A, in float32."""
+        b, a = (torch.empty(self._stored[key].shape) for key in self._keys[name])
+        for key, factor in zip(self._keys[name], (b, a), strict=True):
+            self._stored[key].read(factor.view(-1))
+        return self.scale * b[rows], a
 
-    def read(self, name: str) -> Float[Tensor, "d_out d_in"]:
-        b, a = self.factors(name)
-        return b @ a
+    def read(self, name: str, rows: slice = ALL, out: Tensor | None = None) -> Float32[Tensor, "d_out d_in"]:
+        b, a = self.factors(name, rows)
+        return torch.matmul(b, a, out=out)
 
     def __repr__(self) -> str:
         return f"LowRank({self.folder.name}, rank {self.rank})"
@@ -158,20 +167,30 @@ class Gaussian:
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], seed: int):
         self.shapes, self.seed = shapes, seed
+        self._drawn = "", torch.empty(0)
 
-    def read(self, name: str) -> Float[Tensor, "..."]:
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
-        return torch.randn(self.shapes[name], generator=generator)
+    def read(self, name: str, rows: slice = ALL, out: Tensor | None = None) -> Float32[Tensor, "..."]:
+        if self._drawn[0] != name:  # rows of one tensor are asked for one after the other
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+            self._drawn = name, torch.randn(self.shapes[name], generator=generator)
+        drawn = self._drawn[1][rows]
+        return drawn.clone() if out is None else out.copy_(drawn)
 
     def __repr__(self) -> str:
         return f"Gaussian(seed {self.seed})"
 
 
-def write_checkpoint(folder: str | os.PathLike[str], like: Checkpoint, read: Callable[[str], Tensor]) -> Checkpoint:
-    """Write `read(name)` for every tensor of `like`, in its dtypes and with its config and tokenizer files.
+def write_checkpoint(
+    folder: str | os.PathLike[str],
+    like: Checkpoint,
+    fill: Callable[[str, slice, Float32[Tensor, "..."]], object],
+    prompted_as: Checkpoint | None = None,
+) -> Checkpoint:
+    """Write a checkpoint of the tensors of `like`, in its dtypes; `fill(name, rows, out)` gives the values of rows.
 
-    At most 512 MiB of weights are held at a time. The folder appears under its name only when it is complete.
-    Raises TuningVecError when the folder exists or the disk has no room.
+    Config is that of `like`; tokenizer, generation config and chat template are those of `prompted_as`, or of `like`.
+    Memory does not grow with the model. The folder appears under its name only when it is complete. Raises
+    TuningVecError when the folder exists or the disk has no room.
     """
     folder = Path(folder)
     if folder.exists():
@@ -184,13 +203,14 @@ def write_checkpoint(folder: str | os.PathLike[str], like: Checkpoint, read: Cal
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         for file, names in shards.items():
-            save_file({n: read(n).to(like.dtype(n)).contiguous() for n in names}, scratch / file, {"format": "pt"})
+            write(scratch / file, {n: (like.dtype(n), like.shapes[n]) for n in names}, fill)
         if len(shards) > 1:
             weight_map = {name: file for file, names in shards.items() for name in names}
             (scratch / INDEX).write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}))
-        for file in like.folder.iterdir():
-            if file.is_file() and file.suffix in (".json", ".jinja", ".txt", ".model") and file.name != INDEX:
+        for file in (prompted_as or like).folder.iterdir():
+            if file.is_file() and file.suffix in COPIED and file.name != INDEX:
                 shutil.copyfile(file, scratch / file.name)
+        shutil.copyfile(like.folder / "config.json", scratch / "config.json")
         scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -229,8 +249,11 @@ def _json(file: Path) -> dict[str, Any]:
         raise TuningVecError(f"{file}: not readable as JSON: {error}") from None
 
 
-def _open(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise TuningVecError(f"{file}: not a whole safetensors file ({error}); fetch or write it again") from None
+def _inside(folder: Path, name: object) -> Path:
+    """A file of the folder; a name or a link that leads out of it is refused."""
+    if not isinstance(name, str) or Path(name).name != name:
+        raise TuningVecError(f"{folder / INDEX}: shard {name!r} is not a file name inside the folder")
+    file = _existing(folder / name)
+    if not file.resolve().is_relative_to(folder):
+        raise TuningVecError(f"{file}: a link that leads out of the folder; copy the file there")
+    return file

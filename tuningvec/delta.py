@@ -2,17 +2,31 @@
 
 import itertools
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float32, Float64
 from torch import Tensor
 from tqdm import tqdm
 
-from tuningvec.checkpoint import Checkpoint, Term, write_checkpoint
+from tuningvec.checkpoint import ALL, Checkpoint, LowRank, Term, write_checkpoint
 from tuningvec.components import KINDS, Component, components
 from tuningvec.errors import TuningVecError
+from tuningvec.shards import PIECE
+
+BLOCK = 4096  # products summed in float32 before float64 takes over
+
+
+class Factors(NamedTuple):
+    """A matrix of low rank, T = B A, that is never built."""
+
+    B: Float32[Tensor, "d_out r"]
+    A: Float32[Tensor, "r d_in"]
+
+
+Matrix = Tensor | Factors
 
 
 class Combination:
@@ -53,26 +67,48 @@ class Combination:
         """Shape of every tensor that some term holds."""
         return {name: shape for term in self.terms for name, shape in term.shapes.items()}
 
-    def read(self, name: str, cache: Mapping[Term, Tensor] | None = None) -> Float[Tensor, "..."] | None:
-        """Σ cᵢ θᵢ[name] in float32, or None where no term holds the tensor; `cache` holds tensors read already."""
+    def read(self, name: str, rows: slice = ALL, out: Tensor | None = None) -> Float32[Tensor, "..."] | None:
+        """Σ cᵢ θᵢ[name], or some of its rows, or None where no term holds the tensor."""
         total = None
         for term, c in self.terms.items():
             if name not in term.shapes:
                 continue
-            tensor = term.read(name) if cache is None else cache[term]
-            scaled = tensor if c == 1 else c * tensor
-            total = scaled if total is None else total + scaled
+            if total is None:
+                total = term.read(name, rows, out)
+                if c != 1:
+                    total.mul_(c)
+            else:
+                total.add_(term.read(name, rows), alpha=c)
         return total
 
-    def write(self, folder: str | os.PathLike[str], like: Checkpoint) -> Checkpoint:
-        """Write the combination as a checkpoint with the dtypes, config and tokenizer of `like`.
+    def combine(self, tensors: Mapping[Term, Tensor]) -> Float32[Tensor, "..."] | None:
+        """The same of tensors that were read already."""
+        total = None
+        for term, c in self.terms.items():
+            if term in tensors:
+                total = c * tensors[term] if total is None else total.add_(tensors[term], alpha=c)
+        return total
 
-        Raises TuningVecError when it is not a model that fits `like`, the folder exists or the disk has no room.
+    def factors(self, name: str, rows: slice = ALL) -> "Factors | None":
+        """B and A with Σ cᵢ θᵢ[name] = B A, where every term that holds the tensor is low-rank; else None."""
+        holding = [(term, c) for term, c in self.terms.items() if name in term.shapes]
+        if not holding or not all(isinstance(term, LowRank) for term, _ in holding):
+            return None
+        pairs = [(c, *term.factors(name, rows)) for term, c in holding]
+        return Factors(torch.cat([c * b for c, b, _ in pairs], 1), torch.cat([a for _, _, a in pairs]))
+
+    def write(
+        self, folder: str | os.PathLike[str], like: Checkpoint, prompted_as: Checkpoint | None = None
+    ) -> Checkpoint:
+        """Write the combination as a checkpoint with the dtypes and config of `like`, in memory that does not grow.
+
+        Tokenizer, generation config and chat template are those of `prompted_as`, or of `like`. Raises TuningVecError
+        when it is not a model that fits `like`, the folder exists or the disk has no room.
         """
         if self.shapes != like.shapes:
             odd = _misfit(self.shapes, like.shapes)
             raise TuningVecError(f"{self!r} does not fit {like.folder}: {odd}; give the checkpoint it is built on")
-        return write_checkpoint(folder, like, self.read)
+        return write_checkpoint(folder, like, self.read, prompted_as)
 
 
 class TuningVector(Combination):
@@ -99,63 +135,122 @@ def _misfit(one: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, .
 
 def parts(
     vectors: Mapping[str, Combination], like: Checkpoint, desc: str, kinds: Collection[str] = KINDS
-) -> Iterator[tuple[Component, dict[str, Tensor]]]:
+) -> Iterator[tuple[Component, dict[str, Matrix]]]:
     """Every component of these kinds in turn, with its matrix in each vector that has one; each tensor is read once."""
+    for name, component in _places(vectors, like, desc, kinds):
+        rows = component.rows or ALL
+        thin = {label: vector.factors(name, rows) for label, vector in vectors.items()}
+        dense = [vector for label, vector in vectors.items() if thin[label] is None]
+        tensors = {term: term.read(name, rows) for term in _terms(dense) if name in term.shapes}
+        found = {label: thin[label] or vector.combine(tensors) for label, vector in vectors.items()}
+        yield component, {label: matrix for label, matrix in found.items() if matrix is not None}
+
+
+def _places(
+    vectors: Mapping[str, Combination], like: Checkpoint, desc: str, kinds: Collection[str]
+) -> Iterator[tuple[str, Component]]:
     names = dict.fromkeys(name for vector in vectors.values() for name in vector.shapes)
-    terms = list(dict.fromkeys(term for vector in vectors.values() for term in vector.terms))
     for name in tqdm(names, desc=desc, mininterval=5):
-        wanted = [c for c in components(name, like.config) if c.kind in kinds]
-        if not wanted:
-            continue
-        cache = {term: term.read(name) for term in terms if name in term.shapes}
-        tensors = {label: vector.read(name, cache) for label, vector in vectors.items()}
-        for component in wanted:
-            rows = component.rows or slice(None)
-            yield component, {label: t[rows] for label, t in tensors.items() if t is not None}
+        yield from ((name, c) for c in components(name, like.config) if c.kind in kinds)
+
+
+def _terms(vectors: Iterable[Combination]) -> list[Term]:
+    return list(dict.fromkeys(term for vector in vectors for term in vector.terms))
 
 
 def inner_products(vectors: Mapping[str, Combination], like: Checkpoint) -> pd.DataFrame:
     """Frobenius inner products of all pairs by component, in one pass over the files (paper A.4, before division).
 
-    Columns a, b, kind, inner = ⟨A, B⟩ in float64, and null_variance = Σ ‖B Aᵀ‖²_F / d_out: the variance of ⟨RA, B⟩ when
-    each matrix of A is rotated on its left by an independent random R, whose mean is 0.
+    Columns a, b, kind, inner = ⟨A, B⟩: products in float32 over blocks of BLOCK, summed in float64. Memory does not grow
+    with the tensors.
     """
-    sums: dict[tuple[str, str, str], list[float]] = {}
-    for component, tensors in parts(vectors, like, "inner products"):
-        matrices = {label: t.reshape(len(t), -1) for label, t in tensors.items()}
-        for a, b in itertools.combinations_with_replacement(matrices, 2):
-            cell = sums.setdefault((a, b, component.kind), [0.0, 0.0])
-            cell[0] += torch.sum(matrices[a] * matrices[b], dtype=torch.float64).item()
-            if a != b:
-                cell[1] += _rotated_variance(matrices[a], matrices[b])
-    rows = [(*key, inner, variance) for key, (inner, variance) in sums.items()]
-    return pd.DataFrame(rows, columns=["a", "b", "kind", "inner", "null_variance"])
+    sums: dict[str, Float64[Tensor, "m m"]] = {}
+    labels, terms = list(vectors), _terms(vectors.values())
+    for name, component in _places(vectors, like, "inner products", KINDS):
+        gram = sums.setdefault(component.kind, torch.zeros(len(labels), len(labels), dtype=torch.float64))
+        held = [(i, v) for i, v in enumerate(vectors.values()) if name in v.shapes]
+        index = torch.tensor([i for i, _ in held])
+        for rows in _pieces(held[0][1].shapes[name], component.rows or ALL):
+            tensors = {term: term.read(name, rows) for term in terms if name in term.shapes}
+            X = torch.stack([vector.combine(tensors).flatten() for _, vector in held])  # (m, elements)
+            gram[index[:, None], index] += _gram(X)
+    pairs = itertools.combinations_with_replacement(range(len(labels)), 2)
+    rows = [(labels[i], labels[j], kind, gram[i, j].item()) for i, j in pairs for kind, gram in sums.items()]
+    present = {(label, kind) for label, v in vectors.items() for kind in _kinds(v, like)}
+    table = pd.DataFrame(rows, columns=["a", "b", "kind", "inner"])
+    both = [
+        (a, kind) in present and (b, kind) in present for a, b, kind in zip(table.a, table.b, table.kind, strict=True)
+    ]
+    return table[both].reset_index(drop=True)
 
 
-def _rotated_variance(a: Float[Tensor, "d_out d_in"], b: Float[Tensor, "d_out d_in"]) -> float:
-    """‖B Aᵀ‖²_F / d_out, through the smaller of the two ways to write it."""
+def _kinds(vector: Combination, like: Checkpoint) -> set[str]:
+    return {c.kind for name in vector.shapes for c in components(name, like.config)}
+
+
+def _pieces(shape: tuple[int, ...], rows: slice) -> Iterator[slice]:
+    """Consecutive rows of about PIECE elements together."""
+    first, last, _ = rows.indices(shape[0])
+    step = max(1, PIECE // torch.Size(shape[1:]).numel())
+    yield from (slice(i, min(i + step, last)) for i in range(first, last, step))
+
+
+def _gram(X: Float32[Tensor, "m n"]) -> Float64[Tensor, "m m"]:
+    """X Xᵀ, summed in float64 over blocks of columns."""
+    whole = X.shape[1] // BLOCK * BLOCK
+    blocks = X[:, :whole].unflatten(1, (-1, BLOCK)).transpose(0, 1)  # (blocks, m, BLOCK)
+    rest = X[:, whole:]
+    return torch.bmm(blocks, blocks.mT).sum(0, dtype=torch.float64) + rest.double() @ rest.double().mT
+
+
+def rotation_null(vectors: Mapping[str, Combination], like: Checkpoint) -> pd.DataFrame:
+    """Variance of ⟨RA, B⟩ when each matrix of A is rotated on its left by a random R of its own; the mean is 0.
+
+    Columns a, b, kind and null_variance = Σ ‖B Aᵀ‖²_F / d_out, for every pair of two.
+    """
+    sums: dict[tuple[str, str, str], float] = {}
+    for component, matrices in parts(vectors, like, "null of the cosine"):
+        for a, b in itertools.combinations(matrices, 2):
+            key = (a, b, component.kind)
+            sums[key] = sums.get(key, 0.0) + _rotated_variance(matrices[a], matrices[b])
+    return pd.DataFrame([(*key, v) for key, v in sums.items()], columns=["a", "b", "kind", "null_variance"])
+
+
+def _rotated_variance(a: Matrix, b: Matrix) -> float:
+    """‖B Aᵀ‖²_F / d_out, through the smallest of the ways to write it."""
+    if isinstance(a, Factors) and isinstance(b, Factors):
+        middle = b.A @ a.A.T  # (r, r)
+        return torch.sum((b.B.T @ b.B @ middle) * (middle @ (a.B.T @ a.B)), dtype=torch.float64).item() / len(a.B)
+    a, b = (dense(m) for m in (a, b))
+    a, b = (m.reshape(len(m), -1) for m in (a, b))
     d_out, d_in = a.shape
     if d_out <= d_in:
         return torch.sum((b @ a.T) ** 2, dtype=torch.float64).item() / d_out
     return torch.sum((a.T @ a) * (b.T @ b), dtype=torch.float64).item() / d_out
 
 
-def cosine_matrix(products: pd.DataFrame) -> pd.DataFrame:
+def dense(matrix: Matrix) -> Float32[Tensor, "..."]:
+    return matrix.B @ matrix.A if isinstance(matrix, Factors) else matrix
+
+
+def cosine_matrix(products: pd.DataFrame, null: pd.DataFrame | None = None) -> pd.DataFrame:
     """cos(A, B) = ⟨A, B⟩ / (‖A‖ ‖B‖) of all pairs, by component and for the whole model (`kind` "all"; paper A.4).
 
-    null_sd is the standard deviation of the cosine under a random left rotation of each matrix; z = cosine / null_sd.
-    Raises TuningVecError when there is only one vector.
+    With `rotation_null`, null_sd is the standard deviation of the cosine under a random left rotation of each matrix, and
+    z = cosine / null_sd. Raises TuningVecError when there is only one vector.
     """
     if products.a.nunique() < 2:
         raise TuningVecError("one tuning vector has no cosine; name the page in the family's left_out, with the reason")
-    table = _with_total(products)
+    table = _with_total(products, "inner")
     norms = _norms(table)
-    pairs = table[table.a != table.b].copy()
+    pairs = table[table.a != table.b].reset_index(drop=True)
     scale = [norms[a, kind] * norms[b, kind] for a, b, kind in zip(pairs.a, pairs.b, pairs.kind, strict=True)]
     pairs["cosine"] = pairs.inner / scale
-    pairs["null_sd"] = pairs.null_variance**0.5 / scale
-    pairs["z"] = pairs.cosine / pairs.null_sd
-    return pairs.drop(columns=["inner", "null_variance"]).reset_index(drop=True)
+    if null is not None:
+        variance = _with_total(null, "null_variance").set_index(["a", "b", "kind"]).null_variance
+        pairs["null_sd"] = pairs[["a", "b", "kind"]].apply(tuple, axis=1).map(variance) ** 0.5 / scale
+        pairs["z"] = pairs.cosine / pairs.null_sd
+    return pairs.drop(columns="inner")
 
 
 def weight_similarity(products: pd.DataFrame, pretrained: str) -> pd.DataFrame:
@@ -164,7 +259,7 @@ def weight_similarity(products: pd.DataFrame, pretrained: str) -> pd.DataFrame:
     From ⟨θ,θ⟩, ⟨θ,T⟩ and ⟨T,T⟩. `least` = √(1 − r²) is the smallest cosine that r allows, `orthogonal` = 1/√(1 + r²)
     the cosine if T were orthogonal to θ_pre. NaN where a component of θ_pre is zero throughout.
     """
-    table = _with_total(products)
+    table = _with_total(products, "inner")
     norms = _norms(table)
     rows = table[(table.a == pretrained) & (table.b != pretrained)].reset_index(drop=True)
     theta = pd.Series([norms[pretrained, kind] for kind in rows.kind])
@@ -182,9 +277,9 @@ def weight_similarity(products: pd.DataFrame, pretrained: str) -> pd.DataFrame:
     )
 
 
-def _with_total(products: pd.DataFrame) -> pd.DataFrame:
-    total = products.groupby(["a", "b"], sort=False)[["inner", "null_variance"]].sum().reset_index()
-    return pd.concat([total.assign(kind="all"), products], ignore_index=True)
+def _with_total(table: pd.DataFrame, value: str) -> pd.DataFrame:
+    total = table.groupby(["a", "b"], sort=False)[value].sum().reset_index()
+    return pd.concat([total.assign(kind="all"), table], ignore_index=True)
 
 
 def _norms(table: pd.DataFrame) -> dict[tuple[str, str], float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tuningvec.checkpoint import Checkpoint
 from tuningvec.components import MATRICES
-from tuningvec.delta import Combination, parts
+from tuningvec.delta import Combination, Factors, Matrix, parts
 from tuningvec.errors import TuningVecError
 
 
@@ -46,42 +46,72 @@ def decompose(W: Float[Tensor, "d_out d_in"]) -> Decomposition:
     return Decomposition(U, S2, V)
 
 
-def alignment(basis: Decomposition, T: Float[Tensor, "d_out d_in"], epsilon: float) -> dict[str, float]:
-    """SSA and energies of T against the top-k subspace of W, with their null.
+def alignment(basis: Decomposition, T: Matrix, epsilons: Sequence[float]) -> list[dict[str, float]]:
+    """SSA and energies of T against the top-k subspace of W with their null, for each ε.
 
     E_par = ‖U_k U_kᵀ T‖²_F, E_perp = ‖T‖²_F − E_par, SSA = E_par / ‖T‖²_F, the squared ratio that the paper's tables
     hold; SSA_V the same from the right with V_k, SSA_UV with both. null = k/d_out is the mean of SSA when T is
     rotated on its left at random, null_sd its spread; excess = (SSA − null) / (1 − null), z = (SSA − null) / null_sd,
-    both NaN where the subspace is the whole space.
+    both NaN where the subspace is the whole space. A low-rank T is never built.
     """
-    d_out, d_in = T.shape
-    k = basis.k(epsilon)
-    T = T.double()
-    total = torch.sum(T**2).item()
-    left = basis.U[:, :k].T @ T  # (k, d_in)
-    E_par = torch.sum(left**2).item()
-    null = k / d_out
-    null_sd = _null_sd(T, total, k)
-    SSA = E_par / total
-    return dict(
-        k=k, d_out=d_out, d_in=d_in, E_par=E_par, E_perp=total - E_par,
-        SSA=SSA, null=null, null_sd=null_sd,
-        excess=(SSA - null) / (1 - null) if k < d_out else math.nan,
-        z=(SSA - null) / null_sd if null_sd > 0 else math.nan,
-        SSA_V=torch.sum((T @ basis.V[:, :k]) ** 2).item() / total, null_V=k / d_in,
-        SSA_UV=torch.sum((left @ basis.V[:, :k]) ** 2).item() / total, null_UV=k * k / (d_out * d_in),
-    )  # fmt: skip
+    ks = [basis.k(epsilon) for epsilon in epsilons]
+    B, A = T if isinstance(T, Factors) else (T, None)
+    d_out, d_in = len(B), A.shape[1] if A is not None else B.shape[1]
+    left, right, both = _captured(basis, B, A, ks)
+    total, squares = _moments(B, A)
+    rows = []
+    for k, E_par, from_right, from_both in zip(ks, left, right, both, strict=True):
+        SSA, null, null_sd = E_par / total, k / d_out, _null_sd(squares / total**2, d_out, k)
+        rows.append(dict(
+            k=k, d_out=d_out, d_in=d_in, E_par=E_par, E_perp=total - E_par,
+            SSA=SSA, null=null, null_sd=null_sd,
+            excess=(SSA - null) / (1 - null) if k < d_out else math.nan,
+            z=(SSA - null) / null_sd if null_sd > 0 else math.nan,
+            SSA_V=from_right / total, null_V=k / d_in,
+            SSA_UV=from_both / total, null_UV=k * k / (d_out * d_in),
+        ))  # fmt: skip
+    return rows
 
 
-def _null_sd(T: Float[Tensor, "d_out d_in"], total: float, k: int) -> float:
+def _captured(
+    basis: Decomposition, B: Float[Tensor, "d_out r"], A: Float[Tensor, "r d_in"] | None, ks: Sequence[int]
+) -> tuple[list[float], list[float], list[float]]:
+    """‖U_kᵀ T‖², ‖T V_k‖² and ‖U_kᵀ T V_k‖² for each k; T = B A, or B."""
+    most = max(ks)
+    U, V = basis.U[:, :most].to(B.dtype), basis.V[:, :most].to(B.dtype)
+    left = U.T @ B  # (k, r) or (k, d_in)
+    right = V if A is None else A @ V  # (d_in, k) or (r, k)
+    from_right = B @ V if A is None else right
+    both = left @ right  # (k, k)
+    row_energy = _sum(left**2 if A is None else (left @ (A @ A.T)) * left, 1)
+    column_energy = _sum(from_right**2 if A is None else (B.T @ B @ right) * right, 0)
+    return (
+        [row_energy[:k].sum().item() for k in ks],
+        [column_energy[:k].sum().item() for k in ks],
+        [_sum(both[:k, :k] ** 2).item() for k in ks],
+    )
+
+
+def _moments(B: Float[Tensor, "d_out r"], A: Float[Tensor, "r d_in"] | None) -> tuple[float, float]:
+    """‖T‖²_F and ‖T Tᵀ‖²_F of T = B A, or of T = B."""
+    if A is not None:
+        product = B.T @ B @ (A @ A.T)  # (r, r)
+        return product.trace().item(), _sum(product * product.T).item()
+    gram = B @ B.T if len(B) <= B.shape[1] else B.T @ B
+    return _sum(B**2).item(), _sum(gram**2).item()
+
+
+def _sum(x: Tensor, dim: int | None = None) -> Tensor:
+    return torch.sum(x, dtype=torch.float64) if dim is None else torch.sum(x, dim, dtype=torch.float64)
+
+
+def _null_sd(squares: float, d: int, k: int) -> float:
     """Standard deviation of SSA over random left rotations R T.
 
     The captured share of a unit direction is Beta(k/2, (d−k)/2), of variance v = 2k(d−k) / (d²(d+2)); shares of d
-    orthogonal directions add to k, so with weights wᵢ = sᵢ²/‖T‖² the variance is v (d Σwᵢ² − 1) / (d − 1).
+    orthogonal directions add to k, so with weights wᵢ = sᵢ²/‖T‖² and squares = Σwᵢ² the variance is
+    v (d Σwᵢ² − 1) / (d − 1).
     """
-    d = len(T)
-    small = T @ T.T if d <= T.shape[1] else T.T @ T
-    squares = torch.sum(small**2).item() / total**2  # Σ wᵢ²
     unit = 2 * k * (d - k) / (d**2 * (d + 2))
     return (unit * max(0.0, d * squares - 1) / (d - 1)) ** 0.5
 
@@ -97,9 +127,10 @@ def subspace_alignment(
     for component, tensors in parts({"": Combination({pretrained: 1}), **vectors}, pretrained, "subspaces", MATRICES):
         basis = decompose(tensors.pop(""))
         for label, T in tensors.items():
-            if torch.any(T):
+            if all(torch.any(factor) for factor in (T if isinstance(T, Factors) else (T,))):
                 place = dict(vector=label, layer=component.layer, kind=component.kind)
-                rows += [{**place, "epsilon": e, **alignment(basis, T, e)} for e in epsilons]
+                measured = alignment(basis, T, epsilons)
+                rows += [{**place, "epsilon": e, **row} for e, row in zip(epsilons, measured, strict=True)]
     return pd.DataFrame(rows)
 
 
