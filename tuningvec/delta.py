@@ -2,7 +2,8 @@
 
 import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import pandas as pd
@@ -11,12 +12,13 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 from tqdm import tqdm
 
-from tuningvec.checkpoint import ALL, Checkpoint, LowRank, Term, write_checkpoint
+from tuningvec.checkpoint import ALL, Checkpoint, LowRank, Term, sliced, write_checkpoint
 from tuningvec.components import KINDS, Component, components
+from tuningvec.engine import share
 from tuningvec.errors import TuningVecError
 from tuningvec.shards import PIECE
 
-BLOCK = 4096  # products summed in float32 before float64 takes over
+BLOCK = 2**14  # products summed in float32 before float64 takes over
 
 
 class Factors(NamedTuple):
@@ -81,12 +83,19 @@ class Combination:
                 total.add_(term.read(name, rows), alpha=c)
         return total
 
-    def combine(self, tensors: Mapping[Term, Tensor]) -> Float32[Tensor, "..."] | None:
+    def combine(self, tensors: Mapping[Term, Tensor], out: Tensor | None = None) -> Float32[Tensor, "..."] | None:
         """The same of tensors that were read already."""
-        total = None
-        for term, c in self.terms.items():
-            if term in tensors:
-                total = c * tensors[term] if total is None else total.add_(tensors[term], alpha=c)
+        here = [(tensors[term], c) for term, c in self.terms.items() if term in tensors]
+        if len(here) > 1 and here[0][1] == 1:  # most vectors are a difference
+            total = torch.add(here[0][0], here[1][0], alpha=here[1][1], out=out)
+            here = here[2:]
+        elif here:
+            total = torch.mul(*here[0], out=out)
+            here = here[1:]
+        else:
+            return None
+        for tensor, c in here:
+            total.add_(tensor, alpha=c)
         return total
 
     def factors(self, name: str, rows: slice = ALL) -> "Factors | None":
@@ -137,70 +146,84 @@ def parts(
     vectors: Mapping[str, Combination], like: Checkpoint, desc: str, kinds: Collection[str] = KINDS
 ) -> Iterator[tuple[Component, dict[str, Matrix]]]:
     """Every component of these kinds in turn, with its matrix in each vector that has one; each tensor is read once."""
-    for name, component in _places(vectors, like, desc, kinds):
-        rows = component.rows or ALL
-        thin = {label: vector.factors(name, rows) for label, vector in vectors.items()}
-        dense = [vector for label, vector in vectors.items() if thin[label] is None]
-        tensors = {term: term.read(name, rows) for term in _terms(dense) if name in term.shapes}
-        found = {label: thin[label] or vector.combine(tensors) for label, vector in vectors.items()}
-        yield component, {label: matrix for label, matrix in found.items() if matrix is not None}
-
-
-def _places(
-    vectors: Mapping[str, Combination], like: Checkpoint, desc: str, kinds: Collection[str]
-) -> Iterator[tuple[str, Component]]:
     names = dict.fromkeys(name for vector in vectors.values() for name in vector.shapes)
-    for name in tqdm(names, desc=desc, mininterval=5):
-        yield from ((name, c) for c in components(name, like.config) if c.kind in kinds)
-
-
-def _terms(vectors: Iterable[Combination]) -> list[Term]:
-    return list(dict.fromkeys(term for vector in vectors for term in vector.terms))
+    places = [(name, c) for name in names for c in components(name, like.config) if c.kind in kinds]
+    for name, component in tqdm(places, desc=desc, mininterval=5):
+        rows = component.rows or ALL
+        found: dict[str, Matrix | None] = {label: vector.factors(name, rows) for label, vector in vectors.items()}
+        dense = {label: vectors[label] for label, thin in found.items() if thin is None}
+        terms = dict.fromkeys(term for vector in dense.values() for term in vector.terms if name in term.shapes)
+        tensors = {term: term.read(name, rows) for term in terms}
+        found |= {label: vector.combine(tensors) for label, vector in dense.items()}
+        yield component, {label: matrix for label, matrix in found.items() if matrix is not None}
 
 
 def inner_products(vectors: Mapping[str, Combination], like: Checkpoint) -> pd.DataFrame:
     """Frobenius inner products of all pairs by component, in one pass over the files (paper A.4, before division).
 
-    Columns a, b, kind, inner = ⟨A, B⟩: products in float32 over blocks of BLOCK, summed in float64. Memory does not grow
-    with the tensors.
+    Columns a, b, kind, inner = ⟨A, B⟩: products in float32 over blocks of BLOCK, summed in float64. Memory does not
+    grow with the tensors.
     """
+    labels = list(vectors)
+    held = {label: {c.kind for n in v.shapes for c in components(n, like.config)} for label, v in vectors.items()}
     sums: dict[str, Float64[Tensor, "m m"]] = {}
-    labels, terms = list(vectors), _terms(vectors.values())
-    for name, component in _places(vectors, like, "inner products", KINDS):
-        gram = sums.setdefault(component.kind, torch.zeros(len(labels), len(labels), dtype=torch.float64))
-        held = [(i, v) for i, v in enumerate(vectors.values()) if name in v.shapes]
-        index = torch.tensor([i for i, _ in held])
-        for rows in _pieces(held[0][1].shapes[name], component.rows or ALL):
-            tensors = {term: term.read(name, rows) for term in terms if name in term.shapes}
-            X = torch.stack([vector.combine(tensors).flatten() for _, vector in held])  # (m, elements)
-            gram[index[:, None], index] += _gram(X)
-    pairs = itertools.combinations_with_replacement(range(len(labels)), 2)
-    rows = [(labels[i], labels[j], kind, gram[i, j].item()) for i, j in pairs for kind, gram in sums.items()]
-    present = {(label, kind) for label, v in vectors.items() for kind in _kinds(v, like)}
-    table = pd.DataFrame(rows, columns=["a", "b", "kind", "inner"])
-    both = [
-        (a, kind) in present and (b, kind) in present for a, b, kind in zip(table.a, table.b, table.kind, strict=True)
+    for part in share(_pieces(vectors, like), partial(_grams, list(vectors.values()))):
+        for kind, gram in part.items():
+            sums[kind] = sums[kind] + gram if kind in sums else gram
+    rows = [
+        (a, b, kind, gram[i, j].item())
+        for (i, a), (j, b) in itertools.combinations_with_replacement(enumerate(labels), 2)
+        for kind, gram in sums.items()
+        if kind in held[a] and kind in held[b]
     ]
-    return table[both].reset_index(drop=True)
+    return pd.DataFrame(rows, columns=["a", "b", "kind", "inner"])
 
 
-def _kinds(vector: Combination, like: Checkpoint) -> set[str]:
-    return {c.kind for name in vector.shapes for c in components(name, like.config)}
+class _Piece(NamedTuple):
+    name: str
+    kind: str
+    rows: slice
+    shape: tuple[int, ...]
 
 
-def _pieces(shape: tuple[int, ...], rows: slice) -> Iterator[slice]:
-    """Consecutive rows of about PIECE elements together."""
-    first, last, _ = rows.indices(shape[0])
-    step = max(1, PIECE // torch.Size(shape[1:]).numel())
-    yield from (slice(i, min(i + step, last)) for i in range(first, last, step))
+def _pieces(vectors: Mapping[str, Combination], like: Checkpoint) -> list[_Piece]:
+    """All tensors, cut into rows of about PIECE elements together."""
+    shapes = {name: shape for vector in vectors.values() for name, shape in vector.shapes.items()}
+    found = []
+    for name, shape in shapes.items():
+        step = max(1, PIECE // torch.Size(shape[1:]).numel())
+        for component in components(name, like.config):
+            first, last, _ = (component.rows or ALL).indices(shape[0])
+            cuts = [slice(i, min(i + step, last)) for i in range(first, last, step)]
+            found += [_Piece(name, component.kind, rows, sliced(shape, rows)) for rows in cuts]
+    return found
+
+
+def _grams(vectors: Sequence[Combination], pieces: Sequence[_Piece]) -> dict[str, Float64[Tensor, "m m"]]:
+    """Inner products of all vectors over some pieces, by kind."""
+    terms = list(dict.fromkeys(term for vector in vectors for term in vector.terms))
+    width = max((torch.Size(piece.shape).numel() for piece in pieces), default=0)
+    read, combined = torch.empty(len(terms), width), torch.empty(len(vectors), width)
+    sums: dict[str, Float64[Tensor, "m m"]] = {}
+    for piece in tqdm(pieces, desc="inner products", mininterval=5):
+        size = torch.Size(piece.shape).numel()
+        tensors = {term: row[:size] for term, row in zip(terms, read, strict=True) if piece.name in term.shapes}
+        for term, row in tensors.items():
+            term.read(piece.name, piece.rows, row.view(piece.shape))
+        for vector, row in zip(vectors, combined, strict=True):
+            if vector.combine(tensors, row[:size]) is None:
+                row.zero_()
+        gram = _gram(combined[:, :size])
+        sums[piece.kind] = sums[piece.kind] + gram if piece.kind in sums else gram
+    return sums
 
 
 def _gram(X: Float32[Tensor, "m n"]) -> Float64[Tensor, "m m"]:
     """X Xᵀ, summed in float64 over blocks of columns."""
     whole = X.shape[1] // BLOCK * BLOCK
     blocks = X[:, :whole].unflatten(1, (-1, BLOCK)).transpose(0, 1)  # (blocks, m, BLOCK)
-    rest = X[:, whole:]
-    return torch.bmm(blocks, blocks.mT).sum(0, dtype=torch.float64) + rest.double() @ rest.double().mT
+    rest = X[:, whole:].double()
+    return torch.bmm(blocks, blocks.mT).sum(0, dtype=torch.float64) + rest @ rest.mT
 
 
 def rotation_null(vectors: Mapping[str, Combination], like: Checkpoint) -> pd.DataFrame:
@@ -236,8 +259,8 @@ def dense(matrix: Matrix) -> Float32[Tensor, "..."]:
 def cosine_matrix(products: pd.DataFrame, null: pd.DataFrame | None = None) -> pd.DataFrame:
     """cos(A, B) = ⟨A, B⟩ / (‖A‖ ‖B‖) of all pairs, by component and for the whole model (`kind` "all"; paper A.4).
 
-    With `rotation_null`, null_sd is the standard deviation of the cosine under a random left rotation of each matrix, and
-    z = cosine / null_sd. Raises TuningVecError when there is only one vector.
+    With `rotation_null`, null_sd is the standard deviation of the cosine under a random left rotation of each matrix,
+    and z = cosine / null_sd. Raises TuningVecError when there is only one vector.
     """
     if products.a.nunique() < 2:
         raise TuningVecError("one tuning vector has no cosine; name the page in the family's left_out, with the reason")
