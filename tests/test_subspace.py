@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tuningvec import subspace
 from tuningvec.checkpoint import Checkpoint, Gaussian
 from tuningvec.components import MATRICES
 from tuningvec.delta import Factors, TuningVector
@@ -46,6 +47,16 @@ def test_it_agrees_with_the_singular_value_decomposition(shape, seed, epsilon):
     assert found["SSA"] == pytest.approx(energy(U[:, :k].T @ T.double()) / total, abs=1e-5)
     assert found["SSA_V"] == pytest.approx(energy(T.double() @ Vh[:k].T) / total, abs=1e-5)
     assert found["SSA_UV"] == pytest.approx(energy(U[:, :k].T @ T.double() @ Vh[:k].T) / total, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (200, 64), (64, 200)])
+def test_a_float32_decomposition_has_the_same_rank_and_share(shape, monkeypatch):
+    W, T = pair(shape, seed=1)
+    expected = alignment(decompose(W), T, [0.02, 0.05, 0.1])
+    monkeypatch.setattr(subspace, "FLOAT64_UP_TO", 0)
+    assert decompose(W).U.dtype == torch.float32
+    for found, known in zip(alignment(decompose(W), T, [0.02, 0.05, 0.1]), expected, strict=True):
+        assert found["k"] == known["k"] and found["SSA"] == pytest.approx(known["SSA"], abs=1e-4)
 
 
 @given(shapes, seeds, epsilons)
@@ -95,7 +106,7 @@ def test_null_and_its_spread_are_those_of_random_left_rotations(shape, rank, see
     T = B @ A
     basis = decompose(W)
     found = measured(basis, T, 0.3)
-    U = basis.U[:, : found["k"]]
+    U = basis.U[:, : found["k"]].double()
     total = (T**2).sum()
     shares = torch.stack([((U.T @ (rotation(shape[0], generator) @ T)) ** 2).sum() / total for _ in range(1500)])
     assert abs(shares.mean() - found["null"]) <= 4.5 * shares.std() / 1500**0.5 + 1e-9

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from tuningvec.checkpoint import Checkpoint
@@ -14,57 +14,75 @@ from tuningvec.components import MATRICES
 from tuningvec.delta import Combination, Factors, Matrix, parts
 from tuningvec.errors import TuningVecError
 
+FLOAT64_UP_TO = 1536  # rows; twice the time of float32, which is little up to here
+
 
 @dataclass(frozen=True)
 class Decomposition:
     """W = U Σ Vᵀ with singular values in falling order; columns of U and V beyond the rank are of no use."""
 
     U: Float[Tensor, "d_out n"]
-    S2: Float[Tensor, " n"]
+    S2: Float64[Tensor, " n"]
     V: Float[Tensor, "d_in n"]
 
     def k(self, epsilon: float) -> int:
         """k = min{k : Σ_{i>k} σᵢ² / Σ σᵢ² ≤ ε²} (A.7)."""
         if not 0 < epsilon < 1:
             raise TuningVecError(f"epsilon is {epsilon}; it must lie between 0 and 1")
-        tail = 1 - torch.cumsum(self.S2, 0) / self.S2.sum()
-        return int(torch.nonzero(tail <= epsilon**2)[0, 0]) + 1
+        tails = self.S2.flip(0).cumsum(0)  # from the smallest up, so that small values are not lost beside large ones
+        return len(self.S2) - int(torch.sum(tails <= epsilon**2 * tails[-1]))
 
 
 def decompose(W: Float[Tensor, "d_out d_in"]) -> Decomposition:
-    """The singular value decomposition of W, in float64, from the eigenvectors of its smaller Gram matrix.
+    """The singular value decomposition of W from the eigenvectors of its smaller Gram matrix.
 
-    The other side follows as U = W V / σ (or V = Wᵀ U / σ), exact for every σ that ε can ask for.
+    In float64 up to FLOAT64_UP_TO rows of that matrix, above in W's own dtype. V = Wᵀ U / σ (or U = W V / σ) with
+    σ² = ‖Wᵀ uᵢ‖² summed in float64: an error δ of an eigenvector changes σ² by δ² alone, which keeps k.
     """
-    W = W.double()
     if W.shape[0] > W.shape[1]:
         turned = decompose(W.T)
         return Decomposition(turned.V, turned.S2, turned.U)
-    S2, U = torch.linalg.eigh(W @ W.T)
-    S2, U = S2.flip(0).clamp(min=0), U.flip(1)
-    V = W.T @ U / S2.sqrt().clamp(min=torch.finfo(S2.dtype).tiny)
-    return Decomposition(U, S2, V)
+    if len(W) <= FLOAT64_UP_TO:
+        W = W.double()
+    U = torch.linalg.eigh(W @ W.T).eigenvectors
+    V = W.T @ U
+    S2, order = torch.sort(_sum(V**2, 0), descending=True)
+    return Decomposition(U[:, order], S2, V[:, order] / S2.sqrt().clamp(min=torch.finfo(W.dtype).tiny).to(W.dtype))
 
 
-def alignment(basis: Decomposition, T: Matrix, epsilons: Sequence[float]) -> list[dict[str, float]]:
-    """SSA and energies of T against the top-k subspace of W with their null, for each ε.
+def energies(basis: Decomposition, T: Matrix, epsilons: Sequence[float]) -> list[dict[str, float]]:
+    """k, E_par = ‖U_k U_kᵀ T‖²_F, E_perp = ‖T‖²_F − E_par and SSA = E_par / ‖T‖²_F for each ε (§4, Tables 4 to 6).
 
-    E_par = ‖U_k U_kᵀ T‖²_F, E_perp = ‖T‖²_F − E_par, SSA = E_par / ‖T‖²_F, the squared ratio that the paper's tables
-    hold; SSA_V the same from the right with V_k, SSA_UV with both. null = k/d_out is the mean of SSA when T is
-    rotated on its left at random, null_sd its spread; excess = (SSA − null) / (1 − null), z = (SSA − null) / null_sd,
-    both NaN where the subspace is the whole space. A low-rank T is never built.
+    One projection serves every ε. A low-rank T is never built.
     """
     ks = [basis.k(epsilon) for epsilon in epsilons]
     B, A = T if isinstance(T, Factors) else (T, None)
-    d_out, d_in = len(B), A.shape[1] if A is not None else B.shape[1]
-    left, right, both = _captured(basis, B, A, ks)
-    total, squares = _moments(B, A)
+    left = basis.U[:, : max(ks)].T.to(B.dtype) @ B  # (k, r) or (k, d_in)
+    rows = _sum(left**2 if A is None else (left @ (A @ A.T)) * left, 1)
+    total = _sum(B**2 if A is None else (B.T @ B) * (A @ A.T)).item()
+    inside = [rows[:k].sum().item() for k in ks]
+    return [dict(k=k, E_par=e, E_perp=total - e, SSA=e / total) for k, e in zip(ks, inside, strict=True)]
+
+
+def alignment(basis: Decomposition, T: Matrix, epsilons: Sequence[float]) -> list[dict[str, float]]:
+    """`energies` of T with their null, and the same measure from the right and from both sides, for each ε.
+
+    SSA_V takes V_k, SSA_UV both. null = k/d_out is the mean of SSA when T is rotated on its left at random, null_sd its
+    spread; excess = (SSA − null) / (1 − null), z = (SSA − null) / null_sd, both NaN where the subspace is the whole
+    space.
+    """
+    found = energies(basis, T, epsilons)
+    B, A = T if isinstance(T, Factors) else (T, None)
+    d_out, d_in = len(B), (B if A is None else A).shape[1]
+    right, both = _sides(basis, B, A, [row["k"] for row in found])
+    total = found[0]["E_par"] + found[0]["E_perp"]
+    squares = _squares(B, A) / total**2
     rows = []
-    for k, E_par, from_right, from_both in zip(ks, left, right, both, strict=True):
-        SSA, null, null_sd = E_par / total, k / d_out, _null_sd(squares / total**2, d_out, k)
-        rows.append(dict(
-            k=k, d_out=d_out, d_in=d_in, E_par=E_par, E_perp=total - E_par,
-            SSA=SSA, null=null, null_sd=null_sd,
+    for row, from_right, from_both in zip(found, right, both, strict=True):
+        k, SSA = row["k"], row["SSA"]
+        null, null_sd = k / d_out, _null_sd(squares, d_out, k)
+        rows.append(row | dict(
+            d_out=d_out, d_in=d_in, null=null, null_sd=null_sd,
             excess=(SSA - null) / (1 - null) if k < d_out else math.nan,
             z=(SSA - null) / null_sd if null_sd > 0 else math.nan,
             SSA_V=from_right / total, null_V=k / d_in,
@@ -73,32 +91,26 @@ def alignment(basis: Decomposition, T: Matrix, epsilons: Sequence[float]) -> lis
     return rows
 
 
-def _captured(
+def _sides(
     basis: Decomposition, B: Float[Tensor, "d_out r"], A: Float[Tensor, "r d_in"] | None, ks: Sequence[int]
-) -> tuple[list[float], list[float], list[float]]:
-    """‖U_kᵀ T‖², ‖T V_k‖² and ‖U_kᵀ T V_k‖² for each k; T = B A, or B."""
-    most = max(ks)
-    U, V = basis.U[:, :most].to(B.dtype), basis.V[:, :most].to(B.dtype)
-    left = U.T @ B  # (k, r) or (k, d_in)
-    right = V if A is None else A @ V  # (d_in, k) or (r, k)
-    from_right = B @ V if A is None else right
-    both = left @ right  # (k, k)
-    row_energy = _sum(left**2 if A is None else (left @ (A @ A.T)) * left, 1)
-    column_energy = _sum(from_right**2 if A is None else (B.T @ B @ right) * right, 0)
-    return (
-        [row_energy[:k].sum().item() for k in ks],
-        [column_energy[:k].sum().item() for k in ks],
-        [_sum(both[:k, :k] ** 2).item() for k in ks],
-    )
+) -> tuple[list[float], list[float]]:
+    """‖T V_k‖² and ‖U_kᵀ T V_k‖² for each k; T = B A, or B."""
+    U, V = (side[:, : max(ks)].to(B.dtype) for side in (basis.U, basis.V))
+    if A is None:
+        right = B @ V  # (d_out, k)
+        columns, both = _sum(right**2, 0), U.T @ right
+    else:
+        right = A @ V  # (r, k)
+        columns, both = _sum((B.T @ B @ right) * right, 0), U.T @ B @ right
+    return [columns[:k].sum().item() for k in ks], [_sum(both[:k, :k] ** 2).item() for k in ks]
 
 
-def _moments(B: Float[Tensor, "d_out r"], A: Float[Tensor, "r d_in"] | None) -> tuple[float, float]:
-    """‖T‖²_F and ‖T Tᵀ‖²_F of T = B A, or of T = B."""
+def _squares(B: Float[Tensor, "d_out r"], A: Float[Tensor, "r d_in"] | None) -> float:
+    """‖T Tᵀ‖²_F of T = B A, or of T = B: the sum of the fourth powers of its singular values."""
     if A is not None:
         product = B.T @ B @ (A @ A.T)  # (r, r)
-        return product.trace().item(), _sum(product * product.T).item()
-    gram = B @ B.T if len(B) <= B.shape[1] else B.T @ B
-    return _sum(B**2).item(), _sum(gram**2).item()
+        return _sum(product * product.T).item()
+    return _sum((B @ B.T if len(B) <= B.shape[1] else B.T @ B) ** 2).item()
 
 
 def _sum(x: Tensor, dim: int | None = None) -> Tensor:
