@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tuningvec import checkpoint as module
+from tuningvec import shards
 from tuningvec.checkpoint import INDEX, SINGLE, Checkpoint, Gaussian, LowRank, write_checkpoint
 from tuningvec.errors import TuningVecError
 
@@ -70,6 +71,102 @@ def test_a_shard_outside_the_folder_is_refused(make_checkpoint):
     (folder / INDEX).write_text(json.dumps({"weight_map": {Q: "../model/model.safetensors"}}))
     with pytest.raises(TuningVecError, match="not a file name inside"):
         Checkpoint(folder)
+
+
+def test_a_link_out_of_the_folder_is_refused(make_checkpoint, tmp_path):
+    folder, elsewhere = make_checkpoint("model"), tmp_path / "elsewhere.safetensors"
+    (folder / SINGLE).rename(elsewhere)
+    (folder / SINGLE).symlink_to(elsewhere)
+    with pytest.raises(TuningVecError, match="a link that leads out of the folder"):
+        Checkpoint(folder)
+
+
+def sharded(folder, copies):
+    """Split a checkpoint into two files; `copies` tensors of the first are in the second as well."""
+    tensors = load_file(folder / SINGLE)
+    names = sorted(tensors)
+    half = len(names) // 2
+    files = {"a.safetensors": names[:half], "b.safetensors": names[half - copies :]}
+    for file, part in files.items():
+        save_file({n: tensors[n] for n in part}, folder / file)
+    (folder / SINGLE).unlink()
+    weights = {n: file for file, part in files.items() for n in part}
+    (folder / INDEX).write_text(json.dumps({"weight_map": weights}))
+    return names, weights
+
+
+def test_a_tensor_in_two_shards_is_named(make_checkpoint):
+    folder = make_checkpoint("model")
+    names, _ = sharded(folder, copies=1)
+    with pytest.raises(TuningVecError, match=rf"b\.safetensors: tensor {names[len(names) // 2 - 1]} is also in a\.saf"):
+        Checkpoint(folder)
+
+
+def test_a_tensor_that_the_index_promises_is_missed(make_checkpoint):
+    folder = make_checkpoint("model")
+    _, weights = sharded(folder, copies=0)
+    (folder / INDEX).write_text(json.dumps({"weight_map": {**weights, "model.extra.weight": "a.safetensors"}}))
+    with pytest.raises(TuningVecError, match=r"tensor model\.extra\.weight is in no shard"):
+        Checkpoint(folder)
+
+
+def damage(file, change):
+    """Rewrite a safetensors header."""
+    raw = file.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    text = change(raw[8 : 8 + length].decode()).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda text: text[:-5], "the header is not JSON"),
+        (lambda text: text.replace('"BF16"', '"BF17"', 1), "has dtype BF17; weights are one of"),
+        (lambda text: text.replace("data_offsets", "offsets", 1), "broken header entry"),
+        (lambda text: text.replace('"shape":[64,32]', '"shape":[65,32]', 1), r"bytes do not hold BF16 \[65, 32\]"),
+        (lambda text: text.replace("model.norm.weight", "lm_head.weight"), "tensor lm_head.weight stands twice"),
+        (lambda text: "[]", "no table of tensors"),
+    ],
+)
+def test_a_broken_header_is_named_with_its_tensor(make_checkpoint, change, words):
+    folder = make_checkpoint("model")
+    damage(folder / SINGLE, change)
+    with pytest.raises(TuningVecError, match=words):
+        Checkpoint(folder)
+
+
+def test_a_file_without_a_header_is_named(tmp_path):
+    (tmp_path / SINGLE).write_bytes(b"abc")
+    with pytest.raises(TuningVecError, match="not a whole safetensors file"):
+        Checkpoint(tmp_path)
+
+
+def test_rows_are_read_as_they_lie_in_the_whole(make_checkpoint):
+    checkpoint = Checkpoint(make_checkpoint("model"))
+    out = torch.empty(5, 32)
+    assert torch.equal(checkpoint.read(Q, slice(3, 8), out), checkpoint.read(Q)[3:8]) and out.any()
+    assert torch.equal(checkpoint.read("model.norm.weight", slice(2, 4)), checkpoint.read("model.norm.weight")[2:4])
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100, 10**6])
+def test_pieces_of_any_size_make_the_same_file(make_checkpoint, tmp_path, monkeypatch, piece):
+    whole = Checkpoint(make_checkpoint("model"))
+    monkeypatch.setattr(shards, "PIECE", piece)
+    copy = write_checkpoint(tmp_path / "copy", whole, whole.read)
+    assert (copy.folder / SINGLE).stat().st_size % 8 == 0
+    before, after = load_file(whole.folder / SINGLE), load_file(copy.folder / SINGLE)
+    assert before.keys() == after.keys() and all(torch.equal(after[n], t) for n, t in before.items())
+
+
+def test_chat_template_and_generation_config_are_those_of_the_prompted_member(make_checkpoint, tmp_path):
+    theta, prompted = Checkpoint(make_checkpoint("model")), Checkpoint(make_checkpoint("tuned", rope_theta=1e6))
+    (prompted.folder / "chat_template.jinja").write_text("{{ messages }}")
+    (prompted.folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+    copy = write_checkpoint(tmp_path / "copy", theta, theta.read, prompted)
+    assert (copy.folder / "chat_template.jinja").is_file()
+    assert json.loads((copy.folder / "generation_config.json").read_text())["eos_token_id"] == 7
+    assert copy.config == theta.config
 
 
 def test_integers_are_not_weights(make_checkpoint):

@@ -5,7 +5,7 @@ from tuningvec.components import MATRICES, Component, components, matrix_shapes
 from tuningvec.errors import TuningVecError
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "phi3"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "phi3", "qwen3", "mistral", "gemma2", "gemma3"])
 def test_every_matrix_of_an_architecture_is_found_once_in_each_layer(make_checkpoint, architecture):
     checkpoint = Checkpoint(make_checkpoint("model", architecture))
     found = [c for name in checkpoint.shapes for c in components(name, checkpoint.config)]

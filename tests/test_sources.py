@@ -3,8 +3,9 @@ import shutil
 
 import pytest
 import torch
+import yaml
 
-from tuningvec import sources
+from tuningvec import sources, tables
 from tuningvec.checkpoint import LowRank
 from tuningvec.errors import TuningVecError
 from tuningvec.family import GGUF, Family, data_folder, family_names
@@ -82,6 +83,79 @@ def test_preflight_counts_what_changed():
     smollm2 = sources.preflight(Family.load("smollm2")).set_index("member")
     assert smollm2.loc["medical", "changed tensors"] == 30 * 7
     assert smollm2.loc["medical", "parameters"] == smollm2.loc["instruct", "parameters"]
+
+
+@pytest.fixture
+def family_file(tmp_path, make_checkpoint):
+    """A family of two random models that have nothing to do with each other."""
+    make_checkpoint("base", seed=0), make_checkpoint("tuned", seed=1)
+    member = dict(label="x", license="MIT")
+    spec = dict(
+        title="Mine",
+        summary="Two models.",
+        limits="Few.",
+        pretrained=dict(name="base", source=dict(kind="folder", path="base"), **member),
+        fine_tuned=[
+            dict(name="tuned", role="domain", domain="law", source=dict(kind="folder", path="tuned"), **member)
+        ],
+        prompt=dict(system=dict(law="x")),
+    )
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(spec), encoding="utf-8")
+    return file
+
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub_member(family_file, tmp_path, monkeypatch):
+    """The family's fine-tuned member on the hub, and the hub's cache as the hub lays it out: links to blobs."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    spec = yaml.safe_load(family_file.read_text(encoding="utf-8"))
+    spec["fine_tuned"][0]["source"] = dict(kind="hub", repo="me/mine", revision=REVISION)
+    family_file.write_text(yaml.safe_dump(spec), encoding="utf-8")
+    return tmp_path / "hub" / "models--me--mine"
+
+
+def test_a_member_on_the_hub_is_read_from_its_cache(family_file, hub_member, tmp_path):
+    snapshot, blobs = hub_member / "snapshots" / REVISION, hub_member / "blobs"
+    snapshot.mkdir(parents=True), blobs.mkdir()
+    for file in (tmp_path / "tuned").iterdir():
+        shutil.copy(file, blobs / f"blob-{file.name}")
+        (snapshot / file.name).symlink_to(f"../../blobs/blob-{file.name}")
+    family = Family.load(family_file)
+    tuned = sources.model(family, "tuned")
+    (term,) = tuned.terms
+    assert term.folder == snapshot and tuned.read("model.norm.weight").shape == (32,)
+    assert f"`me/mine` at `{REVISION[:10]}`" in tables.members(family).weights.iloc[1].removeprefix("hub: ")
+
+
+def test_a_member_that_is_not_in_the_cache_says_what_to_do(family_file, hub_member):
+    with pytest.raises(TuningVecError, match=r"member tuned: me/mine at 0123456789 .* unset HF_HUB_OFFLINE"):
+        sources.model(Family.load(family_file), "tuned")
+
+
+def test_a_branch_is_no_pinned_revision(family_file):
+    spec = yaml.safe_load(family_file.read_text(encoding="utf-8"))
+    spec["fine_tuned"][0]["source"] = dict(kind="hub", repo="me/mine", revision="main")
+    family_file.write_text(yaml.safe_dump(spec), encoding="utf-8")
+    with pytest.raises(TuningVecError, match=r"source\.revision"):
+        Family.load(family_file)
+
+
+def test_a_wrong_base_is_noticed(family_file):
+    table = sources.preflight(Family.load(family_file)).set_index("member")
+    assert "longer than half of θ_pre" in table.note["tuned"]
+    assert (sources.preflight(Family.load("tiny")).note == "").all()
+
+
+def test_members_that_fit_are_said_to(family_file):
+    (row,) = sources.misfits(Family.load(family_file)).itertuples()
+    assert (row.member, row.what, row.outcome) == ("tuned", "every tensor", "compared")
 
 
 @pytest.mark.parametrize("name", family_names())

@@ -49,6 +49,17 @@ class GGUF(Spec):
         return []  # an installed package is looked for when the member is opened, with the words that install it
 
 
+class Hub(Spec):
+    """A model on the Hugging Face hub, pinned to a commit."""
+
+    kind: Literal["hub"]
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit, not a branch")]
+
+    def missing(self, root: Path) -> list[Path]:
+        return []  # fetched when the member is opened
+
+
 class Adapter(Spec):
     """A PEFT LoRA adapter on another member: θ_ft = θ_base + scale · B A."""
 
@@ -67,7 +78,7 @@ class Member(Spec):
     name: Name
     label: str
     license: str
-    source: Annotated[Folder | GGUF | Adapter, Field(discriminator="kind")]
+    source: Annotated[Folder | GGUF | Hub | Adapter, Field(discriminator="kind")]
 
 
 class FineTuned(Member):
@@ -165,6 +176,11 @@ class Family(Spec):
         """The pretrained member first, then the fine-tuned ones in the file's order."""
         return (self.pretrained, *self.fine_tuned)
 
+    @property
+    def has_whole_members(self) -> bool:
+        """Whether some fine-tuned member is more than an adapter."""
+        return any(not isinstance(m.source, Adapter) for m in self.fine_tuned)
+
     def member(self, name: str) -> Member:
         """A member by name; raises TuningVecError with the names there are."""
         for m in self.members:
@@ -192,7 +208,7 @@ def _first_problem(error: ValidationError) -> str:
     """`field: what is wrong`, for the first problem, with the number of further ones."""
     problems = error.errors(include_url=False, include_context=False)
     first, more = problems[0], len(problems) - 1
-    kinds = {"folder", "gguf", "adapter"}  # pydantic puts the matched kind of a source into the path
+    kinds = {"folder", "gguf", "hub", "adapter"}  # pydantic puts the matched kind of a source into the path
     where = ".".join(str(p) for p in first["loc"] if p not in kinds)
     if first["type"] == "extra_forbidden":
         text = f"{where}: unknown field; correct its spelling or remove it"

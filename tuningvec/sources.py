@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import math
 import shutil
 import tempfile
 from collections import Counter
@@ -14,20 +15,41 @@ import platformdirs
 import torch
 from tqdm import tqdm
 
+from tuningvec import fitting
 from tuningvec.checkpoint import Checkpoint, LowRank
 from tuningvec.delta import Combination, TuningVector
 from tuningvec.errors import TuningVecError
-from tuningvec.family import GGUF, Adapter, Family, Member
+from tuningvec.family import GGUF, Adapter, Family, Hub, Member
+
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]  # weights, config, tokenizer; no pickles
 
 
 def folder_of(family: Family, member: Member) -> Path:
     """The folder of a member's safetensors; a GGUF file is converted once and kept in the user's cache.
 
-    Raises TuningVecError when the package of a GGUF file is absent, of another version, or its file was altered.
+    Raises TuningVecError when a model on the hub cannot be fetched, or the package of a GGUF file is absent, of another
+    version, or its file was altered.
     """
+    where = f"{family.file}: member {member.name}"
     if isinstance(member.source, GGUF):
-        return _converted(member.source, f"{family.file}: member {member.name}")
+        return _converted(member.source, where)
+    if isinstance(member.source, Hub):
+        return _fetched(member.source, where)
     return family.root / member.source.path
+
+
+def _fetched(source: Hub, where: str) -> Path:
+    """The hub's files at that commit, from the hub's own cache where they are there; a broken download continues."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source.repo, revision=source.revision, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise TuningVecError(
+            f"{where}: {source.repo} at {source.revision[:10]} is not in the hub's cache and was not fetched: {error}; "
+            "check name, commit and licence, unset HF_HUB_OFFLINE, or name a folder"
+        ) from None
 
 
 def _converted(source: GGUF, where: str) -> Path:
@@ -79,13 +101,13 @@ def checkpoint(family: Family) -> Checkpoint:
 
 
 def model(family: Family, name: str) -> Combination:
-    """A member's weights: its own, or those of the member its adapter sits on plus scale · B A.
+    """A member's weights in the shapes of θ_pre: its own, or those that its adapter sits on plus scale · B A.
 
-    Raises TuningVecError when an adapter's matrices do not fit that member.
+    Raises TuningVecError when it was not fine-tuned from θ_pre, or an adapter's matrices do not fit.
     """
     member = family.member(name)
     if not isinstance(member.source, Adapter):
-        return Combination({Checkpoint(folder_of(family, member)): 1})
+        return Combination({fitting.fit(checkpoint(family), Checkpoint(folder_of(family, member))): 1})
     base, update = model(family, member.source.base), LowRank(folder_of(family, member))
     for tensor, shape in update.shapes.items():
         if base.shapes.get(tensor) != shape:
@@ -103,26 +125,48 @@ def tuning_vectors(family: Family) -> dict[str, TuningVector]:
 
 
 def preflight(family: Family) -> pd.DataFrame:
-    """Open every member and compare it with θ_pre: member, tensors, parameters, those that T changes.
+    """Open every member and compare it with θ_pre: tensors, parameters, those that T changes, and r = ‖T‖ / ‖θ_pre‖.
 
-    Raises TuningVecError for a member that cannot be opened or does not fit the pretrained one.
+    The note warns of a T longer than half of θ_pre in most tensors that it changes: of another pretrained model, or of
+    one trained much further. Raises TuningVecError for a member that cannot be opened or does not fit.
     """
     pretrained = checkpoint(family)
+    norms = {name: _norm(pretrained.read(name)) for name in pretrained.shapes}
     rows = [dict(member=family.pretrained.name, tensors=len(pretrained.shapes), parameters=pretrained.parameters)]
     for name, vector in tuning_vectors(family).items():
         whole = model(family, name).shapes
-        changed = [shape for tensor, shape in vector.shapes.items() if torch.any(vector.read(tensor))]
+        lengths = {tensor: _norm(vector.read(tensor)) for tensor in vector.shapes}
+        changed = [tensor for tensor, length in lengths.items() if length]
+        long = [tensor for tensor in changed if lengths[tensor] > norms[tensor] / 2]
         rows.append(
             dict(
                 member=name,
                 tensors=len(whole),
                 parameters=sum(torch.Size(s).numel() for s in whole.values()),
                 changed_tensors=len(changed),
-                changed_parameters=sum(torch.Size(s).numel() for s in changed),
+                changed_parameters=sum(torch.Size(vector.shapes[tensor]).numel() for tensor in changed),
+                r=math.hypot(*lengths.values()) / math.hypot(*norms.values()),
+                note=f"longer than half of θ_pre in {len(long)} tensors" if len(long) > len(changed) / 2 else "",
             )
         )
     table = pd.DataFrame(rows).astype({"changed_tensors": "Int64", "changed_parameters": "Int64"})
-    return table.rename(columns=lambda c: c.replace("_", " "))
+    return table.fillna({"note": ""}).rename(columns=lambda c: c.replace("_", " "))
+
+
+def _norm(tensor: torch.Tensor) -> float:
+    return torch.linalg.vector_norm(tensor, dtype=torch.float64).item()
+
+
+def misfits(family: Family) -> pd.DataFrame:
+    """What of each member differs from θ_pre in shape or setting and what follows; a row says so where nothing does."""
+    pretrained, rows = checkpoint(family), []
+    for member in family.fine_tuned:
+        if isinstance(member.source, Adapter):
+            continue
+        found = fitting.misfits(pretrained, Checkpoint(folder_of(family, member)))
+        nothing = fitting.Misfit("every tensor", "", "", "compared", "the same names, shapes and settings")
+        rows += [dict(member=member.name, **misfit._asdict()) for misfit in found or [nothing]]
+    return pd.DataFrame(rows).rename(columns=lambda c: c.replace("_", "-"))
 
 
 def exactness(family: Family) -> pd.DataFrame:

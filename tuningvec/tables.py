@@ -9,7 +9,7 @@ from IPython.display import Markdown, display
 from pandas.api.typing import NAType
 
 from tuningvec.components import KINDS, MATRICES, SYMBOLS
-from tuningvec.family import GGUF, Family
+from tuningvec.family import GGUF, Family, Hub
 from tuningvec.stats import wilson
 
 LONGEST_IN_ONE_LINE = 45  # characters of a cell; tables without longer ones scroll and do not wrap
@@ -73,7 +73,10 @@ def members(family: Family) -> pd.DataFrame:
     rows = []
     for member in family.members:
         source = member.source
-        origin = f"`{source.package}` {source.version}" if isinstance(source, GGUF) else f"`{source.path}`"
+        if isinstance(source, GGUF):
+            origin = f"`{source.package}` {source.version}"
+        else:
+            origin = f"`{source.repo}` at `{source.revision[:10]}`" if isinstance(source, Hub) else f"`{source.path}`"
         rows.append(
             {
                 "member": member.name,
