@@ -50,6 +50,12 @@ ARCHITECTURES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def store_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test measures is not kept for the user, and what the user measured is not taken for a test."""
+    monkeypatch.setenv("TUNINGVEC_STORE", str(tmp_path_factory.mktemp("store")))
+
+
 @pytest.fixture
 def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """Write a randomly initialised two-layer model in bfloat16; returns its folder."""

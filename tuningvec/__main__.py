@@ -1,6 +1,7 @@
 """`python -m tuningvec`: execute the notebooks on one family or several, and build the book."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -33,12 +34,16 @@ def _parser() -> argparse.ArgumentParser:
         if name == "prepare":
             command.add_argument("--to", type=Path, required=True, help="folder to write to")
         else:
-            command.add_argument("--fresh", action="store_true", help="execute every page again")
+            command.add_argument(
+                "--fresh", action="store_true", help="execute every page and measure every table again"
+            )
     return parser
 
 
 def _execute(options: argparse.Namespace) -> list[Page]:
     pages = compendium.plan(Project.here(), options.families)
+    if options.fresh:
+        os.environ["TUNINGVEC_FRESH"] = "1"  # for the notebooks' kernels
     for page, executed in compendium.execute(pages, options.fresh):
         print(f"{page}: {page.seconds():.1f} s" + ("" if executed else " (kept from an earlier run)"), flush=True)
     return pages

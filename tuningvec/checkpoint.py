@@ -41,6 +41,11 @@ class _InFolder:
 
     folder: Path
 
+    @property
+    def files(self) -> list[Path]:
+        """What the weights are read from."""
+        return sorted(f for f in self.folder.iterdir() if f.suffix == ".safetensors" or f.name.endswith("config.json"))
+
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other.folder == self.folder
 
@@ -170,10 +175,12 @@ class Gaussian:
         self._drawn = "", torch.empty(0)
 
     def read(self, name: str, rows: slice = ALL, out: Tensor | None = None) -> Float32[Tensor, "..."]:
-        if self._drawn[0] != name:  # rows of one tensor are asked for one after the other
+        known, whole = self._drawn
+        if known != name:  # rows of one tensor are asked for one after the other
             generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
-            self._drawn = name, torch.randn(self.shapes[name], generator=generator)
-        drawn = self._drawn[1][rows]
+            whole = torch.randn(self.shapes[name], generator=generator)
+            self._drawn = name, whole
+        drawn = whole[rows]
         return drawn.clone() if out is None else out.copy_(drawn)
 
     def __repr__(self) -> str:

@@ -17,6 +17,7 @@ from tuningvec.components import KINDS, Component, components
 from tuningvec.engine import share
 from tuningvec.errors import TuningVecError
 from tuningvec.shards import PIECE
+from tuningvec.store import Store
 
 BLOCK = 2**14  # products summed in float32 before float64 takes over
 
@@ -106,6 +107,10 @@ class Combination:
         pairs = [(c, *term.factors(name, rows)) for term, c in holding]
         return Factors(torch.cat([c * b for c, b, _ in pairs], 1), torch.cat([a for _, _, a in pairs]))
 
+    def identity(self, store: Store) -> list[list[str | float]]:
+        """Coefficients and checksums of what they stand before: the same for the same weights, wherever they lie."""
+        return sorted([_identity(term, store), c] for term, c in self.terms.items())
+
     def write(
         self, folder: str | os.PathLike[str], like: Checkpoint, prompted_as: Checkpoint | None = None
     ) -> Checkpoint:
@@ -118,6 +123,11 @@ class Combination:
             odd = _misfit(self.shapes, like.shapes)
             raise TuningVecError(f"{self!r} does not fit {like.folder}: {odd}; give the checkpoint it is built on")
         return write_checkpoint(folder, like, self.read, prompted_as)
+
+
+def _identity(term: Term, store: Store) -> str:
+    files = getattr(term, "files", None)
+    return repr(term) if files is None else " ".join(store.digest(file)[:24] for file in files)
 
 
 class TuningVector(Combination):
@@ -142,13 +152,19 @@ def _misfit(one: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, .
     return f"tensor {name} is {shapes[0]} in one and {shapes[1]} in the other"
 
 
-def parts(
-    vectors: Mapping[str, Combination], like: Checkpoint, desc: str, kinds: Collection[str] = KINDS
-) -> Iterator[tuple[Component, dict[str, Matrix]]]:
-    """Every component of these kinds in turn, with its matrix in each vector that has one; each tensor is read once."""
+def places(
+    vectors: Mapping[str, Combination], like: Checkpoint, kinds: Collection[str] = KINDS
+) -> list[tuple[str, Component]]:
+    """The components of these kinds that some vector has, each with the tensor that stores it."""
     names = dict.fromkeys(name for vector in vectors.values() for name in vector.shapes)
-    places = [(name, c) for name in names for c in components(name, like.config) if c.kind in kinds]
-    for name, component in tqdm(places, desc=desc, mininterval=5):
+    return [(name, c) for name in names for c in components(name, like.config) if c.kind in kinds]
+
+
+def parts(
+    vectors: Mapping[str, Combination], where: Sequence[tuple[str, Component]], desc: str
+) -> Iterator[tuple[Component, dict[str, Matrix]]]:
+    """Every component in turn, with its matrix in each vector that has one; each tensor is read once."""
+    for name, component in tqdm(where, desc=desc, mininterval=5):
         rows = component.rows or ALL
         found: dict[str, Matrix | None] = {label: vector.factors(name, rows) for label, vector in vectors.items()}
         dense = {label: vectors[label] for label, thin in found.items() if thin is None}
@@ -232,7 +248,7 @@ def rotation_null(vectors: Mapping[str, Combination], like: Checkpoint) -> pd.Da
     Columns a, b, kind and null_variance = Σ ‖B Aᵀ‖²_F / d_out, for every pair of two.
     """
     sums: dict[tuple[str, str, str], float] = {}
-    for component, matrices in parts(vectors, like, "null of the cosine"):
+    for component, matrices in parts(vectors, places(vectors, like), "null of the cosine"):
         for a, b in itertools.combinations(matrices, 2):
             key = (a, b, component.kind)
             sums[key] = sums.get(key, 0.0) + _rotated_variance(matrices[a], matrices[b])

@@ -92,6 +92,7 @@ class Fitted:
     def __init__(self, fine_tuned: Checkpoint, pretrained: Checkpoint):
         self.fine_tuned, self.pretrained = fine_tuned, pretrained
         self.shapes = pretrained.shapes
+        self.files = fine_tuned.files + pretrained.files
 
     def read(self, name: str, rows: slice = ALL, out: Tensor | None = None) -> Float32[Tensor, "..."]:
         source = EMBEDDING if name == HEAD and HEAD not in self.fine_tuned.shapes else name

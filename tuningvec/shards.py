@@ -9,20 +9,22 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from tuningvec.engine import share
 from tuningvec.errors import TuningVecError
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-PIECE = 2**18  # elements read or written at a time: with its float32 copy a piece fits into a core's cache
+PIECE = 2**19  # elements read or written at a time: a megabyte of bfloat16
 LARGEST_HEADER = 100 * 2**20
 
 _buffers = threading.local()
@@ -119,12 +121,19 @@ def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     return made
 
 
-def write(
-    path: Path,
-    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
-    fill: Callable[[str, slice, Float32[Tensor, "..."]], None],
-) -> None:
-    """Write tensors of these dtypes and shapes in their order; `fill(name, rows, out)` gives the values of some rows.
+Fill = Callable[[str, slice, Float32[Tensor, "..."]], object]
+
+
+class _Rows(NamedTuple):
+    name: str
+    rows: slice
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    position: int
+
+
+def write(path: Path, tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], fill: Fill) -> None:
+    """Write tensors of these dtypes and shapes; `fill(name, rows, out)` gives the values of some rows, in any order.
 
     Values are rounded once, from float32 to the tensor's dtype. Memory does not grow with the tensors, only with a row.
     """
@@ -135,27 +144,36 @@ def write(
         entries[name] = {"dtype": NAMES[dtype], "shape": shape, "data_offsets": [first, end]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    pieces = [
+        piece
+        for name, (dtype, shape) in tensors.items()
+        for piece in _rows(name, dtype, shape, 8 + len(text) + entries[name]["data_offsets"][0])
+    ]
     with path.open("wb", buffering=0) as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
-        for name, (dtype, shape) in tensors.items():
-            _write_rows(stream, name, dtype, shape, fill)
+        share(pieces, partial(_write, stream.fileno(), fill))
 
 
-def _write_rows(
-    stream: BinaryIO,
-    name: str,
-    dtype: torch.dtype,
-    shape: tuple[int, ...],
-    fill: Callable[[str, slice, Float32[Tensor, "..."]], None],
-) -> None:
-    rows = shape[0] if shape else 1
+def _rows(name: str, dtype: torch.dtype, shape: tuple[int, ...], position: int) -> Iterator[_Rows]:
+    """A tensor in rows of about PIECE elements together, each with its place in the file."""
+    if not shape:
+        yield _Rows(name, slice(None), shape, dtype, position)
+        return
     width = torch.Size(shape[1:]).numel()
     step = max(1, PIECE // max(1, width))
-    values = torch.empty((min(step, rows), *shape[1:]), dtype=torch.float32)
-    rounded = torch.empty_like(values, dtype=dtype)
-    for first in range(0, rows, step):
-        last = min(first + step, rows)
-        part, made = values[: last - first], rounded[: last - first]
-        fill(name, slice(first, last), part if shape else part.reshape(()))
-        made.copy_(part)
-        stream.write(made.reshape(-1).view(torch.uint8).numpy())
+    for first in range(0, shape[0], step):
+        last = min(first + step, shape[0])
+        yield _Rows(
+            name, slice(first, last), (last - first, *shape[1:]), dtype, position + first * width * dtype.itemsize
+        )
+
+
+def _write(descriptor: int, fill: Fill, pieces: Sequence[_Rows]) -> None:
+    width = max((torch.Size(piece.shape).numel() for piece in pieces), default=0)
+    values, raw = torch.empty(width), torch.empty(8 * width, dtype=torch.uint8)
+    for piece in pieces:
+        part = values[: torch.Size(piece.shape).numel()]
+        fill(piece.name, piece.rows, part.view(piece.shape))
+        rounded = raw[: part.numel() * piece.dtype.itemsize]
+        rounded.view(piece.dtype).copy_(part)
+        os.pwrite(descriptor, rounded.numpy(), piece.position)

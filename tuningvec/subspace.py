@@ -1,18 +1,22 @@
 """Into which subspaces of the pretrained weights a tuning vector writes (paper §4, A.7)."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from tuningvec import checkpoint, components, delta, shards
 from tuningvec.checkpoint import Checkpoint
-from tuningvec.components import MATRICES
-from tuningvec.delta import Combination, Factors, Matrix, parts
+from tuningvec.components import MATRICES, Component
+from tuningvec.delta import Combination, Factors, Matrix, dense, parts, places
 from tuningvec.errors import TuningVecError
+from tuningvec.store import Record, Store
 
 FLOAT64_UP_TO = 1536  # rows; twice the time of float32, which is little up to here
 
@@ -129,21 +133,43 @@ def _null_sd(squares: float, d: int, k: int) -> float:
 
 
 def subspace_alignment(
-    pretrained: Checkpoint, vectors: Mapping[str, Combination], epsilons: Sequence[float] = (0.05,)
+    pretrained: Checkpoint,
+    vectors: Mapping[str, Combination],
+    epsilons: Sequence[float] = (0.05,),
+    store: Store | None = None,
 ) -> pd.DataFrame:
     """`alignment` of every vector in every matrix of the model, one decomposition of W for all vectors and ε.
 
-    Columns vector, layer, kind, epsilon and those of `alignment`. A vector without a matrix has no row for it.
+    Columns vector, layer, kind, epsilon and those of `alignment`. A vector without a matrix has no row for it. With a
+    store, matrices that were measured before are not measured again; `attrs["runs"]` tells when and on what they were.
     """
-    rows = []
-    for component, tensors in parts({"": Combination({pretrained: 1}), **vectors}, pretrained, "subspaces", MATRICES):
-        basis = decompose(tensors.pop(""))
-        for label, T in tensors.items():
-            if all(torch.any(factor) for factor in (T if isinstance(T, Factors) else (T,))):
-                place = dict(vector=label, layer=component.layer, kind=component.kind)
-                measured = alignment(basis, T, epsilons)
-                rows += [{**place, "epsilon": e, **row} for e, row in zip(epsilons, measured, strict=True)]
-    return pd.DataFrame(rows)
+    every = {"": Combination({pretrained: 1}), **vectors}
+    where = {f"{c.layer} {c.kind}": (name, c) for name, c in places(every, pretrained, MATRICES)}
+    record = store.record("alignment", _inputs(every, epsilons, store), CODE) if store else Record()
+    missing = [place for piece, place in where.items() if piece not in record]
+    for component, matrices in parts(every, missing, "subspaces"):
+        record.add(f"{component.layer} {component.kind}", _measured(component, matrices, epsilons))
+    table = pd.DataFrame(record.rows(where))
+    table.attrs["runs"] = record.runs
+    return table
+
+
+CODE = (delta, checkpoint, components, shards, sys.modules[__name__])  # a change in these measures again
+
+
+def _inputs(every: Mapping[str, Combination], epsilons: Sequence[float], store: Store) -> dict[str, Any]:
+    return {"epsilons": list(epsilons), "weights": {label: v.identity(store) for label, v in every.items()}}
+
+
+def _measured(component: Component, matrices: dict[str, Matrix], epsilons: Sequence[float]) -> list[dict[str, Any]]:
+    """The rows of one matrix, for every vector that changes it."""
+    basis, rows = decompose(dense(matrices.pop(""))), []
+    for label, T in matrices.items():
+        if all(torch.any(factor) for factor in (T if isinstance(T, Factors) else (T,))):
+            place = dict(vector=label, layer=component.layer, kind=component.kind)
+            measured = alignment(basis, T, epsilons)
+            rows += [{**place, "epsilon": e, **row} for e, row in zip(epsilons, measured, strict=True)]
+    return rows
 
 
 def over_layers(table: pd.DataFrame) -> pd.DataFrame:

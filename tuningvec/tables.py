@@ -61,6 +61,16 @@ def number(value: float | np.number | NAType, digits: int) -> str:
     return text.replace("-", "−")
 
 
+def measured(table: pd.DataFrame) -> None:
+    """Display when, on what machine and from which weights a stored table was measured."""
+    lines = [f"- {r['measured'].replace('T', ' ')}, {r['machine']}, torch {r['torch']}" for r in table.attrs["runs"]]
+    weights = table.attrs["runs"][-1]["inputs"]["weights"] if lines else {}
+    sums = ", ".join(f"{label or 'pretrained'} `{terms[0][0][:12]}`" for label, terms in weights.items())
+    display(
+        Markdown("\n".join(["Measured (UTC):", "", *lines, "", f"Weights, by the first of their checksums: {sums}."]))
+    )
+
+
 def beside_paper(ours: pd.DataFrame, value: str, paper: pd.DataFrame) -> pd.DataFrame:
     """Rows of our vectors (mean `value` by kind) above the paper's rows of the same table."""
     own = ours.pivot(index="vector", columns="kind", values=value).loc[ours.vector.unique(), list(paper.columns)]

@@ -1,0 +1,111 @@
+"""Measured tables, kept with what they were measured from, so that nothing is measured twice.
+
+A table is a file of JSON lines: what it was measured from, then one line for each piece of work, appended when the
+piece is done. A stopped run goes on with the first piece that has no line. Two runs at once append to the same file;
+what both measured is the same and is taken once.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import platformdirs
+
+Rows = list[dict[str, Any]]
+
+
+class Record:
+    """The pieces of one table; without a file they are kept for this run alone."""
+
+    def __init__(self, file: Path | None = None, about: Mapping[str, Any] | None = None):
+        self._file, self.pieces, self.runs = file, {}, []
+        for line in _lines(file) if file else []:
+            if "rows" in line:
+                self.pieces.setdefault(line["piece"], line["rows"])
+            else:
+                self.runs.append(line)
+        self._about = about
+
+    def __contains__(self, piece: str) -> bool:
+        return piece in self.pieces
+
+    def add(self, piece: str, rows: Rows) -> None:
+        """Keep a finished piece; the first of a run tells when and where it was measured."""
+        if self._file and self._about is not None:
+            run = {"measured": datetime.now(UTC).isoformat(timespec="minutes"), **_machine(), **self._about}
+            self.runs.append(run)
+            _append(self._file, run)
+            self._about = None
+        self.pieces[piece] = rows
+        if self._file:
+            _append(self._file, {"piece": piece, "rows": rows})
+
+    def rows(self, pieces: Iterable[str]) -> Rows:
+        """The rows of these pieces, in their order."""
+        return [row for piece in pieces for row in self.pieces[piece]]
+
+
+class Store:
+    """Records in a folder: `$TUNINGVEC_STORE`, or the user's cache.
+
+    With `$TUNINGVEC_FRESH` set, what is there is measured again.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None = None):
+        self.folder = Path(
+            folder or os.environ.get("TUNINGVEC_STORE") or platformdirs.user_cache_path("tuningvec") / "store"
+        )
+
+    def record(self, what: str, inputs: Mapping[str, Any], code: Sequence[ModuleType]) -> Record:
+        """The record of a table that was measured from `inputs` by the code of these modules."""
+        sources = [Path(module.__file__ or "").read_bytes() for module in code]
+        text = json.dumps([what, inputs, *(hashlib.sha256(source).hexdigest() for source in sources)], sort_keys=True)
+        file = self.folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
+        if os.environ.get("TUNINGVEC_FRESH"):
+            file.unlink(missing_ok=True)
+        return Record(file, {"inputs": inputs})
+
+    def digest(self, file: Path) -> str:
+        """SHA-256 of a file, computed once as long as its size and time of change stay."""
+        state = file.stat()
+        known = self.folder / "digests.jsonl"
+        key = [str(file), state.st_size, state.st_mtime_ns]
+        for line in _lines(known):
+            if line["key"] == key:
+                return line["sha256"]
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        _append(known, {"key": key, "sha256": found})
+        return found
+
+
+def _append(file: Path, line: Mapping[str, Any]) -> None:
+    """Add a line in one write, so that lines of two runs do not mix; after half a line it begins anew."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab", buffering=0) as stream:
+        stream.write(b"\n" + json.dumps(line).encode() + b"\n")
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; half a line of a run that was killed is passed over."""
+    found = []
+    for text in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            found.append(json.loads(text))
+        except ValueError:
+            continue
+    return [line for line in found if isinstance(line, dict)]
+
+
+def _machine() -> dict[str, str]:
+    return {
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "torch": importlib.metadata.version("torch"),
+    }
