@@ -1,10 +1,14 @@
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from tuningvec.checkpoint import Checkpoint, Gaussian
 from tuningvec.delta import (
@@ -72,6 +76,38 @@ def test_a_written_model_is_the_pretrained_one_again(pair, tmp_path):
     assert equal(read_all(Combination({back: 1})), read_all(pre))
     assert all(forth.dtype(n) == like.dtype(n) for n in like.shapes)
     assert back.config == like.config
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "phi3", "gemma3"])
+def test_a_written_sum_loads_in_transformers_and_generates(make_checkpoint, tmp_path, architecture):
+    pre, ft = (Checkpoint(make_checkpoint(str(seed), architecture, seed=seed)) for seed in (0, 1))
+    theta = Combination({pre: 1})
+    T = TuningVector.between(theta, Combination({ft: 1}))
+    half = T.apply_to(theta, 0.5)
+    copy = half.write(tmp_path / "half", pre, prompted_as=ft)
+    model = AutoModelForCausalLM.from_pretrained(copy.folder)
+    weights = model.state_dict()
+    assert all(torch.equal(weights[n].float(), half.read(n).to(pre.dtype(n)).float()) for n in pre.shapes)
+    assert model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=4, do_sample=False, pad_token_id=0).shape[1] > 3
+
+
+MERGEKIT = shutil.which(os.environ.get("MERGEKIT", "mergekit-yaml"))
+
+
+@pytest.mark.skipif(MERGEKIT is None, reason="no program mergekit-yaml; set MERGEKIT to it")
+def test_a_written_sum_is_that_of_mergekits_task_arithmetic(make_checkpoint, tmp_path):
+    pre, one, two = (Checkpoint(make_checkpoint(str(seed), seed=seed)) for seed in range(3))
+    theta = Combination({pre: 1})
+    T1, T2 = (TuningVector.between(theta, Combination({c: 1})) for c in (one, two))
+    ours = (theta + 0.7 * T1 - 0.4 * T2).write(tmp_path / "ours", pre)
+    recipe = tmp_path / "merge.yaml"
+    models = [dict(model=str(c.folder), parameters=dict(weight=w)) for c, w in ((one, 0.7), (two, -0.4))]
+    method = dict(merge_method="task_arithmetic", base_model=str(pre.folder), dtype="float32", out_dtype="bfloat16")
+    recipe.write_text(yaml.safe_dump({**method, "models": models}), encoding="utf-8")
+    subprocess.run([MERGEKIT, recipe, tmp_path / "theirs", "--no-copy-tokenizer"], check=True, capture_output=True)
+    theirs = Checkpoint(tmp_path / "theirs")
+    for name in pre.shapes:
+        torch.testing.assert_close(ours.read(name), theirs.read(name), rtol=2**-7, atol=1e-6)  # a bit of bfloat16
 
 
 def test_a_model_of_another_shape_is_refused_by_tensor(make_checkpoint):

