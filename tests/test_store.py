@@ -5,10 +5,10 @@ import sys
 import pandas as pd
 import pytest
 
+from tuningvec import delta, subspace
 from tuningvec import store as module
-from tuningvec import subspace
-from tuningvec.checkpoint import Checkpoint
-from tuningvec.delta import Combination, TuningVector
+from tuningvec.checkpoint import Checkpoint, Gaussian
+from tuningvec.delta import Combination, TuningVector, rotation_null
 from tuningvec.store import Record, Store
 from tuningvec.subspace import subspace_alignment
 
@@ -80,6 +80,16 @@ def test_a_stopped_run_goes_on_with_the_next_matrix(pair, tmp_path, monkeypatch)
     assert len(done) == 14 and len({(c.layer, c.kind) for c in done}) == 14
     pd.testing.assert_frame_equal(resumed, subspace_alignment(*pair, [0.05]))
     assert len(resumed.attrs["runs"]) == 2
+
+
+def test_the_null_of_the_cosine_is_kept_too(pair, tmp_path, monkeypatch):
+    theta, T = pair
+    T = {"one": T["tuned"], "two": TuningVector({Gaussian(theta.shapes, seed=0): 1})}
+    first = rotation_null(T, theta, Store(tmp_path))
+    monkeypatch.setattr(delta, "_rotated_variance", lambda a, b: 1 / 0)
+    pd.testing.assert_frame_equal(first, rotation_null(T, theta, Store(tmp_path)))
+    with pytest.raises(ZeroDivisionError):
+        rotation_null({"one": T["one"], "other": 2 * T["two"]}, theta, Store(tmp_path))
 
 
 def test_fresh_measures_again(pair, measured, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -12,12 +13,13 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 from tqdm import tqdm
 
+from tuningvec import checkpoint, shards
 from tuningvec.checkpoint import ALL, Checkpoint, LowRank, Term, sliced, write_checkpoint
 from tuningvec.components import KINDS, Component, components
 from tuningvec.engine import share
 from tuningvec.errors import TuningVecError
 from tuningvec.shards import PIECE
-from tuningvec.store import Store
+from tuningvec.store import Record, Store
 
 BLOCK = 2**14  # products summed in float32 before float64 takes over
 
@@ -242,17 +244,32 @@ def _gram(X: Float32[Tensor, "m n"]) -> Float64[Tensor, "m m"]:
     return torch.bmm(blocks, blocks.mT).sum(0, dtype=torch.float64) + rest @ rest.mT
 
 
-def rotation_null(vectors: Mapping[str, Combination], like: Checkpoint) -> pd.DataFrame:
+def rotation_null(vectors: Mapping[str, Combination], like: Checkpoint, store: Store | None = None) -> pd.DataFrame:
     """Variance of ⟨RA, B⟩ when each matrix of A is rotated on its left by a random R of its own; the mean is 0.
 
-    Columns a, b, kind and null_variance = Σ ‖B Aᵀ‖²_F / d_out, for every pair of two.
+    Columns a, b, kind and null_variance = Σ ‖B Aᵀ‖²_F / d_out, for every pair of two. With a store, matrices that were
+    measured before are not measured again; `attrs["runs"]` tells when and on what they were.
     """
-    sums: dict[tuple[str, str, str], float] = {}
-    for component, matrices in parts(vectors, places(vectors, like), "null of the cosine"):
-        for a, b in itertools.combinations(matrices, 2):
-            key = (a, b, component.kind)
-            sums[key] = sums.get(key, 0.0) + _rotated_variance(matrices[a], matrices[b])
-    return pd.DataFrame([(*key, v) for key, v in sums.items()], columns=["a", "b", "kind", "null_variance"])
+    where = {f"{name} {c.kind}": (name, c) for name, c in places(vectors, like)}
+    inputs = {label: vector.identity(store) for label, vector in vectors.items()} if store else {}
+    record = store.record("null", {"weights": inputs}, CODE) if store else Record()
+    missing = {piece: place for piece, place in where.items() if piece not in record}
+    for piece, (component, matrices) in zip(missing, parts(vectors, list(missing.values()), "null"), strict=True):
+        pairs = itertools.combinations(matrices, 2)
+        record.add(
+            piece,
+            [
+                dict(a=a, b=b, kind=component.kind, null_variance=_rotated_variance(matrices[a], matrices[b]))
+                for a, b in pairs
+            ],
+        )
+    table = pd.DataFrame(record.rows(where), columns=["a", "b", "kind", "null_variance"])
+    table = table.groupby(["a", "b", "kind"], sort=False).null_variance.sum().reset_index()
+    table.attrs["runs"] = record.runs
+    return table
+
+
+CODE = (checkpoint, shards, sys.modules[__name__])  # a change in these measures again
 
 
 def _rotated_variance(a: Matrix, b: Matrix) -> float:

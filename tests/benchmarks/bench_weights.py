@@ -27,8 +27,9 @@ from tuningvec.subspace import alignment, decompose, energies
 
 REPEATS = 5
 CONFIG = dict(  # 0.47B parameters
-    model_type="llama", vocab_size=50_000, hidden_size=1024, intermediate_size=4864, num_hidden_layers=24,
-    num_attention_heads=16, num_key_value_heads=4, head_dim=64,
+    architectures=["LlamaForCausalLM"], model_type="llama", tie_word_embeddings=True, vocab_size=50_000,
+    hidden_size=1024, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=16, num_key_value_heads=4,
+    head_dim=64,
 )  # fmt: skip
 LAMBDA = (0.7, -0.4)
 MERGEKIT = shutil.which(os.environ.get("MERGEKIT", "mergekit-yaml"))  # its program, in an environment of its own
@@ -43,6 +44,9 @@ def make(folder: Path, models: int) -> None:
     for layer in range(CONFIG["num_hidden_layers"]):
         for block, name, shape in zip(blocks, names, matrix_shapes(CONFIG).values(), strict=True):
             shapes[f"model.layers.{layer}.{block}.{name}.weight"] = shape
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            shapes[f"model.layers.{layer}.{norm}.weight"] = (CONFIG["hidden_size"],)
+    shapes["model.norm.weight"] = (CONFIG["hidden_size"],)
     tensors = {name: (torch.bfloat16, shape) for name, shape in shapes.items()}
     for seed in range(models):
         torch.manual_seed(seed)
@@ -82,7 +86,7 @@ def apply_by_hand(folder: Path) -> None:
 
 
 def apply_by_mergekit(folder: Path) -> None:
-    """The same by mergekit's task arithmetic in float32."""
+    """The same by mergekit's program, task arithmetic in float32; its start is part of the time."""
     models = [f"{{model: {folder}/{i}, parameters: {{weight: {w}}}}}" for i, w in zip((1, 2), LAMBDA, strict=True)]
     config = f"merge_method: task_arithmetic\nbase_model: {folder}/0\ndtype: float32\nout_dtype: bfloat16\n"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
