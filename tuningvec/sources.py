@@ -132,7 +132,7 @@ def tuning_vectors(family: Family) -> dict[str, TuningVector]:
 def preflight(family: Family) -> pd.DataFrame:
     """Open every member and compare it with θ_pre: tensors, parameters, those that T changes, and r = ‖T‖ / ‖θ_pre‖.
 
-    The note warns of a T longer than half of θ_pre in most tensors that it changes: of another pretrained model, or of
+    A note warns of a T longer than half of θ_pre in most tensors that it changes: of another pretrained model, or of
     one trained much further. Raises TuningVecError for a member that cannot be opened or does not fit.
     """
     pretrained = checkpoint(family)
@@ -155,7 +155,8 @@ def preflight(family: Family) -> pd.DataFrame:
             )
         )
     table = pd.DataFrame(rows).astype({"changed_tensors": "Int64", "changed_parameters": "Int64"})
-    return table.fillna({"note": ""}).rename(columns=lambda c: c.replace("_", " "))
+    table = table.fillna({"note": ""}) if table.note.any() else table.drop(columns="note")
+    return table.rename(columns=lambda c: c.replace("_", " "))
 
 
 def _norm(tensor: torch.Tensor) -> float:
