@@ -1,4 +1,7 @@
 import json
+import os
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,6 +46,19 @@ def test_a_failed_write_leaves_nothing(make_checkpoint, tmp_path):
     before = set(tmp_path.iterdir())
     with pytest.raises(RuntimeError):
         write_checkpoint(tmp_path / "copy", whole, breaks)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(make_checkpoint, tmp_path, monkeypatch):
+    whole = Checkpoint(make_checkpoint("model"))
+    before = set(tmp_path.iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(TuningVecError, match=r"needs 0\.0 GB and the disk has 0\.0 GB free"):
+        write_checkpoint(tmp_path / "copy", whole, whole.read)
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "pwrite", lambda *a: 0)
+    with pytest.raises(TuningVecError, match="was written in part"):
+        write_checkpoint(tmp_path / "copy", whole, whole.read)
     assert set(tmp_path.iterdir()) == before
 
 

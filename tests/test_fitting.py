@@ -83,6 +83,15 @@ def test_other_positions_are_told_and_do_not_stop(make_checkpoint):
     assert told.outcome == "compared" and "pretrained setting" in told.how
 
 
+def test_a_table_of_positions_is_left_out(make_checkpoint):
+    pre, folder = Checkpoint(make_checkpoint("pre")), make_checkpoint("ft", seed=1)
+    table = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    save_file({**load_file(folder / SINGLE), table: torch.ones(4)}, folder / SINGLE)
+    assert outcomes(pre, Checkpoint(folder)) == {table: "left out"}
+    theta, T = vector(pre, Checkpoint(folder))
+    assert table not in T.shapes and T.apply_to(theta).shapes == pre.shapes
+
+
 def test_a_tensor_that_one_lacks_stops(make_checkpoint):
     pre, folder = Checkpoint(make_checkpoint("pre")), make_checkpoint("ft")
     tensors = load_file(folder / SINGLE)

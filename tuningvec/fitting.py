@@ -64,7 +64,7 @@ def _tensor(name: str, one: tuple[int, ...] | None, other: tuple[int, ...] | Non
         return Misfit(name, *texts, "compared", "with the embedding that the fine-tuned head is tied to")
     if name == HEAD and other and not one:
         return Misfit(name, *texts, "left out", "the pretrained head is tied to the embedding")
-    if "rotary_emb" in name:
+    if "rotary_emb" in name and not one:
         return Misfit(name, *texts, "left out", "a table of positions and no weight")
     return Misfit(name, *texts, "stops", "not a fine-tune of this model")
 

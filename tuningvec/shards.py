@@ -176,4 +176,9 @@ def _write(descriptor: int, fill: Fill, pieces: Sequence[_Rows]) -> None:
         fill(piece.name, piece.rows, part.view(piece.shape))
         rounded = raw[: part.numel() * piece.dtype.itemsize]
         rounded.view(piece.dtype).copy_(part)
-        os.pwrite(descriptor, rounded.numpy(), piece.position)
+        try:
+            written = os.pwrite(descriptor, rounded.numpy(), piece.position)
+        except OSError as error:
+            raise TuningVecError(f"tensor {piece.name} could not be written: {error.strerror}") from None
+        if written != rounded.numel():
+            raise TuningVecError(f"tensor {piece.name} was written in part; is the disk full?")
