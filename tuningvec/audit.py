@@ -101,10 +101,11 @@ def same_weights() -> pd.DataFrame:
         removed = removed[removed.member.str.startswith(WITHOUT)]
         pretrained = _pretrained(paper.by_member(paper.table(other)))
         both = removed.merge(pretrained, on=["family", "column"], suffixes=("", "_pre"))
-        both["items"] = counts(both) - counts(both.assign(value=both.value_pre))
-        both.loc[both.unit != "%", ["n", "items"]] = pd.NA
+        both["n"] = both.n.mask(both.unit != "%")
+        both["right"], both["right_pre"] = counts(both), counts(both.assign(value=both.value_pre))
+        both["items"] = both.right - both.right_pre
         rows.append(both.assign(points=both.value - both.value_pre))
-    columns = ["table", "family", "column", "n", "value_pre", "value", "points", "items"]
+    columns = ["table", "family", "column", "n", "value_pre", "value", "points", "right_pre", "right", "items"]
     return pd.concat(rows, ignore_index=True)[columns]
 
 

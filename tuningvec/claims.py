@@ -196,13 +196,12 @@ def fall_without_T(_: Evidence) -> Claim:
 def mediphi_unharmed(evidence: Evidence) -> Claim:
     rows = audit.same_weights().query("table == '3' and family == 'Phi-3.5'")
     worst = rows.loc[rows["items"].abs().idxmax()]
-    counts = (round(worst[c] * worst.n / 100) for c in ("value", "value_pre"))
     return Claim(
         "Without $T$ MediPhi follows instructions as before (§3.1, Table 3)",
         f"That row is Phi-3.5-Instruct. {worst.column}: {worst.value:.2f}% in Table 3, {worst.value_pre:.2f}% in Table "
         f"9, {abs(worst['items'])} of {worst.n:,} outputs apart with the same weights.",
         "arithmetic",
-        "differs" if stats.paired_p_bounds(*counts, worst.n).high <= evidence.alpha else "holds",
+        "differs" if stats.paired_p_bounds(worst.right, worst.right_pre, worst.n).high <= evidence.alpha else "holds",
         "negation",
     )
 
@@ -213,10 +212,10 @@ def knowledge(evidence: Evidence) -> Claim:
     each = _list(f"{v.member} {v.right} of {v.n:,} ({v.share:.1%})" for v in low.itertuples())
     return Claim(
         "Low scores without $T$, or out of domain, are lost ability (§3.1, A.9; Tables 1, 13)",
-        f"On the nine benchmarks with four options {each} are right: fewer than by guessing. An output without a valid "
+        f"On the benchmarks with four options {each} are right: fewer than by guessing. An output without a valid "
         "answer counts as wrong, so these rows measure the form of the answers first."
         if len(low)
-        else "No row is below guessing on the nine benchmarks with four options.",
+        else "No row is below guessing on the benchmarks with four options.",
         "inference",
         "cannot be known" if len(low) else "holds",
         "negation",
@@ -342,7 +341,7 @@ def rouge_gains(evidence: Evidence) -> Claim:
     clear = (table.both_low > 0).sum()
     return Claim(
         "Fine-tuning improves generation (A.3, Table 8)",
-        f"ROUGE-1 moves by {span(table.points, 1)} points; drawn over the six sets, the interval is above 0 for "
+        f"ROUGE-1 moves by {span(table.points, 1)} points; drawn over its sets, the interval is above 0 for "
         f"{clear} of {len(table)} models. Scores by item are not printed, so their noise is unknown.",
         "inference",
         "holds" if clear == len(table) else "cannot be known",
@@ -376,7 +375,7 @@ def ablation_percentages(_: Evidence) -> Claim:
     return Claim(
         f"Ablation lowers performance by {_list(f'{v:g}' for v in falls)}% (§2, A.2; Fig. 5)",
         "The heat map's cells are not in the text. For scale: answers by guessing among four options would be a fall "
-        f"of {span(guess, 0)}% on nine of the benchmarks; a larger one means outputs without a valid answer.",
+        f"of {span(guess, 0)}% on these benchmarks; a larger one means outputs without a valid answer.",
         "not printed",
         "cannot be known",
         "text",

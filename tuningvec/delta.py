@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tuningvec import checkpoint, shards
+from tuningvec import components as architectures
 from tuningvec.checkpoint import ALL, Checkpoint, LowRank, Term, sliced, write_checkpoint
 from tuningvec.components import KINDS, Component, components
 from tuningvec.engine import share
@@ -269,7 +270,7 @@ def rotation_null(vectors: Mapping[str, Combination], like: Checkpoint, store: S
     return table
 
 
-CODE = (checkpoint, shards, sys.modules[__name__])  # a change in these measures again
+CODE = (checkpoint, architectures, shards, sys.modules[__name__])  # a change in these measures again
 
 
 def _rotated_variance(a: Matrix, b: Matrix) -> float:

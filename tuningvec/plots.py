@@ -54,13 +54,13 @@ def shape_bound(cells: pd.DataFrame) -> Figure:
     figure, grid = plt.subplots(len(models), 1, figsize=(WIDTH, 2.9 * len(models)), sharex=True)
     for axes, model in zip(grid, models, strict=True):
         part = cells[cells.pretrained == model].assign(null=lambda t: t.bound)
-        _alignment(axes, part, {v: look for v, look in _vectors(cells).items() if v in set(part.vector)}, "bound")
+        _alignment(axes, part, {v: look for v, look in _vectors(cells).items() if v in set(part.vector)}, None)
         axes.set_title(model, loc="left")
-        axes.legend(*_without(axes, "bound"), loc="lower left", frameon=False)
+        axes.legend(loc="lower left", frameon=False)
     return figure
 
 
-def _alignment(axes: Axes, means: pd.DataFrame, vectors: Mapping[str, tuple[str, Any]], null: str) -> None:
+def _alignment(axes: Axes, means: pd.DataFrame, vectors: Mapping[str, tuple[str, Any]], null: str | None) -> None:
     """Marks of SSA by kind of matrix, over black bars of `means.null`."""
     offsets = np.linspace(-0.26, 0.26, len(vectors)) if len(vectors) > 1 else [0]
     for offset, (vector, (marker, colour)) in zip(offsets, vectors.items(), strict=True):
@@ -70,12 +70,6 @@ def _alignment(axes: Axes, means: pd.DataFrame, vectors: Mapping[str, tuple[str,
     axes.hlines(bars, np.arange(len(bars)) - 0.4, np.arange(len(bars)) + 0.4, "black", lw=1.6, label=null)
     axes.set(ylim=(0, 1.04), ylabel="SSA", xticks=range(len(MATRICES)))
     axes.set_xticklabels(_labels(list(MATRICES)))
-
-
-def _without(axes: Axes, label: str) -> tuple[list[Any], list[str]]:
-    """Handles and labels of the legend but for one."""
-    kept = [(h, name) for h, name in zip(*axes.get_legend_handles_labels(), strict=True) if name != label]
-    return [h for h, _ in kept], [name for _, name in kept]
 
 
 def by_layer(table: pd.DataFrame, value: str, label: str, null: bool = False, log: bool = False) -> Figure:
@@ -214,10 +208,10 @@ def same_weights(rows: pd.DataFrame, level: float) -> Figure:
     looks = zip(rows.family.unique(), MARKERS, sns.color_palette("colorblind"), strict=False)
     for family, marker, colour in looks:
         part = rows[rows.family == family]
-        for x, y, n in zip(part.value_pre, part.value, part.n, strict=True):
-            across, up = (np.array(wilson(round(v * n / 100), n, level)) * 100 for v in (x, y))
-            axes.plot(across, [y, y], color=colour, lw=0.8, alpha=0.5)
-            axes.plot([x, x], up, color=colour, lw=0.8, alpha=0.5)
+        for row in part.itertuples():
+            across, up = (np.array(wilson(count, row.n, level)) * 100 for count in (row.right_pre, row.right))
+            axes.plot(across, [row.value, row.value], color=colour, lw=0.8, alpha=0.5)
+            axes.plot([row.value_pre, row.value_pre], up, color=colour, lw=0.8, alpha=0.5)
         axes.plot(part.value_pre, part.value, marker, color=colour, ms=6, label=family)
     axes.set(xlim=(40, 101), ylim=(0, 101), xlabel="pretrained model, Table 7 (%)", ylabel="(−)T, Table 1 (%)")
     _legend_below(figure)

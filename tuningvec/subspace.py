@@ -18,7 +18,6 @@ from tuningvec.delta import Combination, Factors, Matrix, dense, parts, places
 from tuningvec.errors import TuningVecError
 from tuningvec.store import Record, Store
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FLOAT64_UP_TO = 1000  # rows; twice the time of float32, which is little up to here
 
 
@@ -146,7 +145,7 @@ def subspace_alignment(
     """
     every = {"": Combination({pretrained: 1}), **vectors}
     where = {f"{c.layer} {c.kind}": (name, c) for name, c in places(every, pretrained, MATRICES)}
-    on = torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU"
+    on = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     record = store.record("alignment", _inputs(every, epsilons, store), CODE, on) if store else Record()
     missing = [place for piece, place in where.items() if piece not in record]
     for component, matrices in parts(every, missing, "subspaces"):
@@ -165,10 +164,11 @@ def _inputs(every: Mapping[str, Combination], epsilons: Sequence[float], store: 
 
 def _measured(component: Component, matrices: dict[str, Matrix], epsilons: Sequence[float]) -> list[dict[str, Any]]:
     """The rows of one matrix, for every vector that changes it; on a GPU where there is one."""
-    basis, rows = decompose(dense(matrices.pop("")).to(DEVICE)), []
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    basis, rows = decompose(dense(matrices.pop("")).to(device)), []
     for label, matrix in matrices.items():
         if all(torch.any(factor) for factor in (matrix if isinstance(matrix, Factors) else (matrix,))):
-            T = Factors(*(f.to(DEVICE) for f in matrix)) if isinstance(matrix, Factors) else matrix.to(DEVICE)
+            T = Factors(*(f.to(device) for f in matrix)) if isinstance(matrix, Factors) else matrix.to(device)
             place = dict(vector=label, layer=component.layer, kind=component.kind)
             measured = alignment(basis, T, epsilons)
             rows += [{**place, "epsilon": e, **row} for e, row in zip(epsilons, measured, strict=True)]

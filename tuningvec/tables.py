@@ -65,17 +65,22 @@ def measured(table: pd.DataFrame) -> None:
     """Display when, on what machine and from which weights a stored table was measured."""
     runs = table.attrs["runs"]
     lines = [
-        f"- {run['measured'].replace('T', ' ')}, {run['machine']}, {run['device']}, torch {run['torch']}"
+        f"- {run['measured'][:16].replace('T', ' ')}, {run['machine']}, {run['device']}, torch {run['torch']}"
         for run in runs
     ]
     weights = runs[-1]["inputs"]["weights"] if runs else {}
     sums = [
         f"- {label or 'pretrained'}: "
-        + " ".join(f"{c:+g} `{identity[:12]}`".replace("-", "−") for identity, c in terms)
+        + " ".join(f"{c:+g} `{_short(identity)}`".replace("-", "−") for identity, c in terms)
         for label, terms in weights.items()
     ]
     said = ["Measured (UTC)", "", *lines, "", "from weights with these checksums", "", *sums]
     display(Markdown("\n".join(said)))
+
+
+def _short(identity: str) -> str:
+    """The first of a checksum; a random summand's name is kept whole."""
+    return identity if "(" in identity else identity[:12]
 
 
 def beside_paper(ours: pd.DataFrame, value: str, paper: pd.DataFrame) -> pd.DataFrame:
