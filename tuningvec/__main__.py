@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 from tuningvec import compendium
@@ -43,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 def _execute(options: argparse.Namespace) -> list[Page]:
     pages = compendium.plan(Project.here(), options.families)
     if options.fresh:
-        os.environ["TUNINGVEC_FRESH"] = "1"  # for the notebooks' kernels
+        os.environ["TUNINGVEC_FRESH"] = str(time.time())  # for the notebooks' kernels
     for page, executed in compendium.execute(pages, options.fresh):
         print(f"{page}: {page.seconds():.1f} s" + ("" if executed else " (kept from an earlier run)"), flush=True)
     return pages

@@ -103,6 +103,53 @@ class Prompt(Spec):
     chat_template: Path | None = None
 
 
+class TextFiles(Spec):
+    """Text from a file or from all files of a folder: .txt, .jsonl, PMC's .xml or .nxml, each also as .gz or in .tar.gz.
+
+    `tokens` is the budget, `window` the length of a row; `packed` rows hold one document after the other.
+    """
+
+    kind: Literal["files"]
+    path: Path
+    field: str = "text"
+    tokens: Annotated[int, Field(gt=0)] = 100_000
+    window: Annotated[int, Field(gt=1)] = 256
+    packed: bool = True
+
+    def missing(self, root: Path) -> list[Path]:
+        return [] if (root / self.path).exists() else [root / self.path]
+
+
+class HubText(Spec):
+    """Text from a data set on the hub, streamed at a pinned commit."""
+
+    kind: Literal["hub"]
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit, not a branch")]
+    subset: str | None = None
+    split: str = "train"
+    field: str = "text"
+    tokens: Annotated[int, Field(gt=0)] = 100_000
+    window: Annotated[int, Field(gt=1)] = 256
+    packed: bool = True
+
+    def missing(self, root: Path) -> list[Path]:
+        return []  # fetched while it is read
+
+
+Corpus = TextFiles | HubText
+
+
+def _shipped(folder: str, file: str) -> Path:
+    return data_folder() / folder / file
+
+
+def _shipped_corpora() -> dict[str, "Corpus"]:
+    return {
+        name: TextFiles(kind="files", path=_shipped("corpora", f"{name}.jsonl")) for name in ("medical", "general")
+    }
+
+
 class Family(Spec):
     """A validated `data/families/<name>.yaml`; relative paths in it are relative to the file."""
 
@@ -112,6 +159,11 @@ class Family(Spec):
     pretrained: Member
     fine_tuned: Annotated[tuple[FineTuned, ...], Field(min_length=1)]
     prompt: Prompt
+    corpora: Annotated[dict[Name, Annotated[Corpus, Field(discriminator="kind")]], Field(min_length=1)] = Field(
+        default_factory=_shipped_corpora
+    )
+    choices: Path = Field(default_factory=lambda: _shipped("tasks", "drugs.jsonl"))
+    patching: Path = Field(default_factory=lambda: _shipped("patching", "drugs.yaml"))
     recipe: str | None = None
     left_out: dict[str, str] = {}
     _file: Path = PrivateAttr()
@@ -158,6 +210,12 @@ class Family(Spec):
         for field, member in zip(fields, self.members, strict=True):
             for path in member.source.missing(self.root):
                 raise TuningVecError(f"{self.file}: {field}.source.path: no file {path}{self._remedy(member)}")
+        for name, corpus in self.corpora.items():
+            for path in corpus.missing(self.root):
+                raise TuningVecError(f"{self.file}: corpora.{name}.path: no file or folder {path}")
+        for field in ("choices", "patching"):
+            if not (path := self.root / getattr(self, field)).is_file():
+                raise TuningVecError(f"{self.file}: {field}: no file {path}")
         template = self.prompt.chat_template
         if template and not (self.root / template).is_file():
             raise TuningVecError(f"{self.file}: prompt.chat_template: no file {self.root / template}")
@@ -216,7 +274,7 @@ def _first_problem(error: ValidationError) -> str:
     """`field: what is wrong`, for the first problem, with the number of further ones."""
     problems = error.errors(include_url=False, include_context=False)
     first, more = problems[0], len(problems) - 1
-    kinds = {"folder", "gguf", "hub", "adapter"}  # pydantic puts the matched kind of a source into the path
+    kinds = {"folder", "gguf", "hub", "adapter", "files"}  # pydantic puts the matched kind into the path
     where = ".".join(str(p) for p in first["loc"] if p not in kinds)
     if first["type"] == "extra_forbidden":
         text = f"{where}: unknown field; correct its spelling or remove it"

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import integrate
-from scipy.stats import beta, binomtest, fisher_exact
+from scipy.stats import beta, binomtest, bootstrap, fisher_exact, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
@@ -102,6 +102,28 @@ def probability_greater(count_1: int, n_1: int, count_2: int, n_2: int, prior: f
     first = beta(count_1 + prior, n_1 - count_1 + prior)
     second = beta(count_2 + prior, n_2 - count_2 + prior)
     return float(integrate.quad(lambda u: second.cdf(first.ppf(u)), 0, 1, limit=200)[0])
+
+
+def mean_interval(
+    samples: Float[np.ndarray, "n *shape"], level: float = 0.95
+) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
+    """Student's t interval of the mean over the first axis, for each of the others."""
+    n = len(samples)
+    half = t.ppf((1 + level) / 2, n - 1) * np.std(samples, axis=0, ddof=1) / n**0.5
+    mean = np.mean(samples, axis=0)
+    return mean - half, mean + half
+
+
+def relative_drop(original: ArrayLike, ablated: ArrayLike, seed: int, level: float = 0.95) -> Interval:
+    """Interval of ΔP = (P − P_ablated) / P in percent, P a mean over the same items: bootstrap over items (A.2)."""
+    pairs = np.asarray(original, dtype=float), np.asarray(ablated, dtype=float)
+    random = np.random.default_rng(seed)
+    found = bootstrap(pairs, _drop, paired=True, vectorized=True, confidence_level=level, method="percentile", rng=random)
+    return Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def _drop(original: np.ndarray, ablated: np.ndarray, axis: int) -> np.ndarray:
+    return 100 * (1 - ablated.sum(axis) / original.sum(axis))
 
 
 def holm(p: ArrayLike) -> Float[np.ndarray, " tests"]:

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ from types import ModuleType
 from typing import Any
 
 import platformdirs
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 Rows = list[dict[str, Any]]
 
@@ -26,6 +29,7 @@ class Record:
 
     def __init__(self, file: Path | None = None, about: Mapping[str, Any] | None = None):
         self._file, self.pieces, self.runs = file, {}, []
+        self._arrays: dict[str, Mapping[str, Tensor]] = {}
         for line in _lines(file) if file else []:
             if "rows" in line:
                 self.pieces.setdefault(line["piece"], line["rows"])
@@ -36,8 +40,15 @@ class Record:
     def __contains__(self, piece: str) -> bool:
         return piece in self.pieces
 
-    def add(self, piece: str, rows: Rows) -> None:
-        """Keep a finished piece; the first of a run tells when and where it was measured."""
+    def add(self, piece: str, rows: Rows, arrays: Mapping[str, Tensor] | None = None) -> None:
+        """Keep a finished piece; the first of a run tells when and where it was measured.
+
+        Arrays go to a file of their own, which is there whole before the piece is listed.
+        """
+        if arrays is not None:
+            self._arrays[piece] = arrays
+            if self._file:
+                self._write(self._array_file(piece), arrays)
         if self._file and self._about is not None:
             run = {"measured": datetime.now(UTC).isoformat(timespec="minutes"), **_machine(), **self._about}
             self.runs.append(run)
@@ -47,6 +58,19 @@ class Record:
         if self._file:
             _append(self._file, {"piece": piece, "rows": rows})
 
+    def arrays(self, piece: str) -> dict[str, Tensor]:
+        """The arrays of a piece."""
+        return dict(self._arrays[piece]) if piece in self._arrays else load_file(self._array_file(piece))
+
+    def _array_file(self, piece: str) -> Path:
+        return self._file.with_name(f"{self._file.stem}.{piece}.safetensors")
+
+    def _write(self, file: Path, arrays: Mapping[str, Tensor]) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+            save_file(dict(arrays), Path(scratch) / file.name)
+            os.replace(Path(scratch) / file.name, file)
+
     def rows(self, pieces: Iterable[str]) -> Rows:
         """The rows of these pieces, in their order."""
         return [row for piece in pieces for row in self.pieces[piece]]
@@ -55,7 +79,7 @@ class Record:
 class Store:
     """Records in a folder: `$TUNINGVEC_STORE`, or the user's cache.
 
-    With `$TUNINGVEC_FRESH` set, what is there is measured again.
+    With `$TUNINGVEC_FRESH` set to a time in seconds, what was last added to before that time is measured again.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None = None):
@@ -68,8 +92,9 @@ class Store:
         sources = [Path(module.__file__ or "").read_bytes() for module in code]
         text = json.dumps([what, inputs, *(hashlib.sha256(source).hexdigest() for source in sources)], sort_keys=True)
         file = self.folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
-        if os.environ.get("TUNINGVEC_FRESH"):
-            file.unlink(missing_ok=True)
+        since = float(os.environ.get("TUNINGVEC_FRESH") or 0)
+        if file.is_file() and file.stat().st_mtime < since:
+            file.unlink()
         return Record(file, {"device": on, "inputs": inputs})
 
     def digest(self, file: Path) -> str:

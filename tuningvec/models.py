@@ -1,0 +1,58 @@
+"""Members of a family as models in memory, from the same weights that the measures on disk read."""
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from tuningvec import sources
+from tuningvec.checkpoint import Checkpoint, LowRank
+from tuningvec.delta import Combination
+from tuningvec.errors import TuningVecError
+from tuningvec.family import Adapter, Family
+
+
+def weights(family: Family, name: str) -> tuple[Combination, Checkpoint]:
+    """A member's weights in their own shapes, and the checkpoint whose architecture and tokenizer they have."""
+    member = family.member(name)
+    if not isinstance(member.source, Adapter):
+        like = Checkpoint(sources.folder_of(family, member))
+        return Combination({like: 1}), like
+    base, like = weights(family, member.source.base)
+    return base + Combination({LowRank(sources.folder_of(family, member)): 1}), like
+
+
+def load(combination: Combination, like: Checkpoint, dtype: str = "float32") -> PreTrainedModel:
+    """A model with these weights, to be read only, in evaluation mode; spread over the GPUs there are, else on the CPU.
+
+    Weights are combined in float32 and rounded to `dtype` once. Raises TuningVecError for an unknown dtype and for a
+    model that does not fit into memory.
+    """
+    kind = _dtype(dtype)
+    model = AutoModelForCausalLM.from_pretrained(like.folder, dtype=kind, device_map="auto" if on_gpu() else None)
+    if set(combination.terms) != {like} or combination.terms[like] != 1:
+        for tensor in (combination - Combination({like: 1})).shapes:
+            parameter = model.get_parameter(tensor)
+            if parameter.is_meta:
+                raise TuningVecError(f"{like.folder}: {tensor} fits on no device; use a machine with more memory")
+            parameter.data.copy_(combination.read(tensor))
+    return model.eval().requires_grad_(False)
+
+
+def tokenizer(like: Checkpoint) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a checkpoint."""
+    return AutoTokenizer.from_pretrained(like.folder)
+
+
+def on_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def device() -> str:
+    """The kind of device that models run on, for the store."""
+    return torch.cuda.get_device_name() if on_gpu() else "CPU"
+
+
+def _dtype(name: str) -> torch.dtype:
+    kind = getattr(torch, name, None)
+    if kind not in (torch.float32, torch.bfloat16, torch.float16):
+        raise TuningVecError(f"dtype is {name!r}; it must be float32, bfloat16 or float16")
+    return kind
