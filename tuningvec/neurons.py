@@ -145,6 +145,7 @@ def _measure(net: NNsight, sums: _Sums, ids: Tensor, mask: Tensor) -> None:
 class Profiles(NamedTuple):
     """The profile of each member in SHARDS parts, and a table of what was read; its `attrs["runs"]` tell when."""
 
+    corpus: str
     parts: dict[str, list[Profile]]
     read: pd.DataFrame
 
@@ -174,12 +175,13 @@ def profiles(family: Family, name: str, dtype: str, store: Store | None = None) 
             found[member.name] = _kept(record, SHARDS)
         else:
             found[member.name] = activation_profile(models.load(weights, like, dtype), tokens, record=record)
-        window = tokens.ids.shape[1]
-        rows.append((member.name, tokens.documents, tokens.count, tokens.asked, len(tokens.ids), window))
+        read = dict(documents=tokens.documents, tokens=tokens.count, asked=tokens.asked)
+        shape = dict(rows=tokens.ids.shape[0], window=tokens.ids.shape[1], digest=tokens.digest())
+        rows.append(dict(member=member.name, **read, **shape))
         runs += record.runs
-    table = pd.DataFrame(rows, columns=["member", "documents", "tokens", "asked", "rows", "window"])
+    table = pd.DataFrame(rows)
     table.attrs["runs"] = runs
-    return Profiles(found, table)
+    return Profiles(name, found, table)
 
 
 def shares(found: Profiles) -> pd.DataFrame:

@@ -1,0 +1,194 @@
+"""Switching neurons off, exactly and for a while, and what that costs (paper §2, A.2)."""
+
+import hashlib
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from tuningvec import corpus, evals, models, neurons
+from tuningvec.errors import TuningVecError
+from tuningvec.family import Family
+from tuningvec.neurons import Criterion, Profile, Profiles, layers
+from tuningvec.stats import mean_interval, relative_drop, wilson
+from tuningvec.store import Record, Rows, Store
+
+Chosen = dict[int, Int64[Tensor, " neurons"]]  # of each layer
+Scope = Literal["layer", "model"]
+
+
+def top(profile: Profile, share: float, scope: Scope = "layer", criterion: Criterion = "mean") -> Chosen:
+    """The `share` of active neurons with the highest mean activation, in each layer or over the model (A.2).
+
+    Raises TuningVecError for a share outside (0, 1] and another scope.
+    """
+    if not 0 < share <= 1:
+        raise TuningVecError(f"share is {share}; it must lie above 0 and not above 1")
+    mean = torch.where(profile.pattern(criterion), profile.A / profile.tokens, -math.inf)  # (L, d_m)
+    if scope == "layer":
+        return {layer: _highest(row, share) for layer, row in enumerate(mean)}
+    if scope != "model":
+        raise TuningVecError(f"scope is {scope!r}; one of layer, model")
+    chosen = _highest(mean.flatten(), share)
+    rows, columns = chosen // mean.shape[1], chosen % mean.shape[1]
+    return {layer: columns[rows == layer] for layer in range(len(mean))}
+
+
+def _highest(mean: Tensor, share: float) -> Int64[Tensor, " neurons"]:
+    """Places of the highest of the finite values, the first of equal ones first."""
+    count = math.ceil(share * int(mean.isfinite().sum()))
+    return torch.sort(mean, descending=True, stable=True).indices[:count]
+
+
+def at_random(chosen: Chosen, width: int, seed: int) -> Chosen:
+    """As many neurons of each layer as were chosen, drawn from all `width` of it."""
+    generator = torch.Generator().manual_seed(seed)
+    return {layer: torch.randperm(width, generator=generator)[: len(some)] for layer, some in chosen.items()}
+
+
+@contextmanager
+def ablated(model: PreTrainedModel, chosen: Chosen) -> Iterator[PreTrainedModel]:
+    """The model with these neurons' activations at zero; afterwards its weights are what they were, bit for bit.
+
+    Column j of W_down is all that neuron j writes (A.2), so a zero there equals a_j = 0, in whatever runs the model.
+    Raises TuningVecError before anything is changed for a layer or neuron that the model does not have.
+    """
+    weights = {layer: _down(model, layer, some) for layer, some in chosen.items()}
+    kept = {layer: weight[:, chosen[layer].to(weight.device)] for layer, weight in weights.items()}
+    try:
+        for layer, weight in weights.items():
+            weight[:, chosen[layer].to(weight.device)] = 0
+        yield model
+    finally:
+        for layer, weight in weights.items():
+            weight[:, chosen[layer].to(weight.device)] = kept[layer]
+
+
+def _down(model: PreTrainedModel, layer: int, some: Tensor) -> Tensor:
+    if layer not in range(len(layers(model))):
+        raise TuningVecError(f"layer {layer}: the model has layers 0 to {len(layers(model)) - 1}")
+    weight = layers(model)[layer].mlp.down_proj.weight.data
+    if len(some) and not 0 <= int(some.min()) <= int(some.max()) < weight.shape[1]:
+        raise TuningVecError(f"layer {layer}: neurons must be 0 to {weight.shape[1] - 1}")
+    return weight
+
+
+def study(
+    family: Family,
+    found: Profiles,
+    *,
+    shares: Sequence[float],
+    scope: Scope,
+    texts: int,
+    words: int,
+    seed: int,
+    dtype: str,
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """Scores of every member whole, without its top neurons, and without as many at random; a row an item.
+
+    Columns member, ablated ("nothing", "top", "random"), share, task (a corpus or "choices"), item, and right or nats
+    and tokens. Texts are the first `words` words of the `texts` documents of each corpus, those that were not profiled.
+    What the store holds is not measured again. Raises as `top`, `evals.choices` and `held_out` do.
+    """
+    questions = evals.choices(family.root / family.choices)
+    after = {found.corpus: int(found.read.documents.max())}
+    held = {name: held_out(family, name, after.get(name, 0), texts, words) for name in family.corpora}
+    items = hashlib.sha256(repr((held, questions)).encode()).hexdigest()
+    settings = [("nothing", 0.0), *((kind, share) for share in shares for kind in ("top", "random"))]
+    tables, runs = [], []
+    for member in tqdm(family.members, desc="ablation", mininterval=5):
+        weights, like = models.weights(family, member.name)
+        record = Record()
+        if store:
+            inputs = {
+                "weights": {member.name: weights.identity(store)}, "dtype": dtype, "scope": scope, "seed": seed,
+                "profiled": found.read.set_index("member").digest[member.name], "items": items,
+            }  # fmt: skip
+            record = store.record("ablation", inputs, CODE, models.device())
+        pieces = [f"{kind} {share:g}" for kind, share in settings]
+        lm = None
+        for piece, (kind, share) in zip(pieces, settings, strict=True):
+            if piece in record:
+                continue
+            lm = lm or evals.evaluator(models.load(weights, like, dtype), models.tokenizer(like))
+            chosen = _chosen(found.whole(member.name), kind, share, scope, seed)
+            with ablated(lm.model, chosen):
+                record.add(piece, _scores(lm, held, questions, dict(ablated=kind, share=share)))
+        tables.append(pd.DataFrame(record.rows(pieces)).assign(member=member.name))
+        runs += record.runs
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs["runs"] = runs
+    return table
+
+
+def held_out(family: Family, name: str, after: int, count: int, words: int) -> list[str]:
+    """The beginnings of `count` documents of a corpus that follow its first `after`; raises TuningVecError when there are too few."""
+    texts = list(islice(corpus.documents(family.corpora[name], family.root), after, after + count))
+    if len(texts) < count:
+        raise TuningVecError(
+            f"{family.file}: corpora.{name}: {len(texts)} documents follow the {after} that are profiled, {count} are "
+            "needed; lower its tokens or add documents"
+        )
+    return [" ".join(text.split()[:words]) for text in texts]
+
+
+def _chosen(profile: Profile, kind: str, share: float, scope: Scope, seed: int) -> Chosen:
+    if kind == "nothing":
+        return {}
+    chosen = top(profile, share, scope)
+    return chosen if kind == "top" else at_random(chosen, profile.A.shape[1], seed)
+
+
+def _scores(
+    lm: evals.HFLM, held: dict[str, list[str]], questions: Sequence[evals.Choice], about: dict[str, object]
+) -> Rows:
+    scored = {name: evals.score_texts(lm, texts) for name, texts in held.items()}
+    scored[CHOICES] = evals.score_choices(lm, questions)
+    return [about | dict(task=task, item=i, **row) for task, rows in scored.items() for i, row in enumerate(rows)]
+
+
+def effects(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """What each ablation costs: score and change against the whole member, each with its 95 % interval.
+
+    Of "choices", `score` is the accuracy P (Wilson) and `change` is ΔP = (P − P_ablated) / P in percent (A.2; bootstrap
+    over questions). Of a corpus, `score` is the mean −log p in nats per token and `change` its rise (t intervals over
+    documents).
+    """
+    rows = []
+    for member, task in table[["member", "task"]].drop_duplicates().itertuples(index=False):
+        part = table[(table.member == member) & (table.task == task)]
+        scores = {key: _score(some, task) for key, some in part.groupby(["ablated", "share"], sort=False)}
+        whole = scores["nothing", 0.0]
+        for (kind, share), values in scores.items():
+            about = dict(member=member, task=task, ablated=kind, share=share, score=values.mean())
+            if task == CHOICES:
+                low, high = wilson(int(values.sum()), len(values))
+                change = 100 * (1 - values.mean() / whole.mean())
+                change_low, change_high = relative_drop(whole, values, seed)
+            else:
+                low, high = mean_interval(values)
+                change = (values - whole).mean()
+                change_low, change_high = mean_interval(values - whole)
+            rows.append(about | dict(low=low, high=high, change=change, change_low=change_low, change_high=change_high))
+    return pd.DataFrame(rows)
+
+
+def _score(rows: pd.DataFrame, task: str) -> np.ndarray:
+    """A value an item, in the order of the items."""
+    rows = rows.sort_values("item")
+    return rows.right.to_numpy(float) if task == CHOICES else (-rows.nats / rows.tokens).to_numpy()
+
+
+CHOICES = "choices"  # the name of the multiple-choice task
+CODE = (corpus, models, neurons, evals, sys.modules[__name__])  # a change in these measures again
