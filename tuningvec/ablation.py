@@ -133,7 +133,10 @@ def study(
 
 
 def held_out(family: Family, name: str, after: int, count: int, words: int) -> list[str]:
-    """The beginnings of `count` documents of a corpus that follow its first `after`; raises TuningVecError when there are too few."""
+    """The beginnings of the `count` documents of a corpus that follow its first `after`.
+
+    Raises TuningVecError when there are too few.
+    """
     texts = list(islice(corpus.documents(family.corpora[name], family.root), after, after + count))
     if len(texts) < count:
         raise TuningVecError(

@@ -143,9 +143,7 @@ def _of_hub(corpus: HubText) -> Iterator[str]:
 
     where = f"data set {corpus.repo} at {corpus.revision[:10]}"
     try:
-        rows = load_dataset(
-            corpus.repo, corpus.subset, revision=corpus.revision, split=corpus.split, streaming=True
-        )
+        rows = load_dataset(corpus.repo, corpus.subset, revision=corpus.revision, split=corpus.split, streaming=True)
         for row in rows:
             if not isinstance(text := row.get(corpus.field), str):
                 raise TuningVecError(f"{where}: field: no text {corpus.field!r}; there are {', '.join(sorted(row))}")
@@ -176,8 +174,7 @@ def _of_files(corpus: TextFiles, root: Path) -> Iterator[str]:
                         content = archive.extractfile(member)
                         yield from _read(content, f"{file}: {member.name}", Path(member.name).suffix, corpus.field)
         else:
-            opened = gzip.open(file) if file.suffix == ".gz" else file.open("rb")
-            with opened as content:
+            with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as content:
                 yield from _read(content, str(file), Path(file.name.removesuffix(".gz")).suffix, corpus.field)
 
 
@@ -214,7 +211,7 @@ def _body(text: str) -> str:
 
 
 def _article(content: IO[bytes]) -> str:
-    """Title, abstract and paragraphs of an article in JATS XML, without tables, figures, formulas and citation marks."""
+    """Title, abstract and paragraphs of an article in JATS XML, less tables, figures, formulas and citation marks."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True)
     tree = etree.parse(content, parser)
     for citation in tree.xpath("//*[local-name()='xref'][@ref-type='bibr']"):

@@ -38,7 +38,9 @@ def choices(file: Path) -> list[Choice]:
             found.append(Choice.model_validate_json(line))
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
-            raise TuningVecError(f"{file}: line {number}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+            raise TuningVecError(
+                f"{file}: line {number}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            ) from None
     if not found:
         raise TuningVecError(f"{file}: no question in it")
     return found

@@ -103,24 +103,26 @@ class Prompt(Spec):
     chat_template: Path | None = None
 
 
-class TextFiles(Spec):
-    """Text from a file or from all files of a folder: .txt, .jsonl, PMC's .xml or .nxml, each also as .gz or in .tar.gz.
+class Text(Spec):
+    """Documents up to a budget of `tokens`, in rows of at most `window`; `packed` rows hold one after the other."""
 
-    `tokens` is the budget, `window` the length of a row; `packed` rows hold one document after the other.
-    """
-
-    kind: Literal["files"]
-    path: Path
     field: str = "text"
     tokens: Annotated[int, Field(gt=0)] = 100_000
     window: Annotated[int, Field(gt=1)] = 256
     packed: bool = True
 
+
+class TextFiles(Text):
+    """Text from a file or all files of a folder: .txt, .jsonl, PMC's .xml or .nxml, each also as .gz or in .tar.gz."""
+
+    kind: Literal["files"]
+    path: Path
+
     def missing(self, root: Path) -> list[Path]:
         return [] if (root / self.path).exists() else [root / self.path]
 
 
-class HubText(Spec):
+class HubText(Text):
     """Text from a data set on the hub, streamed at a pinned commit."""
 
     kind: Literal["hub"]
@@ -128,10 +130,6 @@ class HubText(Spec):
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit, not a branch")]
     subset: str | None = None
     split: str = "train"
-    field: str = "text"
-    tokens: Annotated[int, Field(gt=0)] = 100_000
-    window: Annotated[int, Field(gt=1)] = 256
-    packed: bool = True
 
     def missing(self, root: Path) -> list[Path]:
         return []  # fetched while it is read
@@ -145,9 +143,7 @@ def _shipped(folder: str, file: str) -> Path:
 
 
 def _shipped_corpora() -> dict[str, "Corpus"]:
-    return {
-        name: TextFiles(kind="files", path=_shipped("corpora", f"{name}.jsonl")) for name in ("medical", "general")
-    }
+    return {name: TextFiles(kind="files", path=_shipped("corpora", f"{name}.jsonl")) for name in ("medical", "general")}
 
 
 class Family(Spec):

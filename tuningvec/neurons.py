@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from nnsight import NNsight
 from rapidfuzz.distance import Levenshtein
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -43,9 +44,7 @@ class Profile:
 
     def __add__(self, other: "Profile") -> "Profile":
         """The profile on the tokens of both."""
-        return Profile(
-            self.tokens + other.tokens, self.active + other.active, self.A + other.A, self.Au + other.Au
-        )
+        return Profile(self.tokens + other.tokens, self.active + other.active, self.A + other.A, self.Au + other.Au)
 
     @property
     def frequency(self) -> Float64[Tensor, "L d_m"]:
@@ -141,7 +140,6 @@ def _measure(net: NNsight, sums: _Sums, ids: Tensor, mask: Tensor) -> None:
             Au_sum.add_((here @ Au.float())[0])
 
 
-
 class Profiles(NamedTuple):
     """The profile of each member in SHARDS parts, and a table of what was read; its `attrs["runs"]` tell when."""
 
@@ -201,14 +199,28 @@ def shares(found: Profiles) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def first_step(found: Profiles) -> pd.DataFrame:
-    """Change of the share of active neurons from the first layer to the second, with a t interval over parts."""
-    rows = []
+def trends(found: Profiles) -> pd.DataFrame:
+    """How the share of active neurons runs through the layers, a row a member (paper §2).
+
+    `step` is the change from the first layer to the second, with a t interval (`low`, `high`) over the parts of the
+    corpus; `rho` Spearman's correlation of share and layer from the second layer on, with its `p`; `others` the mean
+    absolute change between neighbouring layers from the second on; `gap` the mean absolute difference from the first
+    member in the same layer.
+    """
+    rows, reference = [], None
     for member, parts in found.parts.items():
-        by_part = np.stack([part.frequency.mean(1).numpy() for part in parts])
+        by_part = np.stack([part.frequency.mean(1).numpy() for part in parts])  # (parts, L)
+        share = total(parts).frequency.mean(1).numpy()
+        reference = share if reference is None else reference
         low, high = mean_interval(by_part[:, 1] - by_part[:, 0])
-        share = total(parts).frequency.mean(1)
-        rows.append(dict(member=member, change=float(share[1] - share[0]), low=float(low), high=float(high)))
+        rho, p = spearmanr(np.arange(1, len(share)), share[1:])
+        rows.append(
+            dict(
+                member=member, first=share[0], second=share[1], last=share[-1], step=share[1] - share[0],
+                low=float(low), high=float(high), others=np.abs(np.diff(share[1:])).mean(),
+                rho=float(rho), p=float(p), gap=np.abs(share - reference).mean(),
+            )
+        )  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -233,7 +245,8 @@ def distances(found: Profiles, pretrained: str, draws: int = 20, seed: int = 0) 
                 dict(
                     member=member, layer=layer, criterion=criterion,
                     edit=_edit(z_pre, z_ft), hamming=np.mean(z_pre != z_ft),
-                    edit_null=np.mean(drawn), edit_null_sd=np.std(drawn, ddof=1), hamming_null=p * (1 - q) + q * (1 - p),
+                    edit_null=np.mean(drawn), edit_null_sd=np.std(drawn, ddof=1),
+                    hamming_null=p * (1 - q) + q * (1 - p),
                     edit_floor=_edit(half_1, half_2), hamming_floor=np.mean(half_1 != half_2),
                 )
             )  # fmt: skip

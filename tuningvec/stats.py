@@ -105,8 +105,8 @@ def probability_greater(count_1: int, n_1: int, count_2: int, n_2: int, prior: f
 
 
 def mean_interval(
-    samples: Float[np.ndarray, "n *shape"], level: float = 0.95
-) -> tuple[Float[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
+    samples: Float[np.ndarray, "..."], level: float = 0.95
+) -> tuple[Float[np.ndarray, "..."] | np.floating, Float[np.ndarray, "..."] | np.floating]:
     """Student's t interval of the mean over the first axis, for each of the others."""
     n = len(samples)
     half = t.ppf((1 + level) / 2, n - 1) * np.std(samples, axis=0, ddof=1) / n**0.5
@@ -118,7 +118,9 @@ def relative_drop(original: ArrayLike, ablated: ArrayLike, seed: int, level: flo
     """Interval of ΔP = (P − P_ablated) / P in percent, P a mean over the same items: bootstrap over items (A.2)."""
     pairs = np.asarray(original, dtype=float), np.asarray(ablated, dtype=float)
     random = np.random.default_rng(seed)
-    found = bootstrap(pairs, _drop, paired=True, vectorized=True, confidence_level=level, method="percentile", rng=random)
+    found = bootstrap(
+        pairs, _drop, paired=True, vectorized=True, confidence_level=level, method="percentile", rng=random
+    )
     return Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 

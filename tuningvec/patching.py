@@ -1,0 +1,409 @@
+"""Attribution patching and exact activation patching of true and false statements (paper A.6, Fig. 7)."""
+
+import itertools
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import nnsight
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from jaxtyping import Float, Int64
+from nnsight import NNsight
+from nnsight.intervention.envoy import Envoy
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tuningvec import models
+from tuningvec.errors import TuningVecError
+from tuningvec.family import Family, Spec
+from tuningvec.stats import mean_interval
+from tuningvec.store import Record, Store
+
+SITES = ("residual", "attention", "mlp")  # output of a block, of its attention, of its feed-forward layer
+METHODS = ("plain", "integrated", "exact")  # attribution at the corrupt prompt, averaged along the way, and patching
+START, TURN = "start", "turn"  # columns of what stands before the statement and after it
+SLOT, WORD = re.compile(r"\{(\w+)\}"), re.compile(r"\w+|[^\w\s]+")
+
+
+class Pair(Spec):
+    """What fills the template's slots in the clean and in the corrupt prompt."""
+
+    kind: str
+    clean: list[str]
+    corrupt: list[str]
+
+
+class Prompts(Spec):
+    """A statement with slots, the two answers that are compared, and pairs of fillings."""
+
+    template: str
+    answers: tuple[str, str]
+    pairs: list[Pair] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _filled(self) -> "Prompts":
+        slots = SLOT.findall(self.template)
+        for i, pair in enumerate(self.pairs):
+            for name in ("clean", "corrupt"):
+                if len(getattr(pair, name)) != len(slots):
+                    raise ValueError(f"pairs.{i}.{name}: the template has {len(slots)} slots: {', '.join(slots)}")
+        return self
+
+    @classmethod
+    def read(cls, file: Path) -> "Prompts":
+        """Raises TuningVecError naming file and field for what is not as it must be."""
+        try:
+            return cls.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise TuningVecError(f"{file}: {where}: {problem['msg'].removeprefix('Value error, ')}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise TuningVecError(f"{file}: not readable as YAML: {error}") from None
+
+
+class Prompt(NamedTuple):
+    """Token ids of a prompt and, for each token, the column of the heat map that it belongs to."""
+
+    ids: list[int]
+    columns: list[str]
+
+
+class Aligned(NamedTuple):
+    """Two prompts, and for each token of the corrupt one its place in the clean one, or −1 where it has none."""
+
+    clean: Prompt
+    corrupt: Prompt
+    places: Int64[Tensor, " corrupt"]
+
+
+def prompt(tokenizer: PreTrainedTokenizerBase, template: str, words: Sequence[str], chat: bool = False) -> Prompt:
+    """The filled template after a start token, or as a user's turn of the chat template; a slot is one column.
+
+    The start token is the tokenizer's own, else its end token: attention needs a first token that means nothing.
+    Raises TuningVecError for a tokenizer without either or, with `chat`, without a chat template.
+    """
+    filled, spans = _filled(template, words)
+    before = after = ""
+    if chat:
+        if not tokenizer.chat_template:
+            raise TuningVecError(f"{tokenizer.name_or_path}: no chat template; set chat to false")
+        turns = [{"role": "user", "content": filled}]
+        whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        before, after = whole.split(filled)
+    start = [] if chat else [_start(tokenizer)]
+    encoded = tokenizer(before + filled + after, add_special_tokens=False, return_offsets_mapping=True)
+    columns = [START] * len(start)
+    for first, last in encoded["offset_mapping"]:
+        first, last = first - len(before), last - len(before)
+        if last <= 0 or first >= len(filled):
+            columns.append(START if last <= 0 else TURN)
+        else:
+            touched = (name for name, (begin, end) in spans.items() if first < end and last > begin)
+            columns.append(next(touched, columns[-1]))  # white space alone goes with what precedes it
+    return Prompt(start + encoded["input_ids"], columns)
+
+
+def _filled(template: str, words: Sequence[str]) -> tuple[str, dict[str, tuple[int, int]]]:
+    """The filled template, and the span of each of its slots and words; a word's second occurrence is `word (2)`."""
+    text, spans, values = "", {}, iter(words)
+    for i, part in enumerate(SLOT.split(template)):  # text, slot, text, slot, …, text
+        value = next(values) if i % 2 else part
+        found = [(part, 0, len(value))] if i % 2 else [(m[0], *m.span()) for m in WORD.finditer(part)]
+        for name, first, last in found:
+            count = sum(known.split(" (")[0] == name for known in spans)
+            spans[f"{name} ({count + 1})" if count else name] = (len(text) + first, len(text) + last)
+        text += value
+    return text, spans
+
+
+def _start(tokenizer: PreTrainedTokenizerBase) -> int:
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    raise TuningVecError(f"{tokenizer.name_or_path}: neither a start nor an end token; give the tokenizer one")
+
+
+def align(clean: Prompt, corrupt: Prompt) -> Aligned:
+    """Pair tokens from both ends inward; what differs between is paired from its right end, the rest has no partner."""
+    a, b = clean.ids, corrupt.ids
+    short = min(len(a), len(b))
+    prefix = next((i for i in range(short) if a[i] != b[i]), short)
+    suffix = next((i for i in range(short - prefix) if a[-1 - i] != b[-1 - i]), short - prefix)
+    middle = min(len(a), len(b)) - prefix - suffix  # of the shorter; right-aligned with the suffix
+    places = torch.full((len(b),), -1)
+    places[:prefix] = torch.arange(prefix)
+    right = suffix + middle
+    places[len(b) - right :] = torch.arange(len(a) - right, len(a))
+    return Aligned(clean, corrupt, places)
+
+
+def answers(tokenizer: PreTrainedTokenizerBase, words: Sequence[str], chat: bool = False) -> tuple[int, int]:
+    """The first token of each answer, in a chat without white space before it.
+
+    Raises TuningVecError when both begin with the same token.
+    """
+    words = [word.lstrip() if chat else word for word in words]
+    one, other = (tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words)
+    if one == other:
+        raise TuningVecError(f"answers {words[0]!r} and {words[1]!r} begin with the same token; choose other answers")
+    return one, other
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Metrics of both prompts, logit(true) − logit(false), and what patching the clean activation in adds to it."""
+
+    clean: float
+    corrupt: float
+    effect: Float[Tensor, "site L corrupt"]  # NaN where a token has no partner
+
+
+class Patcher:
+    """Patches clean activations into the run of a corrupt prompt, one layer, site and token at a time."""
+
+    def __init__(self, model: PreTrainedModel, answers: tuple[int, int]):
+        self._net, self._answers = NNsight(model), answers
+        self._device = model.get_input_embeddings().weight.device
+
+    def _ids(self, prompt: Prompt, rows: int = 1) -> Int64[Tensor, "rows tokens"]:
+        return torch.tensor([prompt.ids] * rows, device=self._device)
+
+    def attribution(self, pair: Aligned, steps: int = 1) -> Effects:
+        """First-order estimate (a_clean − a_corrupt) · ∂metric/∂a at the corrupt prompt (A.6).
+
+        With `steps` > 1 the gradient is the mean over as many points on the way from the corrupt prompt's embeddings to
+        the clean one's (integrated gradients).
+        """
+        clean, at_clean, start = self._run(pair.clean)
+        corrupt, at_corrupt, embedded = self._run(pair.corrupt)
+        has = pair.places >= 0
+        difference = torch.full_like(at_corrupt, float("nan"))
+        difference[..., has, :] = at_clean[..., pair.places[has], :] - at_corrupt[..., has, :]
+        towards = torch.zeros_like(embedded)
+        towards[has] = start[pair.places[has]] - embedded[has]
+        points = torch.stack([embedded + towards * (i / steps) for i in range(steps)])
+        return Effects(clean, corrupt, torch.sum(difference * self._gradient(pair.corrupt, points), -1))
+
+    def exact(self, pair: Aligned, every: int = 1) -> Effects:
+        """The same by running the model once for each place; layers between every `every`-th are NaN."""
+        clean, at_clean, _ = self._run(pair.clean)
+        _, at_corrupt, _ = self._run(pair.corrupt)
+        has = torch.nonzero(pair.places >= 0)[:, 0]
+        rows = len(SITES) * len(has) + 1  # the last row is left as it is
+        ids = self._ids(pair.corrupt, rows)
+        effect = torch.full(at_corrupt.shape[:-1], float("nan"))
+        for layer in range(0, at_corrupt.shape[1], every):
+            patches = at_clean[:, layer, pair.places[has]]  # (site, tokens, d)
+            before = at_corrupt[0, layer - 1].expand(rows, -1, -1) if layer else None
+            metric = self._patched(ids, layer, has, patches, before)
+            effect[:, layer, has] = (metric[:-1] - metric[-1]).reshape(len(SITES), len(has))
+            corrupt = metric[-1].item()
+        return Effects(clean, corrupt, effect)
+
+    def _metric(self) -> Tensor:
+        one, other = self._answers
+        logits = self._net.output.logits[:, -1].float()
+        return logits[:, one] - logits[:, other]
+
+    def _run(self, prompt: Prompt) -> tuple[float, Float[Tensor, "site L tokens d"], Float[Tensor, "tokens d"]]:
+        """The metric, what every site holds, and the embeddings."""
+        net, found = self._net, []
+        ids = self._ids(prompt)
+        with torch.no_grad(), net.trace(input_ids=ids, logits_to_keep=1, use_cache=False):
+            embedded = nnsight.save(net.model.embed_tokens.output[0].clone())
+            for layer in net.model.layers:
+                found.append([site[0].float().cpu() for site in _sites(layer)])
+            metric = nnsight.save(self._metric())
+        return metric.item(), torch.stack([torch.stack(site) for site in zip(*found, strict=True)]), embedded
+
+    def _gradient(self, prompt: Prompt, points: Float[Tensor, "steps tokens d"]) -> Float[Tensor, "site L tokens d"]:
+        """∂metric/∂a of every site, the mean over these embeddings of the prompt."""
+        net, refs = self._net, []
+        ids = self._ids(prompt, len(points))
+        with net.trace(input_ids=ids, logits_to_keep=1, use_cache=False):
+            net.model.embed_tokens.output = points.clone().requires_grad_(True)
+            for layer in net.model.layers:
+                refs.extend(_sites(layer))
+            gradients = torch.autograd.grad(self._metric().sum(), refs)
+            found = nnsight.save([g.float().mean(0).cpu() for g in gradients])
+        return torch.stack(found).unflatten(0, (-1, len(SITES))).transpose(0, 1)
+
+    def _patched(self, ids: Tensor, layer: int, has: Tensor, patches: Tensor, before: Tensor | None) -> Tensor:
+        """The metric of each row, patched at its own place; layers below start from what they held."""
+        net, count = self._net, len(has)
+        at = {site: torch.arange(i * count, (i + 1) * count) for i, site in enumerate(SITES)}
+        with torch.no_grad(), net.trace(input_ids=ids, logits_to_keep=1, use_cache=False):
+            for lower in net.model.layers[:layer]:
+                lower.skip(before)
+            block = net.model.layers[layer]
+            block.self_attn.output[0][at["attention"], has] = patches[1]
+            block.mlp.output[at["mlp"], has] = patches[2]
+            block.output[at["residual"], has] = patches[0]
+            metric = nnsight.save(self._metric())
+        return metric.cpu()
+
+
+def _sites(layer: Envoy) -> list[Tensor]:
+    """What the sites of a block hold, read in the order in which they run and given in that of SITES."""
+    attention, mlp = layer.self_attn.output[0], layer.mlp.output
+    return [layer.output, attention, mlp]
+
+
+class Maps(NamedTuple):
+    """Patching of every pair in every member.
+
+    `metrics`: a row a member and pair, with both prompts' logit(true) − logit(false). `effects[member, kind]`: a map a
+    pair, with the tokens of a column added up. `examples[member, kind]`: of the first pair of a kind, its prompts and
+    a map a method with every token. `agreement`: how each method agrees with exact patching there.
+    """
+
+    metrics: pd.DataFrame
+    effects: dict[tuple[str, str], Float[Tensor, "pair site L column"]]
+    columns: list[str]
+    examples: dict[tuple[str, str], tuple[Aligned, dict[str, Float[Tensor, "site L token"]]]]
+    agreement: pd.DataFrame
+
+
+def study(
+    family: Family, *, pairs: int, steps: int, every: int, chat: bool, dtype: str, store: Store | None = None
+) -> Maps:
+    """Integrated attribution of up to `pairs` of the family's prompt pairs of each kind.
+
+    Of the first pair of a kind also plain attribution and exact patching, this of every `every`-th layer. What the store holds is
+    not measured again. Raises as `Prompts.read`, `prompt` and `answers` do.
+    """
+    prompts = Prompts.read(family.root / family.patching)
+    options = dict(steps=steps, every=every)
+    kinds = {
+        kind: [p for p in prompts.pairs if p.kind == kind] for kind in dict.fromkeys(p.kind for p in prompts.pairs)
+    }
+    metrics, effects, examples, agreement, runs = [], {}, {}, [], []
+    columns: list[str] = []
+    for member in tqdm(family.members, desc="patching", mininterval=5):
+        weights, like = models.weights(family, member.name)
+        tokenizer, patcher = models.tokenizer(like), None
+        tokens = answers(tokenizer, prompts.answers, chat)
+        record = Record()
+        if store:
+            inputs = {
+                "weights": {member.name: weights.identity(store)}, "prompts": prompts.model_dump(),
+                "pairs": pairs, "chat": chat, "dtype": dtype, **options,
+            }  # fmt: skip
+            record = store.record("patching", inputs, CODE, models.device())
+        for kind, some in kinds.items():
+            aligned = [
+                align(*(prompt(tokenizer, prompts.template, words, chat) for words in (pair.clean, pair.corrupt)))
+                for pair in some[:pairs]
+            ]
+            columns = list(dict.fromkeys(aligned[0].corrupt.columns))
+            if kind not in record:
+                patcher = patcher or Patcher(models.load(weights, like, dtype), tokens)
+                record.add(kind, *_measured(patcher, aligned, columns, **options))
+            arrays = record.arrays(kind)
+            effects[member.name, kind] = arrays.pop("effects")
+            examples[member.name, kind] = aligned[0], arrays
+            rows = record.pieces[kind]
+            metrics += [dict(member=member.name, kind=kind, pair=i, **row) for i, row in enumerate(rows)]
+            agreement += [dict(member=member.name, kind=kind, **row) for row in _agreement(arrays)]
+        runs += record.runs
+    table = pd.DataFrame(metrics)
+    table.attrs["runs"] = runs
+    return Maps(table, effects, columns, examples, pd.DataFrame(agreement))
+
+
+def _measured(
+    patcher: Patcher, pairs: Sequence[Aligned], columns: Sequence[str], steps: int, every: int
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """Metrics of each pair; maps of all pairs by column, and of the first pair by token and method."""
+    found = [patcher.attribution(pair, steps) for pair in pairs]
+    rows = [dict(clean=one.clean, corrupt=one.corrupt) for one in found]
+    sums = torch.stack(
+        [_by_column(one.effect, pair.corrupt.columns, columns) for one, pair in zip(found, pairs, strict=True)]
+    )
+    first = {"plain": patcher.attribution(pairs[0]), "integrated": found[0], "exact": patcher.exact(pairs[0], every)}
+    return rows, {"effects": sums} | {method: one.effect for method, one in first.items()}
+
+
+def _by_column(
+    effect: Float[Tensor, "site L token"], of_tokens: Sequence[str], columns: Sequence[str]
+) -> Float[Tensor, "site L column"]:
+    """Sums over the tokens of each column that have a partner."""
+    member = torch.tensor([[name == column for column in columns] for name in of_tokens], dtype=effect.dtype)
+    return effect.nan_to_num() @ member
+
+
+def _agreement(maps: dict[str, Tensor]) -> list[dict[str, object]]:
+    """Correlation over layers and tokens with exact patching, by method and site."""
+    exact, rows = maps["exact"], []
+    for method, (i, site) in itertools.product(METHODS[:-1], enumerate(SITES)):
+        one, other = exact[i].flatten(), maps[method][i].flatten()
+        known = ~one.isnan()
+        one, other = one[known], other[known]
+        flat = one.std() == 0 or other.std() == 0
+        pearson = float("nan") if flat else torch.corrcoef(torch.stack([one, other]))[0, 1].item()
+        rows.append(dict(method=method, site=site, correlation=pearson, places=int(known.sum())))
+    return rows
+
+
+def knowledge(maps: Maps) -> pd.DataFrame:
+    """How far the metric of the clean prompt lies above that of the corrupt one, by member and kind of pair.
+
+    `difference` is the mean over pairs with its t interval, `above` the number of pairs with a higher clean metric.
+    """
+    rows = []
+    for (member, kind), part in maps.metrics.groupby(["member", "kind"], sort=False):
+        gap = (part.clean - part.corrupt).to_numpy()
+        low, high = (float(end) for end in mean_interval(gap))
+        row = dict(member=member, kind=kind, pairs=len(part), clean=part.clean.mean(), corrupt=part.corrupt.mean())
+        rows.append(row | dict(difference=gap.mean(), low=low, high=high, above=int(np.sum(gap > 0))))
+    return pd.DataFrame(rows)
+
+
+def similarity(maps: Maps, pretrained: str, seed: int, draws: int = 1000) -> pd.DataFrame:
+    """Correlation over layers and columns of each member's mean |effect| with the pretrained one's, by kind and site.
+
+    Where patching matters is asked, so signs are left out, which differ from pair to pair. With a bootstrap interval over pairs, drawn alike for both (`low`, `high`); `halves`, the pretrained map's
+    correlation between its even and odd pairs; and `null`, what 97.5 % of maps with shuffled layers and columns stay
+    below. Kinds with fewer than four pairs, and maps that are zero, are left out.
+    """
+    rows = []
+    for (member, kind), effects in maps.effects.items():
+        own = maps.effects[pretrained, kind].abs().numpy()  # (pair, site, L, column)
+        other, n = effects.abs().numpy(), len(effects)
+        if n < 4 or not own.any() or not other.any():
+            continue
+        for i, site in enumerate(SITES):
+            random = np.random.default_rng(seed)
+            a, b = own[:, i].reshape(n, -1), other[:, i].reshape(n, -1)
+            weights = random.multinomial(n, np.full(n, 1 / n), size=draws) / n  # (draw, pair)
+            low, high = np.quantile(_correlations(weights @ a, weights @ b), [0.025, 0.975])
+            shuffled = np.stack([_shuffled(other[:, i].mean(0), random).ravel() for _ in range(draws)])
+            null = np.quantile(_correlations(np.broadcast_to(a.mean(0), shuffled.shape), shuffled), 0.975)
+            halves = _correlations(a[::2].mean(0)[None], a[1::2].mean(0)[None])[0]
+            whole = _correlations(a.mean(0)[None], b.mean(0)[None])[0]
+            row = dict(member=member, kind=kind, site=site, correlation=whole, low=low, high=high)
+            rows.append(row | dict(halves=halves, null=null))
+    return pd.DataFrame(rows)
+
+
+def _shuffled(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The same rows and columns in another order."""
+    return random.permutation(random.permutation(values, axis=0), axis=1)
+
+
+def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of each row of a with that of b."""
+    a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
+    return np.sum(a * b, 1) / np.sqrt(np.sum(a**2, 1) * np.sum(b**2, 1))
+
+
+CODE = (models, sys.modules[__name__])  # a change in these measures again
