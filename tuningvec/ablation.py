@@ -174,7 +174,7 @@ def effects(table: pd.DataFrame, seed: int) -> pd.DataFrame:
         scores = {key: _score(some, task) for key, some in part.groupby(["ablated", "share"], sort=False)}
         whole = scores["nothing", 0.0]
         for (kind, share), values in scores.items():
-            about = dict(member=member, task=task, ablated=kind, share=share, score=values.mean())
+            about = dict(member=member, task=task, ablated=kind, share=share, score=values.mean(), unit=_unit(task))
             if task == CHOICES:
                 low, high = wilson(int(values.sum()), len(values))
                 change = 100 * (1 - values.mean() / whole.mean())
@@ -185,6 +185,28 @@ def effects(table: pd.DataFrame, seed: int) -> pd.DataFrame:
                 change_low, change_high = mean_interval(values - whole)
             rows.append(about | dict(low=low, high=high, change=change, change_low=change_low, change_high=change_high))
     return pd.DataFrame(rows)
+
+
+def resilience(table: pd.DataFrame, pretrained: str, task: str, share: float) -> pd.DataFrame:
+    """How much more the top `share` costs each member than the pretrained one, on the same texts (t interval)."""
+    part = table[table.task == task]
+
+    def cost(member: str) -> np.ndarray:
+        own = part[part.member == member]
+        whole, cut = own[own.ablated == "nothing"], own[(own.ablated == "top") & (own.share == share)]
+        return _score(cut, task) - _score(whole, task)
+
+    rows = []
+    for member in part.member.unique():
+        if member != pretrained:
+            gap = cost(member) - cost(pretrained)
+            low, high = (float(end) for end in mean_interval(gap))
+            rows.append(dict(member=member, difference=gap.mean(), low=low, high=high))
+    return pd.DataFrame(rows)
+
+
+def _unit(task: str) -> str:
+    return "ΔP (%)" if task == CHOICES else "nats per token"
 
 
 def _score(rows: pd.DataFrame, task: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A claim of the paper, what was measured here, and the verdict, computed from the page's own tables."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import pandas as pd
@@ -21,6 +21,7 @@ CSS = {
 }
 Verdict = Literal["holds", "differs", "null explains it", "within chance", "cannot be known"]
 GATE_UP = ["W_gate", "W_up"]
+NATS = "nats per token"
 
 
 def show(claim: str, paper: str, here: str, verdict: Verdict) -> None:
@@ -119,6 +120,149 @@ def energy(layers: pd.DataFrame, paper: pd.DataFrame) -> None:
         f"{span(own[GATE_UP].sum(axis=1) / own.sum(axis=1), 2)} of it for the two medical models of Table 6",
         f"{span(share, 2)} of it; matrices of the same norms turned at random would have {span(turned, 2)}",
         verdict,
+    )
+
+
+def first_layer(trends: pd.DataFrame) -> None:
+    """Holds when the share of active neurons falls after the first layer in every member, beyond its interval."""
+    each = "; ".join(f"{r.member} {r.first:.3f} → {r.second:.3f}" for r in trends.itertuples())
+    show(
+        "The share of active neurons drops sharply after the first layer",
+        "read off Fig. 1 for all families; no values printed",
+        f"{each}. The step is {span((trends.step / trends.others).abs(), 1)} times the mean step between later "
+        "neighbouring layers",
+        _of_signs((trends.high < 0).all(), (trends.low > 0).any()),
+    )
+
+
+def depth(trends: pd.DataFrame, alpha: float = 0.05) -> None:
+    """Holds when the share of active neurons rises with the layer in every member, from the second layer on."""
+    clear = trends.p < alpha
+    show(
+        "After that it grows with depth",
+        "read off Fig. 1; no values printed",
+        f"Spearman's ρ of share and layer, from the second layer on, is {span(trends.rho, 2)} "
+        f"(p at most {trends.p.max():.2g})",
+        _of_signs((clear & (trends.rho > 0)).all(), (clear & (trends.rho < 0)).any()),
+    )
+
+
+def _of_signs(holds: bool, differs: bool) -> Verdict:
+    return "holds" if holds else "differs" if differs else "within chance"
+
+
+def similar_shares(trends: pd.DataFrame) -> None:
+    """Holds when every member's mean gap from the pretrained one is below the mean step between neighbouring layers."""
+    others = trends.iloc[1:]
+    show(
+        "Models of one family have similar shares of active neurons in each layer",
+        "read off Fig. 1; no values printed",
+        f"mean gap from the pretrained member {span(others.gap, 4)}; the mean step between neighbouring layers is "
+        f"{trends.others.iloc[0]:.4f}",
+        "holds" if (others.gap < trends.others.iloc[0]).all() else "differs",
+    )
+
+
+def edit_distance(distances: pd.DataFrame) -> None:
+    """Explained by the null when a layer's distance is not below what places at random give."""
+    rows = distances[distances.member != distances.member.iloc[0]]
+    means = rows.groupby(["member", "criterion"])[["edit", "edit_null", "edit_floor", "hamming"]].mean()
+    below = rows.edit < rows.edit_null - 2 * rows.edit_null_sd
+    show(
+        "Fine-tuning changes the pattern of active neurons little",
+        "the edit distance stays small in all layers of Fig. 2; no values printed",
+        f"mean over layers {span(means.edit, 3)}, random places would give {span(means.edit_null, 3)}. It is below "
+        f"random in {below.sum()} of {len(rows)} layers and patterns. Another half of the text moves the pretrained "
+        f"member by {span(means.edit_floor, 3)}, so fine-tuning changes the pattern "
+        f"{span(means.edit / means.edit_floor, 1)} times as much as other documents do",
+        "holds" if below.all() else "null explains it",
+    )
+
+
+def top_neurons(effects: pd.DataFrame, paper: pd.DataFrame) -> None:
+    """Holds when each share of top neurons costs more likelihood than as many at random, in every member and task."""
+    rows = effects[(effects.ablated != "nothing") & (effects.unit == NATS)]
+    wide = rows.pivot(index=["member", "task", "share"], columns="ablated")
+    worse, better = (
+        wide.change_low.top > wide.change_high.random,
+        wide.change_high.top < wide.change_low.random,
+    )
+    choices = effects[(effects.ablated == "top") & (effects.unit != NATS)]
+    falls = "; ".join(f"{share:.0%}: {span(part.change, 0)} %" for share, part in choices.groupby("share"))
+    printed = "; ".join(f"{row.column.removeprefix('top ')}: {row.value:g} %" for row in paper.itertuples())
+    show(
+        "Ablating the most active neurons lowers performance",
+        f"mean fall of the benchmarks by share of neurons ablated: {printed}",
+        f"ΔP of multiple choice: {falls}. In nats per token the top neurons cost clearly more than as many at random "
+        f"in {worse.sum()} of {len(worse)} cases, clearly less in {better.sum()}",
+        "holds" if worse.all() else "differs" if better.any() else "within chance",
+    )
+
+
+def medical_neurons(effects: pd.DataFrame, domain: str) -> None:
+    """Explained by the null when neurons that are most active on `domain` text cost as much on other text."""
+    top = effects[(effects.ablated == "top") & (effects.share < 1) & (effects.unit == NATS)]
+    wide = top.pivot(index=["member", "share"], columns="task")
+    other = next(task for task in top.task.unique() if task != domain)
+    shares = " to ".join(f"{share:.0%}" for share in sorted(top.share.unique()))
+    more = wide.change_low[domain] > wide.change_high[other]
+    ratio = wide.change[domain] / wide.change[other]
+    show(
+        f"Neurons active on {domain} text matter for {domain} tasks",
+        f"ablated and scored on {domain} benchmarks alone, without another domain as control",
+        f"ablating the top {shares} costs {span(wide.change[domain], 2)} nats per token of {domain} text and "
+        f"{span(wide.change[other], 2)} of {other} text, a ratio of {span(ratio, 2)}; clearly more on {domain} text in "
+        f"{more.sum()} of {len(more)} cases",
+        "holds" if more.all() else "null explains it" if not more.any() else "within chance",
+    )
+
+
+def resilience(differences: pd.DataFrame) -> None:
+    """Holds when every fine-tuned member loses less than the pretrained one by the smallest ablation."""
+    each = "; ".join(f"{r.member} {r.difference:+.3f} ({r.low:+.3f}, {r.high:+.3f})" for r in differences.itertuples())
+    show(
+        "Fine-tuned models withstand the smallest ablation better than the pretrained one",
+        "so for Llama 3 and Qwen2.5 by Fig. 5; no values printed",
+        f"loss minus that of the pretrained member, in nats per token: {each}".replace("-", "−"),
+        _of_signs((differences.high < 0).all(), (differences.low > 0).any()),
+    )
+
+
+def regions(table: pd.DataFrame, pretrained: str) -> None:
+    """Holds when every member's maps agree with the pretrained one's more than shuffled maps do."""
+    rows = table[table.member != pretrained]
+    above = rows.low > rows.null
+    alike = rows.correlation >= rows.halves
+    show(
+        "Analogous regions do the same work in all members",
+        "read off Fig. 7, one pair of prompts; no values printed",
+        f"correlation with the pretrained member's map {span(rows.correlation, 2)}, shuffled maps stay below "
+        f"{span(rows.null, 2)}: clearly above in {above.sum()} of {len(rows)} maps. As alike as two halves of the "
+        f"pretrained member's own pairs in {alike.sum()}",
+        "holds" if above.all() else "within chance" if above.any() else "null explains it",
+    )
+
+
+def truth(table: pd.DataFrame, named: str, paired: str) -> None:
+    """Explained by the null when pairs that differ in the drug's name alone move the metric and wrong pairs do not."""
+    names, wrong = (table[table.kind == kind] for kind in (named, paired))
+    show(
+        "The metric tells whether the model knows the statement to be true",
+        "a true statement against one with a drug name that the model does not know; no other pair",
+        f"clean minus corrupt, mean over pairs: {named} {span(names.difference, 2)}, clearly above 0 in "
+        f"{(names.low > 0).sum()} of {len(names)} members; {paired} {span(wrong.difference, 2)}, clearly above 0 in "
+        f"{(wrong.low > 0).sum()}",
+        "holds" if (wrong.low > 0).all() else "null explains it" if not (wrong.low > 0).any() else "within chance",
+    )
+
+
+def no_change(maps: Mapping[str, float]) -> None:
+    """The control: holds when patching between identical prompts gives exactly 0."""
+    show(
+        "Control: identical prompts give no effect",
+        "not reported",
+        "largest |effect|: " + "; ".join(f"{member} {value:g}" for member, value in maps.items()),
+        "holds" if not any(maps.values()) else "differs",
     )
 
 

@@ -156,11 +156,12 @@ def total(parts: Sequence[Profile]) -> Profile:
     return reduce(Profile.__add__, parts)
 
 
-def profiles(family: Family, name: str, dtype: str, store: Store | None = None) -> Profiles:
-    """The activation profile of every member on the family's corpus `name`, read by each member's own tokenizer.
+def profiles(family: Family, dtype: str, store: Store | None = None) -> Profiles:
+    """The activation profile of every member on the family's first corpus, read by each member's own tokenizer.
 
     Members whose profile is stored are not loaded. Raises as `activation_profile` and `corpus.tokens` do.
     """
+    name = next(iter(family.corpora))
     found, rows, runs = {}, [], []
     for member in family.members:
         weights, like = models.weights(family, member.name)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from nnsight import NNsight
 from nnsight.intervention.envoy import Envoy
 from pydantic import Field, ValidationError, model_validator
+from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -71,9 +72,10 @@ class Prompts(Spec):
 
 
 class Prompt(NamedTuple):
-    """Token ids of a prompt and, for each token, the column of the heat map that it belongs to."""
+    """Token ids of a prompt and, for each token, its text and the column of the heat map that it belongs to."""
 
     ids: list[int]
+    tokens: list[str]
     columns: list[str]
 
 
@@ -109,7 +111,8 @@ def prompt(tokenizer: PreTrainedTokenizerBase, template: str, words: Sequence[st
         else:
             touched = (name for name, (begin, end) in spans.items() if first < end and last > begin)
             columns.append(next(touched, columns[-1]))  # white space alone goes with what precedes it
-    return Prompt(start + encoded["input_ids"], columns)
+    ids = start + encoded["input_ids"]
+    return Prompt(ids, [tokenizer.decode([token]) for token in ids], columns)
 
 
 def _filled(template: str, words: Sequence[str]) -> tuple[str, dict[str, tuple[int, int]]]:
@@ -172,7 +175,7 @@ class Patcher:
 
     def __init__(self, model: PreTrainedModel, answers: tuple[int, int]):
         self._net, self._answers = NNsight(model), answers
-        self._device = model.get_input_embeddings().weight.device
+        self._device, self._dtype = model.get_input_embeddings().weight.device, model.dtype
 
     def _ids(self, prompt: Prompt, rows: int = 1) -> Int64[Tensor, "rows tokens"]:
         return torch.tensor([prompt.ids] * rows, device=self._device)
@@ -203,7 +206,7 @@ class Patcher:
         effect = torch.full(at_corrupt.shape[:-1], float("nan"))
         for layer in range(0, at_corrupt.shape[1], every):
             patches = at_clean[:, layer, pair.places[has]]  # (site, tokens, d)
-            before = at_corrupt[0, layer - 1].expand(rows, -1, -1) if layer else None
+            before = at_corrupt[0, layer - 1].expand(rows, -1, -1).to(self._device, self._dtype) if layer else None
             metric = self._patched(ids, layer, has, patches, before)
             effect[:, layer, has] = (metric[:-1] - metric[-1]).reshape(len(SITES), len(has))
             corrupt = metric[-1].item()
@@ -245,9 +248,9 @@ class Patcher:
             for lower in net.model.layers[:layer]:
                 lower.skip(before)
             block = net.model.layers[layer]
-            block.self_attn.output[0][at["attention"], has] = patches[1]
-            block.mlp.output[at["mlp"], has] = patches[2]
-            block.output[at["residual"], has] = patches[0]
+            _put(block.self_attn.output[0], at["attention"], has, patches[1])
+            _put(block.mlp.output, at["mlp"], has, patches[2])
+            _put(block.output, at["residual"], has, patches[0])
             metric = nnsight.save(self._metric())
         return metric.cpu()
 
@@ -256,6 +259,10 @@ def _sites(layer: Envoy) -> list[Tensor]:
     """What the sites of a block hold, read in the order in which they run and given in that of SITES."""
     attention, mlp = layer.self_attn.output[0], layer.mlp.output
     return [layer.output, attention, mlp]
+
+
+def _put(output: Tensor, rows: Tensor, places: Tensor, values: Tensor) -> None:
+    output[rows, places] = values.to(output)
 
 
 class Maps(NamedTuple):
@@ -272,14 +279,19 @@ class Maps(NamedTuple):
     examples: dict[tuple[str, str], tuple[Aligned, dict[str, Float[Tensor, "site L token"]]]]
     agreement: pd.DataFrame
 
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of pairs, in the file's order."""
+        return list(dict.fromkeys(kind for _, kind in self.effects))
+
 
 def study(
     family: Family, *, pairs: int, steps: int, every: int, chat: bool, dtype: str, store: Store | None = None
 ) -> Maps:
     """Integrated attribution of up to `pairs` of the family's prompt pairs of each kind.
 
-    Of the first pair of a kind also plain attribution and exact patching, this of every `every`-th layer. What the store holds is
-    not measured again. Raises as `Prompts.read`, `prompt` and `answers` do.
+    Of the first pair of a kind also plain attribution and exact patching, this of every `every`-th layer. What the
+    store holds is not measured again. Raises as `Prompts.read`, `prompt` and `answers` do.
     """
     prompts = Prompts.read(family.root / family.patching)
     options = dict(steps=steps, every=every)
@@ -348,9 +360,9 @@ def _agreement(maps: dict[str, Tensor]) -> list[dict[str, object]]:
         one, other = exact[i].flatten(), maps[method][i].flatten()
         known = ~one.isnan()
         one, other = one[known], other[known]
-        flat = one.std() == 0 or other.std() == 0
-        pearson = float("nan") if flat else torch.corrcoef(torch.stack([one, other]))[0, 1].item()
-        rows.append(dict(method=method, site=site, correlation=pearson, places=int(known.sum())))
+        if one.any() and other.any():  # identical prompts have no correlation
+            values = [float(correlation(one.numpy(), other.numpy()).statistic) for correlation in (pearsonr, spearmanr)]
+            rows.append(dict(method=method, site=site, pearson=values[0], spearman=values[1], places=len(one)))
     return rows
 
 
@@ -368,12 +380,23 @@ def knowledge(maps: Maps) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def largest(maps: Maps, kind: str) -> dict[str, float]:
+    """The largest |effect| of any method on pairs of a kind, by member."""
+    found = {}
+    for (member, k), effects in maps.effects.items():
+        if k == kind:
+            every = [effects, *maps.examples[member, k][1].values()]
+            found[member] = max(one.nan_to_num().abs().max().item() for one in every)
+    return found
+
+
 def similarity(maps: Maps, pretrained: str, seed: int, draws: int = 1000) -> pd.DataFrame:
     """Correlation over layers and columns of each member's mean |effect| with the pretrained one's, by kind and site.
 
-    Where patching matters is asked, so signs are left out, which differ from pair to pair. With a bootstrap interval over pairs, drawn alike for both (`low`, `high`); `halves`, the pretrained map's
-    correlation between its even and odd pairs; and `null`, what 97.5 % of maps with shuffled layers and columns stay
-    below. Kinds with fewer than four pairs, and maps that are zero, are left out.
+    Where patching matters is asked, so signs are left out, which differ from pair to pair. With a bootstrap interval
+    over pairs, drawn alike for both (`low`, `high`); `halves`, the pretrained map's correlation between its even and
+    odd pairs; and `null`, what 97.5 % of maps with shuffled layers and columns stay below. Kinds with fewer than four
+    pairs, and maps that are zero, are left out.
     """
     rows = []
     for (member, kind), effects in maps.effects.items():

@@ -264,3 +264,131 @@ def _plain_log(axis: Axis) -> None:
 
 def _legend_below(figure: Figure) -> None:
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
+
+
+SHARES = {  # columns of `neurons.shares`
+    "share": "share of tokens × neurons",
+    "mean": "share of neurons,\nmean activation > 0",
+    "half": "share of neurons, active\non over half the tokens",
+}
+
+
+def _members(table: pd.DataFrame) -> dict[str, tuple[str, Any]]:
+    """Marker and colour of each member; the first, the pretrained one, is black."""
+    first, *others = table.member.unique()
+    looks = zip(MARKERS, sns.color_palette("colorblind"), strict=False)
+    return {first: ("x", "black"), **dict(zip(others, itertools.cycle(looks), strict=False))}
+
+
+def active_shares(shares: pd.DataFrame) -> Figure:
+    """Share of active neurons by layer and member, in three readings (Fig. 1); bands are 95 % intervals."""
+    figure, grid = plt.subplots(len(SHARES), 1, figsize=(WIDTH, 7.4), sharex=True)
+    for axes, (column, label) in zip(grid, SHARES.items(), strict=True):
+        for member, (marker, colour) in _members(shares).items():
+            rows = shares[shares.member == member]
+            if column == "share":
+                axes.fill_between(rows.layer, rows.low, rows.high, color=colour, alpha=0.25, lw=0)
+            axes.plot(rows.layer, rows[column], marker=marker, ms=3.5, lw=1.2, color=colour, label=member)
+        axes.set(ylim=(0, 1), ylabel=label)
+    grid[-1].set_xlabel("layer")
+    grid[-1].xaxis.get_major_locator().set_params(integer=True)
+    _legend_of(figure, grid[0])
+    return figure
+
+
+def edit_distances(distances: pd.DataFrame, criteria: Mapping[str, str]) -> Figure:
+    """Edit distance from the pretrained pattern by layer (Fig. 2), one panel a criterion, with null and floor."""
+    others = distances[distances.member != distances.member.iloc[0]]
+    figure, grid = plt.subplots(len(criteria), 1, figsize=(WIDTH, 3.2 * len(criteria)), sharex=True)
+    for axes, (criterion, label) in zip(grid, criteria.items(), strict=True):
+        part = others[others.criterion == criterion]
+        for member, (marker, colour) in _members(distances).items():
+            rows = part[part.member == member]
+            if len(rows):
+                axes.plot(rows.layer, rows.edit, marker=marker, ms=3.5, lw=1.2, color=colour, label=member)
+        layers = part.groupby("layer")
+        axes.plot(layers.edit_null.mean(), color="black", lw=1.6, label="null: places at random")
+        axes.plot(layers.edit_floor.first(), color="black", lw=1.6, ls=":", label="pretrained, two halves of the text")
+        axes.set(ylabel="edit distance / $d_m$", ylim=(0, None))
+        axes.set_title(label, loc="left")
+    grid[-1].set_xlabel("layer")
+    grid[-1].xaxis.get_major_locator().set_params(integer=True)
+    _legend_of(figure, grid[0])
+    return figure
+
+
+PERCENT = "ΔP (%)"  # the unit of changes of accuracy
+
+
+def ablation(effects: pd.DataFrame) -> Figure:
+    """What ablating the top neurons costs (Fig. 5), filled, beside as many at random, open; a panel a task."""
+    tasks, shares = effects.task.unique(), sorted(effects.share[effects.ablated != "nothing"].unique())
+    figure, grid = plt.subplots(len(tasks), 1, figsize=(WIDTH, 2.6 * len(tasks)), sharex=True)
+    members = _members(effects)
+    offsets = dict(zip(members, np.linspace(-0.25, 0.25, len(members)), strict=True))
+    for axes, task in zip(grid, tasks, strict=True):
+        for (member, (marker, colour)), kind in itertools.product(members.items(), ("top", "random")):
+            rows = effects[(effects.task == task) & (effects.member == member) & (effects.ablated == kind)]
+            place = np.array([shares.index(share) for share in rows.share]) + offsets[member]
+            axes.vlines(place, rows.change_low, rows.change_high, color=colour, lw=1, alpha=0.7)
+            fill = dict(color=colour, label=member) if kind == "top" else dict(mec=colour, mfc="white")
+            axes.plot(place, rows.change, marker, ls="none", ms=6, **fill)
+        axes.axhline(0, color="black", lw=0.8)
+        (unit,) = effects.unit[effects.task == task].unique()
+        axes.set_ylabel(unit)
+        if unit != PERCENT:
+            axes.set_yscale("symlog", linthresh=0.1)
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_title(task, loc="left")
+    grid[-1].set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
+    grid[-1].set_xlabel("share of active neurons")
+    _legend_of(figure, grid[0])
+    return figure
+
+
+def patching_maps(maps: Any, sites: tuple[str, ...], kind: str) -> Figure:
+    """Mean |effect| over the pairs of a kind: layer × column, a row of panels a member, a column a site (Fig. 7)."""
+    means = {member: found.abs().mean(0).numpy() for (member, k), found in maps.effects.items() if k == kind}
+    size = (WIDTH, 2.3 * len(means) + 0.9)
+    figure, grid = plt.subplots(len(means), len(sites), figsize=size, sharex=True, sharey=True)
+    most = [max(found[i].max() for found in means.values()) for i in range(len(sites))]
+    for row, (member, found) in zip(grid, means.items(), strict=True):
+        for axes, site, values, top in zip(row, sites, found, most, strict=True):
+            image = axes.imshow(values, origin="lower", aspect="auto", cmap="magma_r", vmin=0, vmax=top)
+            axes.grid(False)
+            if member == next(iter(means)):
+                axes.set_title(site)
+            if member == list(means)[-1]:
+                figure.colorbar(image, ax=grid[:, list(sites).index(site)], location="bottom", shrink=0.9)
+        row[0].set_ylabel(f"{member}\nlayer")
+    for axes in grid[-1]:
+        axes.set_xticks(range(len(maps.columns)), maps.columns, rotation=90, fontsize="small")
+    return figure
+
+
+def patching_example(example: tuple[Any, Mapping[str, Any]], sites: tuple[str, ...]) -> Figure:
+    """One pair: plain and integrated attribution and exact patching, layer × token; grey where nothing is known."""
+    pair, maps = example
+    methods = [name for name in maps if name != "effects"]
+    size = (WIDTH, 2.3 * len(sites) + 1)
+    figure, grid = plt.subplots(len(sites), len(methods), figsize=size, sharex=True, sharey=True)
+    for i, (row, site) in enumerate(zip(grid, sites, strict=True)):
+        limit = np.nanmax(np.abs(maps["exact"][i].numpy()))
+        for axes, method in zip(row, methods, strict=True):
+            axes.set_facecolor("0.8")
+            axes.grid(False)
+            values = maps[method][i].numpy()
+            image = axes.imshow(values, origin="lower", aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit)
+            if i == 0:
+                axes.set_title(method)
+        row[0].set_ylabel(f"{site}\nlayer")
+        figure.colorbar(image, ax=row, shrink=0.85)
+    for axes in grid[-1]:
+        axes.set_xticks(range(len(pair.corrupt.tokens)), pair.corrupt.tokens, rotation=90, fontsize="small")
+    return figure
+
+
+def _legend_of(figure: Figure, axes: Axes) -> None:
+    """One legend below for panels that share their marks."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)

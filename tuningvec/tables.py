@@ -64,11 +64,11 @@ def number(value: float | np.number | NAType, digits: int) -> str:
 def measured(table: pd.DataFrame) -> None:
     """Display when, on what machine and from which weights a stored table was measured."""
     runs = table.attrs["runs"]
-    lines = [
+    lines = dict.fromkeys(
         f"- {run['measured'][:16].replace('T', ' ')}, {run['machine']}, {run['device']}, torch {run['torch']}"
         for run in runs
-    ]
-    weights = runs[-1]["inputs"]["weights"] if runs else {}
+    )
+    weights = {label: terms for run in runs for label, terms in run["inputs"]["weights"].items()}
     sums = [
         f"- {label or 'pretrained'}: "
         + " ".join(f"{c:+g} `{_short(identity)}`".replace("-", "−") for identity, c in terms)
@@ -88,6 +88,86 @@ def beside_paper(ours: pd.DataFrame, value: str, paper: pd.DataFrame) -> pd.Data
     own = ours.pivot(index="vector", columns="kind", values=value).loc[ours.vector.unique(), list(paper.columns)]
     both = pd.concat({"here": own, "paper": paper}, names=["source", "T"])
     return both.reset_index()
+
+
+def read(corpus: pd.DataFrame) -> pd.DataFrame:
+    """What a corpus gave each member, with a note where it was shorter than its budget."""
+    short = [
+        f"{n:,} of {asked:,} tokens" if n < asked else "" for n, asked in zip(corpus.tokens, corpus.asked, strict=True)
+    ]
+    table = corpus.drop(columns=["asked", "digest"])
+    return table.assign(shorter=short).rename(columns={"shorter": "shorter than asked"}) if any(short) else table
+
+
+def trends(table: pd.DataFrame) -> pd.DataFrame:
+    """Share of active neurons through the layers, by member."""
+    step = [f"{_points(r.step)} ({_points(r.low)}, {_points(r.high)})" for r in table.itertuples()]
+    named = {"second − first": step, "mean step later": table.others, "ρ with depth": table.rho, "p of ρ": table.p}
+    return table[["member", "first", "second", "last"]].assign(**named)
+
+
+def _points(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def distances(table: pd.DataFrame, criteria: Mapping[str, str]) -> pd.DataFrame:
+    """Edit distances averaged over layers, with null and floor, by criterion and member."""
+    names = {
+        "edit": "edit distance", "edit_null": "edit, null", "edit_floor": "edit, floor",
+        "hamming": "Hamming", "hamming_null": "Hamming, null", "hamming_floor": "Hamming, floor",
+    }  # fmt: skip
+    means = table.groupby(["criterion", "member"], sort=False)[list(names)].mean().reset_index()
+    return means.assign(criterion=means.criterion.map(criteria)).rename(columns=names)
+
+
+def ablation(effects: pd.DataFrame) -> pd.DataFrame:
+    """Changes with their intervals, of the top neurons and of as many at random, by task, member and share."""
+    rows = effects[effects.ablated != "nothing"]
+    text = [f"{_change(r.change)} ({_change(r.change_low)}, {_change(r.change_high)})" for r in rows.itertuples()]
+    index = ["task", "unit", "member", "share"]
+    wide = rows.assign(text=text).pivot(index=index, columns="ablated", values="text")
+    wide = wide.loc[
+        list(dict.fromkeys(rows[index].itertuples(index=False, name=None))), ["top", "random"]
+    ].reset_index()
+    return wide.assign(share=wide.share.map("{:.0%}".format))
+
+
+def whole(effects: pd.DataFrame) -> pd.DataFrame:
+    """Scores of the members before anything is ablated."""
+    rows = effects[effects.ablated == "nothing"]
+    text = [f"{r.score:.3f} ({r.low:.3f}, {r.high:.3f})" for r in rows.itertuples()]
+    wide = rows.assign(text=text).pivot(index="member", columns="task", values="text")
+    return wide.loc[rows.member.unique(), rows.task.unique()].reset_index()
+
+
+def _change(value: float) -> str:
+    text = f"{value:+.1f}" if abs(value) >= 10 else f"{value:+.2f}"
+    return text.replace("-", "−")
+
+
+def knowledge(table: pd.DataFrame) -> pd.DataFrame:
+    """How clean and corrupt prompts differ, by kind of pair and member."""
+    text = [f"{_change(r.difference)} ({_change(r.low)}, {_change(r.high)})" for r in table.itertuples()]
+    shown = table.assign(difference=text, above=[f"{a} of {n}" for a, n in zip(table.above, table.pairs, strict=True)])
+    kinds = list(dict.fromkeys(table.kind))
+    shown = shown.sort_values("kind", key=lambda c: c.map(kinds.index), kind="stable")
+    shown = shown[["kind", "member", "clean", "corrupt", "difference", "above"]]
+    return shown.rename(columns={"difference": "clean − corrupt", "above": "clean above"})
+
+
+def agreement(table: pd.DataFrame) -> pd.DataFrame:
+    """How both kinds of attribution agree with exact patching, by kind of pair, member and site."""
+    wide = table.pivot(index=["kind", "member", "site"], columns="method", values=["pearson", "spearman"])
+    order = list(dict.fromkeys(table[["kind", "member", "site"]].itertuples(index=False, name=None)))
+    wide = wide.loc[order, [(v, m) for v in ("pearson", "spearman") for m in table.method.unique()]]
+    wide.columns = [f"{value}, {method}" for value, method in wide.columns]
+    return wide.reset_index()
+
+
+def regions(table: pd.DataFrame) -> pd.DataFrame:
+    """Similarity of the members' maps to the pretrained one's."""
+    text = [f"{r.correlation:.3f} ({r.low:.3f}, {r.high:.3f})" for r in table.itertuples()]
+    return table[["kind", "member", "site"]].assign(correlation=text, halves=table.halves, null=table.null)
 
 
 def members(family: Family) -> pd.DataFrame:
