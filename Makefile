@@ -26,6 +26,7 @@ test: $(VENV)/installed  ## unit tests, then every notebook on the family tiny
 
 bench: $(VENV)/installed  ## speed as ratios against named references
 	$(BIN)/python tests/benchmarks/bench_weights.py
+	$(BIN)/python tests/benchmarks/bench_models.py
 
 clean:  ## remove what was built; the environment and converted weights stay
 	rm -rf build _build book/results book/_static/mathjax

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,15 +18,14 @@ from transformers import PreTrainedModel
 from tuningvec import corpus, evals, models, neurons
 from tuningvec.errors import TuningVecError
 from tuningvec.family import Family
-from tuningvec.neurons import Criterion, Profile, Profiles, layers
+from tuningvec.neurons import Profile, Profiles, layers
 from tuningvec.stats import mean_interval, relative_drop, wilson
 from tuningvec.store import Record, Rows, Store
 
 Chosen = dict[int, Int64[Tensor, " neurons"]]  # of each layer
-Scope = Literal["layer", "model"]
 
 
-def top(profile: Profile, share: float, scope: Scope = "layer", criterion: Criterion = "mean") -> Chosen:
+def top(profile: Profile, share: float, scope: str = "layer", criterion: str = "mean") -> Chosen:
     """The `share` of active neurons with the highest mean activation, in each layer or over the model (A.2).
 
     Raises TuningVecError for a share outside (0, 1] and another scope.
@@ -88,7 +86,7 @@ def study(
     found: Profiles,
     *,
     shares: Sequence[float],
-    scope: Scope,
+    scope: str,
     texts: int,
     words: int,
     seed: int,
@@ -146,7 +144,7 @@ def held_out(family: Family, name: str, after: int, count: int, words: int) -> l
     return [" ".join(text.split()[:words]) for text in texts]
 
 
-def _chosen(profile: Profile, kind: str, share: float, scope: Scope, seed: int) -> Chosen:
+def _chosen(profile: Profile, kind: str, share: float, scope: str, seed: int) -> Chosen:
     if kind == "nothing":
         return {}
     chosen = top(profile, share, scope)

@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import torch
 from jaxtyping import Bool, Int32
@@ -178,7 +177,7 @@ def _of_files(corpus: TextFiles, root: Path) -> Iterator[str]:
                 yield from _read(content, str(file), Path(file.name.removesuffix(".gz")).suffix, corpus.field)
 
 
-def _read(content: IO[bytes], where: str, suffix: str, field: str) -> Iterator[str]:
+def _read(content: io.BufferedIOBase, where: str, suffix: str, field: str) -> Iterator[str]:
     try:
         if suffix in (".xml", ".nxml"):
             yield _article(content)
@@ -192,8 +191,8 @@ def _read(content: IO[bytes], where: str, suffix: str, field: str) -> Iterator[s
         raise TuningVecError(f"{where}: not readable as XML: {error}") from None
 
 
-def _lines(content: IO[bytes], where: str, field: str) -> Iterator[str]:
-    for number, line in enumerate(io.TextIOWrapper(content, encoding="utf-8"), 1):
+def _lines(content: io.BufferedIOBase, where: str, field: str) -> Iterator[str]:
+    for number, line in enumerate(content, 1):
         try:
             text = json.loads(line)[field]
         except (json.JSONDecodeError, KeyError, TypeError):
@@ -210,7 +209,7 @@ def _body(text: str) -> str:
     return text
 
 
-def _article(content: IO[bytes]) -> str:
+def _article(content: io.BufferedIOBase) -> str:
     """Title, abstract and paragraphs of an article in JATS XML, less tables, figures, formulas and citation marks."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True)
     tree = etree.parse(content, parser)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,6 @@ from tuningvec.store import Record, Store
 
 SHARDS = 8  # parts of a corpus that are measured and kept one by one
 RENAMED = {"activation_fn": "act_fn"}  # Phi-3
-Criterion = Literal["mean", "half"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Profile:
         """Share of the tokens on which a neuron is active."""
         return self.active.double() / self.tokens
 
-    def pattern(self, criterion: Criterion) -> Bool[Tensor, "L d_m"]:
+    def pattern(self, criterion: str) -> Bool[Tensor, "L d_m"]:
         """z = 1 for a neuron whose mean activation is positive ("mean"), or that is active on most tokens ("half").
 
         Raises TuningVecError for another criterion.
@@ -61,7 +60,7 @@ class Profile:
         return self.A > 0 if criterion == "mean" else self.frequency > 0.5
 
 
-CRITERIA: dict[Criterion, str] = {"mean": "mean activation > 0", "half": "active on over half the tokens"}
+CRITERIA: dict[str, str] = {"mean": "mean activation > 0", "half": "active on over half the tokens"}
 
 
 def activation_profile(
@@ -99,7 +98,8 @@ def layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def _check(model: PreTrainedModel) -> None:
-    mlp = getattr(layers(model)[0], "mlp", None)
+    blocks = getattr(model.get_decoder(), "layers", [None])
+    mlp = getattr(blocks[0], "mlp", None)
     if not hasattr(mlp, "down_proj") or not any(hasattr(mlp, name) for name in ("act_fn", *RENAMED)):
         raise TuningVecError(
             f"{type(model).__name__}: no gated feed-forward layer; Llama, Qwen, Phi-3, Mistral and Gemma have them"

@@ -107,10 +107,9 @@ def probability_greater(count_1: int, n_1: int, count_2: int, n_2: int, prior: f
 def mean_interval(
     samples: Float[np.ndarray, "..."], level: float = 0.95
 ) -> tuple[Float[np.ndarray, "..."] | np.floating, Float[np.ndarray, "..."] | np.floating]:
-    """Student's t interval of the mean over the first axis, for each of the others."""
-    n = len(samples)
-    half = t.ppf((1 + level) / 2, n - 1) * np.std(samples, axis=0, ddof=1) / n**0.5
-    mean = np.mean(samples, axis=0)
+    """Student's t interval of the mean over the first axis, for each of the others; NaN for a single sample."""
+    n, mean = len(samples), np.mean(samples, axis=0)
+    half = t.ppf((1 + level) / 2, n - 1) * np.std(samples, axis=0, ddof=1) / n**0.5 if n > 1 else np.nan
     return mean - half, mean + half
 
 

@@ -127,19 +127,19 @@ WORKS = {w.__name__: w for w in (apply, apply_by_hand, apply_by_mergekit, cosine
 
 def child(work: str, folder: str) -> None:
     """Run one work in this fresh process and print what it took."""
-    before, io, start = _peak(), _io(), time.perf_counter()
+    before, io, start = peak(), _io(), time.perf_counter()
     cpu = sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime for who in _WHO)
     WORKS[work](Path(folder))
     used = sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime for who in _WHO) - cpu
     read, written = (after - then for after, then in zip(_io(), io, strict=True))
-    took = dict(wall=time.perf_counter() - start, cpu=used, memory=_peak() - before, read=read, written=written)
+    took = dict(wall=time.perf_counter() - start, cpu=used, memory=peak() - before, read=read, written=written)
     print(json.dumps(took))
 
 
 _WHO = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
-def _peak() -> int:
+def peak() -> int:
     return 1024 * max(resource.getrusage(who).ru_maxrss for who in _WHO)
 
 

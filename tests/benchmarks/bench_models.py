@@ -1,0 +1,88 @@
+"""Speed and memory of the measures on models in memory, against named references in the same run.
+
+Run with `make bench`. Each ratio is the median over pairs of a measure and its reference, taken in turns, on the
+pretrained member of the family smollm2.
+"""
+
+import os
+import statistics
+
+import torch
+from bench_weights import REPEATS, peak, seconds
+from transformers import PreTrainedModel
+
+from tuningvec import models
+from tuningvec.corpus import Tokens, tokens
+from tuningvec.family import Family
+from tuningvec.neurons import activation_profile
+from tuningvec.patching import Patcher, Prompts, align, answers, prompt
+
+BATCH, ROWS = 8, 16  # of 256 tokens
+SHORT, BATCHES = 32, 200  # tokens of a row, and rows one by one, for the memory
+
+
+def bench_capture(model: PreTrainedModel, given: Tokens) -> None:
+    """An activation profile against the base model's plain forward pass over the same batches."""
+
+    @torch.no_grad()
+    def plain() -> None:
+        for first in range(0, ROWS, BATCH):
+            some = slice(first, first + BATCH)
+            ids, mask = given.ids[some].long(), given.mask[some].long()
+            model.model(input_ids=ids, attention_mask=mask, use_cache=False)
+
+    pairs = [
+        (seconds(plain), seconds(lambda: activation_profile(model, given, BATCH, shards=1))) for _ in range(REPEATS)
+    ]
+    ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+    speed = given.count / statistics.median(ours for _, ours in pairs)
+    print(
+        f"activation profile, {model.dtype}: {ratio:.2f} × the tokens/s of the plain forward pass ({speed:.0f} tokens/s)",
+        flush=True,
+    )
+
+
+def bench_memory(model: PreTrainedModel) -> None:
+    """Peak memory after a few batches and after many."""
+
+    def run(batches: int) -> None:
+        ids = torch.randint(model.config.vocab_size, (batches, SHORT), dtype=torch.int32)
+        activation_profile(model, Tokens(ids, torch.ones_like(ids, dtype=torch.bool), 1, 1), batch=1, shards=1)
+
+    run(BATCHES // 10)
+    before = peak()
+    run(BATCHES)
+    print(f"memory over {BATCHES} further batches: peak +{(peak() - before) / 2**20:.1f} MB", flush=True)
+
+
+def bench_patching(model: PreTrainedModel, family: Family) -> None:
+    """Attribution of every layer, site and token against exact patching of the same places."""
+    tokenizer = models.tokenizer(models.weights(family, family.pretrained.name)[1])
+    prompts = Prompts.read(family.root / family.patching)
+    pair = align(*(prompt(tokenizer, prompts.template, w) for w in (prompts.pairs[0].clean, prompts.pairs[0].corrupt)))
+    patcher = Patcher(model, answers(tokenizer, prompts.answers))
+    for steps in (1, 4):
+        ours = statistics.median(seconds(lambda: patcher.attribution(pair, steps)) for _ in range(REPEATS))
+        theirs = seconds(lambda: patcher.exact(pair))
+        print(
+            f"attribution, {steps} steps: {ours / theirs:.3f} × exact patching ({ours:.2f} s against {theirs:.1f} s)",
+            flush=True,
+        )
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    family = Family.load("smollm2")
+    weights, like = models.weights(family, family.pretrained.name)
+    whole = tokens(family, next(iter(family.corpora)), models.tokenizer(like))
+    given = Tokens(whole.ids[:ROWS], whole.mask[:ROWS], whole.documents, whole.asked)
+    for dtype in ("bfloat16", "float32"):
+        bench_capture(models.load(weights, like, dtype), given)
+    model = models.load(weights, like)
+    bench_memory(model)
+    bench_patching(model, family)
+
+
+if __name__ == "__main__":
+    os.environ["TQDM_DISABLE"] = "1"
+    main()

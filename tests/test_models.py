@@ -1,0 +1,53 @@
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tuningvec import models, sources
+from tuningvec.checkpoint import Checkpoint
+from tuningvec.delta import Combination, TuningVector
+from tuningvec.errors import TuningVecError
+from tuningvec.family import Family
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "phi3", "gemma3"])
+def test_arithmetic_in_memory_is_arithmetic_on_disk(make_checkpoint, architecture, tmp_path):
+    pre, ft = (Checkpoint(make_checkpoint(str(seed), architecture, seed)) for seed in (0, 1))
+    theta = Combination({pre: 1})
+    half = (0.5 * TuningVector.between(theta, Combination({ft: 1}))).apply_to(theta)
+    half.write(tmp_path / "half", like=pre)
+    loaded = models.load(half, pre, "bfloat16").state_dict()
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path / "half", dtype=torch.bfloat16).state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.items())
+
+
+def test_a_member_is_loaded_as_it_is_stored(make_checkpoint):
+    pre = Checkpoint(make_checkpoint("m"))
+    model = models.load(Combination({pre: 1}), pre)
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+    assert all(torch.equal(model.get_parameter(name), pre.read(name)) for name in pre.shapes)
+
+
+def test_every_member_of_the_shipped_families_has_its_weights():
+    family = Family.load("tiny")
+    for member in family.members:
+        weights, like = models.weights(family, member.name)
+        own = sources.model(family, member.name)
+        model = models.load(weights, like)
+        assert all(torch.equal(model.get_parameter(name), own.read(name)) for name in own.shapes)
+
+
+def test_an_adapter_is_added_to_its_base():
+    family = Family.load("smollm2")
+    weights, like = models.weights(family, "medical")
+    assert weights == sources.model(family, "medical") and like == sources.checkpoint(family)
+    model = models.load(weights, like)
+    name = "model.layers.3.mlp.down_proj.weight"
+    assert torch.equal(model.get_parameter(name), weights.read(name))
+    assert not torch.equal(model.get_parameter(name), like.read(name))
+
+
+def test_an_unknown_dtype_is_refused(make_checkpoint):
+    pre = Checkpoint(make_checkpoint("m"))
+    with pytest.raises(TuningVecError, match="dtype is 'int8'; it must be float32"):
+        models.load(Combination({pre: 1}), pre, "int8")
