@@ -24,6 +24,7 @@ test: $(VENV)/installed  ## unit tests, then every notebook on the family tiny
 	$(BIN)/python -m tuningvec prepare tiny --to build/nbmake
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -p no:cacheprovider build/nbmake
 
+bench: export TQDM_DISABLE := 1
 bench: $(VENV)/installed  ## speed as ratios against named references
 	$(BIN)/python tests/benchmarks/bench_weights.py
 	$(BIN)/python tests/benchmarks/bench_models.py

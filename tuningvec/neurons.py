@@ -70,10 +70,14 @@ def activation_profile(
 
     One trace a batch; no activation of a single token is kept and the output head is never computed. Sums over a batch
     are float32, over batches float64. A part that the record holds is not measured again. Raises TuningVecError for a
-    model without gated feed-forward layers.
+    model without gated feed-forward layers, and for fewer rows than parts.
     """
     record = Record() if record is None else record
     _check(model)
+    if len(tokens.ids) < shards:
+        raise TuningVecError(
+            f"the corpus has {len(tokens.ids)} rows; {shards} are needed, so raise tokens or lower window"
+        )
     net = NNsight(model.get_decoder(), rename=RENAMED)
     missing = [part for part in range(shards) if str(part) not in record]
     rows = {part: tokens.part(part, shards) for part in missing}
@@ -132,12 +136,12 @@ def _measure(net: NNsight, sums: _Sums, ids: Tensor, mask: Tensor) -> None:
     weight = mask.reshape(1, -1).float()  # (1, tokens)
     with torch.no_grad(), net.trace(input_ids=ids.long(), attention_mask=mask.long(), use_cache=False):
         for layer, active, A_sum, Au_sum in zip(net.layers, sums.active, sums.A, sums.Au, strict=True):
-            A = layer.mlp.act_fn.output.flatten(0, 1)  # (tokens, d_m)
-            Au = layer.mlp.down_proj.input.flatten(0, 1)
+            A = layer.mlp.act_fn.output.flatten(0, 1).float()  # (tokens, d_m)
             here = weight.to(A.device)
-            active.add_((here @ (A > 0).float())[0].long())
-            A_sum.add_((here @ A.float())[0])
-            Au_sum.add_((here @ Au.float())[0])
+            A_sum.add_((here @ A)[0])
+            positive = torch.gt(A, 0, out=torch.empty_like(A))  # 0 or 1; many times as fast as by way of booleans
+            active.add_((here @ positive)[0].long())
+            Au_sum.add_((here @ layer.mlp.down_proj.input.flatten(0, 1).float())[0])
 
 
 class Profiles(NamedTuple):

@@ -322,7 +322,7 @@ def study(
                 record.add(kind, *_measured(patcher, aligned, columns, **options))
             arrays = record.arrays(kind)
             effects[member.name, kind] = arrays.pop("effects")
-            examples[member.name, kind] = aligned[0], arrays
+            examples[member.name, kind] = aligned[0], {method: arrays[method] for method in METHODS}
             rows = record.pieces[kind]
             metrics += [dict(member=member.name, kind=kind, pair=i, **row) for i, row in enumerate(rows)]
             agreement += [dict(member=member.name, kind=kind, **row) for row in _agreement(arrays)]

@@ -369,16 +369,14 @@ def patching_maps(maps: Any, sites: tuple[str, ...], kind: str) -> Figure:
 def patching_example(example: tuple[Any, Mapping[str, Any]], sites: tuple[str, ...]) -> Figure:
     """One pair: plain and integrated attribution and exact patching, layer × token; grey where nothing is known."""
     pair, maps = example
-    methods = [name for name in maps if name != "effects"]
     size = (WIDTH, 2.3 * len(sites) + 1)
-    figure, grid = plt.subplots(len(sites), len(methods), figsize=size, sharex=True, sharey=True)
+    figure, grid = plt.subplots(len(sites), len(maps), figsize=size, sharex=True, sharey=True)
     for i, (row, site) in enumerate(zip(grid, sites, strict=True)):
         limit = np.nanmax(np.abs(maps["exact"][i].numpy()))
-        for axes, method in zip(row, methods, strict=True):
+        for axes, (method, found) in zip(row, maps.items(), strict=True):
             axes.set_facecolor("0.8")
             axes.grid(False)
-            values = maps[method][i].numpy()
-            image = axes.imshow(values, origin="lower", aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit)
+            image = axes.imshow(found[i].numpy(), origin="lower", aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit)
             if i == 0:
                 axes.set_title(method)
         row[0].set_ylabel(f"{site}\nlayer")

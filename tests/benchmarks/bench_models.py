@@ -4,8 +4,8 @@ Run with `make bench`. Each ratio is the median over pairs of a measure and its 
 pretrained member of the family smollm2.
 """
 
-import os
 import statistics
+from functools import partial
 
 import torch
 from bench_weights import REPEATS, peak, seconds
@@ -37,7 +37,8 @@ def bench_capture(model: PreTrainedModel, given: Tokens) -> None:
     ratio = statistics.median(theirs / ours for theirs, ours in pairs)
     speed = given.count / statistics.median(ours for _, ours in pairs)
     print(
-        f"activation profile, {model.dtype}: {ratio:.2f} × the tokens/s of the plain forward pass ({speed:.0f} tokens/s)",
+        f"activation profile, {model.dtype}: {ratio:.2f} × the tokens/s of the plain forward pass "
+        f"({speed:.0f} tokens/s)",
         flush=True,
     )
 
@@ -62,7 +63,7 @@ def bench_patching(model: PreTrainedModel, family: Family) -> None:
     pair = align(*(prompt(tokenizer, prompts.template, w) for w in (prompts.pairs[0].clean, prompts.pairs[0].corrupt)))
     patcher = Patcher(model, answers(tokenizer, prompts.answers))
     for steps in (1, 4):
-        ours = statistics.median(seconds(lambda: patcher.attribution(pair, steps)) for _ in range(REPEATS))
+        ours = statistics.median(seconds(partial(patcher.attribution, pair, steps)) for _ in range(REPEATS))
         theirs = seconds(lambda: patcher.exact(pair))
         print(
             f"attribution, {steps} steps: {ours / theirs:.3f} × exact patching ({ours:.2f} s against {theirs:.1f} s)",
@@ -84,5 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ["TQDM_DISABLE"] = "1"
     main()

@@ -225,7 +225,6 @@ def main(quick: bool) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["TQDM_DISABLE"] = "1"
     if len(sys.argv) == 3:
         child(*sys.argv[1:])
     else:
