@@ -29,7 +29,7 @@ def write(tmp_path, make_checkpoint):
             *parents, last = path.split("__")
             place = spec
             for parent in parents:
-                place = place[int(parent) if parent.isdigit() else parent]
+                place = place[int(parent)] if parent.isdigit() else place.setdefault(parent, {})
             place[last] = value
         file = tmp_path / "mine.yaml"
         file.write_text(yaml.safe_dump(spec), encoding="utf-8")
@@ -46,7 +46,8 @@ def test_a_family_is_named_after_its_file(write):
 
 @pytest.mark.parametrize("name", family_names())
 def test_a_copy_under_another_name_is_another_family(tmp_path, name):
-    shutil.copytree(data_folder() / "families", tmp_path / "families")
+    for folder in ("families", "corpora"):
+        shutil.copytree(data_folder() / folder, tmp_path / folder)
     copy = (tmp_path / "families" / f"{name}.yaml").rename(tmp_path / "families" / "another.yaml")
     assert Family.load(copy).name == "another"
     assert Family.load(copy).members == Family.load(name).members
@@ -64,6 +65,10 @@ def test_a_copy_under_another_name_is_another_family(tmp_path, name):
         (dict(fine_tuned__0__name="base"), ["mine.yaml", "name used twice", "base"]),
         (dict(fine_tuned=[]), ["mine.yaml", "fine_tuned", "at least 1"]),
         (dict(prompt__chat_template="gone.jinja"), ["mine.yaml", "prompt.chat_template", "gone.jinja"]),
+        (dict(choices="gone.jsonl"), ["mine.yaml", "choices: no file", "gone.jsonl"]),
+        (dict(corpora__own=dict(kind="files", path="gone")), ["mine.yaml", "corpora.own.path", ".jsonl", "gone"]),
+        (dict(corpora__own=dict(kind="files", path="a.txt", tokens=0)), ["mine.yaml", "corpora.own.tokens", "0"]),
+        (dict(corpora__own=dict(kind="hub", repo="a/b", revision="main")), ["corpora.own.revision", "main"]),
         (
             dict(fine_tuned__0__source=dict(kind="adapter", path="tuned", base="other")),
             ["mine.yaml", "fine_tuned.0.source.base", "'other'", "base"],

@@ -67,3 +67,85 @@ def test_orthogonal_energy_of_turned_matrices_is_no_finding():
 def test_similarity_is_judged_by_the_papers_smallest_cosine(cosine, expected):
     table = pd.DataFrame([dict(vector="medical", kind="all", cosine=cosine, r=0.05, orthogonal=0.998)])
     assert expected in verdict(findings.similarity, table, paper.weight_cosines())
+
+
+def trends(step=-0.3, rho=0.9, p=0.001, gap=0.01):
+    row = dict(first=0.6, second=0.6 + step, step=step, low=step - 0.01, high=step + 0.01, others=0.02, rho=rho, p=p)
+    return pd.DataFrame([dict(member="pre", gap=0.0, **row), dict(member="ft", gap=gap, **row)])
+
+
+@pytest.mark.parametrize(("step", "said"), [(-0.3, "holds"), (0.005, "within chance"), (0.3, "differs")])
+def test_a_drop_after_the_first_layer_is_judged_by_its_interval(step, said):
+    assert said in verdict(findings.first_layer, trends(step=step))
+
+
+@pytest.mark.parametrize(("rho", "p", "said"), [(0.9, 0.001, "holds"), (0.9, 0.3, "chance"), (-0.9, 0.001, "differs")])
+def test_growth_with_depth_is_judged_by_its_test(rho, p, said):
+    assert said in verdict(findings.depth, trends(rho=rho, p=p))
+
+
+@pytest.mark.parametrize(("gap", "said"), [(0.01, "holds"), (0.03, "differs")])
+def test_similar_shares_are_closer_than_layers_are(gap, said):
+    assert said in verdict(findings.similar_shares, trends(gap=gap))
+
+
+@pytest.mark.parametrize(("edit", "said"), [(0.1, "holds"), (0.25, "null explains it")])
+def test_a_distance_as_large_as_that_of_random_places_is_explained_by_them(edit, said):
+    row = dict(layer=0, criterion="mean", hamming=edit, edit_null=0.26, edit_null_sd=0.01, edit_floor=0.02)
+    table = pd.DataFrame([dict(member="pre", edit=0.0, **row), dict(member="ft", edit=edit, **row)])
+    assert said in verdict(findings.edit_distance, table)
+
+
+def effects(top=0.8, random=0.05, general=0.8):
+    rows = []
+    for task, ablated, share, change in [
+        *(("medical", "top", share, top) for share in (0.01, 0.05, 1.0)),
+        *(("general", "top", share, general) for share in (0.01, 0.05, 1.0)),
+        *((task, "random", share, random) for task in ("medical", "general") for share in (0.01, 0.05, 1.0)),
+    ]:
+        about = dict(member="pre", task=task, unit="nats per token", ablated=ablated, share=share, change=change)
+        rows.append(about | dict(change_low=change - 0.1, change_high=change + 0.1))
+    choice = dict(member="pre", task="choices", unit="ΔP (%)", ablated="top", change_low=0, change_high=9, change=5)
+    return pd.DataFrame([*rows, *(choice | dict(share=share) for share in (0.01, 0.05, 1.0))])
+
+
+PRINTED = paper.text()[paper.text().row == "ablation: fall of performance"]
+
+
+@pytest.mark.parametrize(("random", "said"), [(0.05, "holds"), (0.8, "within chance"), (2.0, "differs")])
+def test_top_neurons_are_judged_by_random_ones(random, said):
+    assert said in verdict(findings.top_neurons, effects(random=random), PRINTED)
+
+
+@pytest.mark.parametrize(("general", "said"), [(0.1, "holds"), (0.8, "null explains it")])
+def test_domain_neurons_are_judged_by_other_text(general, said):
+    assert said in verdict(findings.medical_neurons, effects(general=general), "medical")
+
+
+@pytest.mark.parametrize(("gap", "said"), [(-0.3, "holds"), (0.05, "within chance"), (0.3, "differs")])
+def test_resilience_is_judged_by_its_interval(gap, said):
+    table = pd.DataFrame([dict(member="ft", difference=gap, low=gap - 0.1, high=gap + 0.1)])
+    assert said in verdict(findings.resilience, table)
+
+
+@pytest.mark.parametrize(("low", "said"), [(0.8, "holds"), (0.3, "null explains it")])
+def test_regions_are_judged_by_shuffled_maps(low, said):
+    row = dict(kind="one", site="mlp", correlation=0.9, low=low, high=0.95, halves=0.9, null=0.5)
+    table = pd.DataFrame([row | dict(member=name) for name in ("pre", "ft")])
+    assert said in verdict(findings.regions, table, "pre")
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "said"), [(1.0, 0.1, "holds"), (1.0, -0.1, "null explains it"), (-1.0, -0.1, "differs")]
+)
+def test_knowing_a_name_is_not_knowing_the_fact(name, low, said):
+    rows = [
+        dict(member="pre", kind="name", difference=2.0, low=name),
+        dict(member="pre", kind="fact", difference=0.2, low=low),
+    ]
+    assert said in verdict(findings.truth, pd.DataFrame(rows), "name", "fact")
+
+
+@pytest.mark.parametrize(("effect", "said"), [(0.0, "holds"), (1e-9, "differs")])
+def test_identical_prompts_must_have_no_effect_at_all(effect, said):
+    assert said in verdict(findings.no_change, {"pre": 0.0, "ft": effect})

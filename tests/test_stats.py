@@ -133,3 +133,19 @@ def test_pairing_takes_away_what_items_share():
 def test_the_same_seed_gives_the_same_interval():
     first, second = [answers(4, 10)], [answers(3, 10)]
     assert stats.bootstrap_difference(first, second, seed=3) == stats.bootstrap_difference(first, second, seed=3)
+
+
+def test_mean_interval_is_students():
+    samples = np.random.default_rng(0).normal(size=(12, 3))
+    low, high = stats.mean_interval(samples)
+    scipys = scipy.stats.ttest_1samp(samples, 0).confidence_interval()
+    np.testing.assert_allclose([low, high], scipys)
+    assert np.isnan(stats.mean_interval(samples[:1])).all()
+
+
+def test_a_relative_drop_has_an_interval_over_items():
+    whole, ablated = answers(80, 100), answers(40, 100)
+    low, high = stats.relative_drop(whole, ablated, seed=0)
+    assert low < 50 < high and 10 < high - low < 40
+    assert stats.relative_drop(whole, whole, seed=0) == (0, 0)
+    assert stats.relative_drop(whole, ablated, seed=0) == (low, high)

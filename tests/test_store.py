@@ -5,6 +5,7 @@ import time
 
 import pandas as pd
 import pytest
+import torch
 
 from tuningvec import delta, subspace
 from tuningvec import store as module
@@ -145,3 +146,16 @@ def test_without_a_store_pieces_are_kept_for_the_run():
     record = Record()
     record.add("a", [{"v": 1}])
     assert "a" in record and record.rows(["a"]) == [{"v": 1}]
+
+
+def test_arrays_lie_in_a_file_of_their_own(tmp_path):
+    arrays = {"counts": torch.arange(5), "sums": torch.rand(2, 3, dtype=torch.float64)}
+    kept = Store(tmp_path).record("profile", {"x": 1}, HERE)
+    kept.add("0", [{"tokens": 7}], arrays)
+    for record in (kept, Store(tmp_path).record("profile", {"x": 1}, HERE)):
+        assert record.pieces["0"] == [{"tokens": 7}]
+        assert all(torch.equal(record.arrays("0")[name], array) for name, array in arrays.items())
+    assert len(list(tmp_path.iterdir())) == 2
+    alone = Record()
+    alone.add("0", [], arrays)
+    assert torch.equal(alone.arrays("0")["counts"], arrays["counts"])

@@ -27,7 +27,7 @@ from tuningvec.template import fill
 
 Executed = list[tuple["Page", NotebookNode]]
 NO_FAMILY = "paper"  # folder and name of pages about the paper alone
-VERSIONS = ("torch", "transformers", "safetensors", "numpy", "papermill", "jupyter-book")
+VERSIONS = ("torch", "transformers", "safetensors", "numpy", "nnsight", "lm_eval", "papermill", "jupyter-book")
 
 
 @dataclass(frozen=True)
@@ -264,12 +264,12 @@ def _record(notebook: NotebookNode) -> dict[str, str]:
 
 
 def _inputs(family: Family | None) -> list[Path]:
-    """A family's file and its weights."""
+    """A family's file, its weights, and what its members are given to read."""
     if family is None:
         return []
     sources = [m.source for m in family.members]
     weights = [f for s in sources if isinstance(s, Folder | Adapter) for f in (family.root / s.path).iterdir()]
-    return [family.file, *sorted(weights)]
+    return [family.file, *sorted(weights), *family.reading]
 
 
 def _file_digest(file: Path) -> str:

@@ -25,7 +25,6 @@ from tuningvec.family import Corpus, Family, HubText, TextFiles
 from tuningvec.store import Store
 
 AT_ONCE = 64  # documents that are handed to the tokenizer together
-SUFFIXES = (".txt", ".jsonl", ".xml", ".nxml", ".gz")
 BODY, REFERENCES = "==== Body", "==== Refs"  # headings of PMC's bulk text
 
 
@@ -80,7 +79,7 @@ def tokens(family: Family, name: str, tokenizer: PreTrainedTokenizerBase, store:
     corpus = family.corpora[name]
     if store is None:
         return _tokenised(corpus, documents(corpus, family.root), tokenizer)
-    files = [] if isinstance(corpus, HubText) else [store.digest(file) for file in _files(corpus, family.root)]
+    files = [] if isinstance(corpus, HubText) else [store.digest(file) for file in corpus.files(family.root)]
     spec = corpus.model_dump(mode="json", exclude={"path"})
     record = store.record("tokens", {"corpus": spec, "files": files, "tokenizer": _identity(tokenizer)}, CODE)
     if "all" not in record:
@@ -153,19 +152,8 @@ def _of_hub(corpus: HubText) -> Iterator[str]:
         ) from None
 
 
-def _files(corpus: TextFiles, root: Path) -> list[Path]:
-    """The file, or all below the folder whose suffix is known, in the order of their names."""
-    path = root / corpus.path
-    if path.is_file():
-        return [path]
-    found = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and f.is_file())
-    if not found:
-        raise TuningVecError(f"{path}: no file there with a suffix out of {', '.join(SUFFIXES)}")
-    return found
-
-
 def _of_files(corpus: TextFiles, root: Path) -> Iterator[str]:
-    for file in _files(corpus, root):
+    for file in corpus.files(root):
         if file.suffixes[-2:] == [".tar", ".gz"]:
             with tarfile.open(file, "r|gz") as archive:  # one of PMC's bulk packages
                 for member in archive:
@@ -217,7 +205,8 @@ def _article(content: io.BufferedIOBase) -> str:
         citation.tag = CITATION
     etree.strip_elements(tree, CITATION, *(f"{{*}}{tag}" for tag in NO_PROSE), with_tail=False)
     parts = (" ".join("".join(node.itertext()).split()) for node in tree.xpath(PROSE))
-    return re.sub(r" ?[\[(][\s,;–-]*[\])]", "", "\n\n".join(parts))  # brackets that held citations alone
+    text = re.sub(r" ?[\[(][\s,;–-]*[\])]", "", "\n\n".join(parts))  # brackets that held citations alone
+    return re.sub(r"(\s+[,–])*\s*(?=[.,;:])", "", text)  # and what stood between citations without brackets
 
 
 CITATION = "citation-mark"

@@ -112,14 +112,22 @@ class Text(Spec):
     packed: bool = True
 
 
+SUFFIXES = (".txt", ".jsonl", ".xml", ".nxml", ".gz")
+
+
 class TextFiles(Text):
     """Text from a file or all files of a folder: .txt, .jsonl, PMC's .xml or .nxml, each also as .gz or in .tar.gz."""
 
     kind: Literal["files"]
     path: Path
 
+    def files(self, root: Path) -> list[Path]:
+        """The file, or all below the folder whose suffix is known, in the order of their names."""
+        path = root / self.path
+        return [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and f.is_file())
+
     def missing(self, root: Path) -> list[Path]:
-        return [] if (root / self.path).exists() else [root / self.path]
+        return [] if self.files(root) else [root / self.path]
 
 
 class HubText(Text):
@@ -143,7 +151,9 @@ def _shipped(folder: str, file: str) -> Path:
 
 
 def _shipped_corpora() -> dict[str, "Corpus"]:
-    return {name: TextFiles(kind="files", path=_shipped("corpora", f"{name}.jsonl")) for name in ("medical", "general")}
+    """Half of the shipped texts, so that documents remain which no neuron was ranked on."""
+    paths = {name: _shipped("corpora", f"{name}.jsonl") for name in ("medical", "general")}
+    return {name: TextFiles(kind="files", path=path, tokens=24_576) for name, path in paths.items()}
 
 
 class Family(Spec):
@@ -208,7 +218,7 @@ class Family(Spec):
                 raise TuningVecError(f"{self.file}: {field}.source.path: no file {path}{self._remedy(member)}")
         for name, corpus in self.corpora.items():
             for path in corpus.missing(self.root):
-                raise TuningVecError(f"{self.file}: corpora.{name}.path: no file or folder {path}")
+                raise TuningVecError(f"{self.file}: corpora.{name}.path: no {' or '.join(SUFFIXES)} in {path}")
         for field in ("choices", "patching"):
             if not (path := self.root / getattr(self, field)).is_file():
                 raise TuningVecError(f"{self.file}: {field}: no file {path}")
@@ -232,6 +242,13 @@ class Family(Spec):
     def root(self) -> Path:
         """The folder that relative paths start from."""
         return self._file.parent
+
+    @property
+    def reading(self) -> list[Path]:
+        """The files that members are given to read: corpora, questions, prompt pairs."""
+        corpora = [corpus for corpus in self.corpora.values() if isinstance(corpus, TextFiles)]
+        texts = [file for corpus in corpora for file in corpus.files(self.root)]
+        return [*texts, self.root / self.choices, self.root / self.patching]
 
     @property
     def members(self) -> tuple[Member, ...]:

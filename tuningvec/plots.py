@@ -367,7 +367,10 @@ def patching_maps(maps: Any, sites: tuple[str, ...], kind: str) -> Figure:
 
 
 def patching_example(example: tuple[Any, Mapping[str, Any]], sites: tuple[str, ...]) -> Figure:
-    """One pair: plain and integrated attribution and exact patching, layer × token; grey where nothing is known."""
+    """One pair: plain and integrated attribution and exact patching, layer × token; grey where nothing is known.
+
+    Of exact patching each layer that was patched stands for those up to the next.
+    """
     pair, maps = example
     size = (WIDTH, 2.3 * len(sites) + 1)
     figure, grid = plt.subplots(len(sites), len(maps), figsize=size, sharex=True, sharey=True)
@@ -376,13 +379,19 @@ def patching_example(example: tuple[Any, Mapping[str, Any]], sites: tuple[str, .
         for axes, (method, found) in zip(row, maps.items(), strict=True):
             axes.set_facecolor("0.8")
             axes.grid(False)
-            image = axes.imshow(found[i].numpy(), origin="lower", aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit)
+            values = found[i].numpy()
+            extent = (-0.5, values.shape[1] - 0.5, -0.5, len(values) - 0.5)
+            values = values[~np.isnan(values).all(axis=1)]
+            image = axes.imshow(
+                values, origin="lower", aspect="auto", extent=extent, cmap="PuOr", vmin=-limit, vmax=limit
+            )
             if i == 0:
                 axes.set_title(method)
         row[0].set_ylabel(f"{site}\nlayer")
         figure.colorbar(image, ax=row, shrink=0.85)
+    parts = pd.Series(range(len(pair.corrupt.columns))).groupby(pair.corrupt.columns, sort=False).mean()
     for axes in grid[-1]:
-        axes.set_xticks(range(len(pair.corrupt.tokens)), pair.corrupt.tokens, rotation=90, fontsize="small")
+        axes.set_xticks(parts, parts.index, rotation=90, fontsize="small")
     return figure
 
 

@@ -10,6 +10,7 @@ from pandas.api.typing import NAType
 
 from tuningvec.components import KINDS, MATRICES, SYMBOLS
 from tuningvec.family import GGUF, Family, Hub
+from tuningvec.findings import span
 from tuningvec.stats import wilson
 
 LONGEST_IN_ONE_LINE = 45  # characters of a cell; tables without longer ones scroll and do not wrap
@@ -102,8 +103,7 @@ def read(corpus: pd.DataFrame) -> pd.DataFrame:
 def trends(table: pd.DataFrame) -> pd.DataFrame:
     """Share of active neurons through the layers, by member."""
     step = [f"{_points(r.step)} ({_points(r.low)}, {_points(r.high)})" for r in table.itertuples()]
-    named = {"second − first": step, "mean step later": table.others, "ρ with depth": table.rho, "p of ρ": table.p}
-    return table[["member", "first", "second", "last"]].assign(**named)
+    return table[["member", "first", "second", "last"]].assign(**{"first step": step, "ρ": table.rho, "p": table.p})
 
 
 def _points(value: float) -> str:
@@ -111,13 +111,13 @@ def _points(value: float) -> str:
 
 
 def distances(table: pd.DataFrame, criteria: Mapping[str, str]) -> pd.DataFrame:
-    """Edit distances averaged over layers, with null and floor, by criterion and member."""
-    names = {
-        "edit": "edit distance", "edit_null": "edit, null", "edit_floor": "edit, floor",
-        "hamming": "Hamming", "hamming_null": "Hamming, null", "hamming_floor": "Hamming, floor",
-    }  # fmt: skip
-    means = table.groupby(["criterion", "member"], sort=False)[list(names)].mean().reset_index()
-    return means.assign(criterion=means.criterion.map(criteria)).rename(columns=names)
+    """Distances averaged over layers, each with its null and its floor, by criterion and member."""
+    values = [f"{name}{end}" for name in ("edit", "hamming") for end in ("", "_null", "_floor")]
+    means = table.groupby(["criterion", "member"], sort=False)[values].mean().reset_index()
+    means = means.sort_values("criterion", key=lambda c: c.map(list(criteria).index), kind="stable")
+    for name, label in (("edit", "edit distance"), ("hamming", "Hamming")):
+        means[label] = [f"{a:.3f} / {b:.3f} / {c:.3f}" for a, b, c in means[values].filter(like=name).to_numpy()]
+    return means.assign(criterion=means.criterion.map(criteria))[["criterion", "member", "edit distance", "Hamming"]]
 
 
 def ablation(effects: pd.DataFrame) -> pd.DataFrame:
@@ -141,6 +141,8 @@ def whole(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def _change(value: float) -> str:
+    if value == 0:
+        return "0"
     text = f"{value:+.1f}" if abs(value) >= 10 else f"{value:+.2f}"
     return text.replace("-", "−")
 
@@ -156,18 +158,23 @@ def knowledge(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """How both kinds of attribution agree with exact patching, by kind of pair, member and site."""
-    wide = table.pivot(index=["kind", "member", "site"], columns="method", values=["pearson", "spearman"])
-    order = list(dict.fromkeys(table[["kind", "member", "site"]].itertuples(index=False, name=None)))
-    wide = wide.loc[order, [(v, m) for v in ("pearson", "spearman") for m in table.method.unique()]]
-    wide.columns = [f"{value}, {method}" for value, method in wide.columns]
-    return wide.reset_index()
+    """How both kinds of attribution agree with exact patching, by kind of pair and site: the range over members."""
+    long = table.melt(["kind", "site", "method"], ["pearson", "spearman"], "correlation", "value")
+    ranges = long.groupby(["kind", "site", "correlation", "method"], sort=False).value.agg(lambda v: span(v, 2))
+    wide = ranges.unstack(["correlation", "method"])
+    wide.columns = [f"{correlation}, {method}" for correlation, method in wide.columns]
+    order = list(dict.fromkeys(table[["kind", "site"]].itertuples(index=False, name=None)))
+    return wide.loc[order].reset_index()
 
 
-def regions(table: pd.DataFrame) -> pd.DataFrame:
-    """Similarity of the members' maps to the pretrained one's."""
-    text = [f"{r.correlation:.3f} ({r.low:.3f}, {r.high:.3f})" for r in table.itertuples()]
-    return table[["kind", "member", "site"]].assign(correlation=text, halves=table.halves, null=table.null)
+def regions(table: pd.DataFrame, pretrained: str) -> pd.DataFrame:
+    """Similarity of the members' maps to the pretrained one's, a column a member."""
+    rows = table[table.member != pretrained]
+    text = [f"{r.correlation:.2f} ({r.low:.2f}, {r.high:.2f})" for r in rows.itertuples()]
+    wide = rows.assign(text=text).pivot(index=["kind", "site"], columns="member", values="text")
+    each = rows.groupby(["kind", "site"], sort=False)
+    wide = wide[rows.member.unique()].assign(halves=each.halves.first(), shuffled=each.null.max())
+    return wide.loc[each.halves.first().index].reset_index()
 
 
 def members(family: Family) -> pd.DataFrame:
