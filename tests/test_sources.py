@@ -79,7 +79,8 @@ def test_a_package_without_a_version_is_refused():
 
 
 def test_an_adapter_on_another_shape_is_refused(tmp_path):
-    shutil.copytree(data_folder() / "families", tmp_path / "families")
+    for folder in ("families", "corpora"):
+        shutil.copytree(data_folder() / folder, tmp_path / folder)
     file = tmp_path / "families" / "tiny.yaml"
     text = file.read_text(encoding="utf-8")
     text = text.replace("{kind: folder, path: tiny/code}", "{kind: adapter, path: smollm2/math, base: instruct}")

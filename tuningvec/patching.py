@@ -3,10 +3,10 @@
 import itertools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nnsight
 import numpy as np
@@ -175,7 +175,7 @@ class Patcher:
 
     def __init__(self, model: PreTrainedModel, answers: tuple[int, int]):
         self._net, self._answers = NNsight(model), answers
-        self._device, self._dtype = model.get_input_embeddings().weight.device, model.dtype
+        self._device = model.get_input_embeddings().weight.device
 
     def _ids(self, prompt: Prompt, rows: int = 1) -> Int64[Tensor, "rows tokens"]:
         return torch.tensor([prompt.ids] * rows, device=self._device)
@@ -197,19 +197,22 @@ class Patcher:
         return Effects(clean, corrupt, torch.sum(difference * self._gradient(pair.corrupt, points), -1))
 
     def exact(self, pair: Aligned, every: int = 1) -> Effects:
-        """The same by running the model once for each place; layers between every `every`-th are NaN."""
+        """The same by running the model once for each place; layers between every `every`-th are NaN.
+
+        A place is a row of a batch. All runs have the same rows, patched or not, so that rounding is the same in all and
+        what does not change the activation gives exactly 0.
+        """
         clean, at_clean, _ = self._run(pair.clean)
-        _, at_corrupt, _ = self._run(pair.corrupt)
+        corrupt, _, _ = self._run(pair.corrupt)
         has = torch.nonzero(pair.places >= 0)[:, 0]
-        rows = len(SITES) * len(has) + 1  # the last row is left as it is
-        ids = self._ids(pair.corrupt, rows)
-        effect = torch.full(at_corrupt.shape[:-1], float("nan"))
-        for layer in range(0, at_corrupt.shape[1], every):
-            patches = at_clean[:, layer, pair.places[has]]  # (site, tokens, d)
-            before = at_corrupt[0, layer - 1].expand(rows, -1, -1).to(self._device, self._dtype) if layer else None
-            metric = self._patched(ids, layer, has, patches, before)
-            effect[:, layer, has] = (metric[:-1] - metric[-1]).reshape(len(SITES), len(has))
-            corrupt = metric[-1].item()
+        ids = self._ids(pair.corrupt, len(SITES) * len(has))
+        layers = range(0, at_clean.shape[1], every)
+        _, patches, _ = self._rows(self._ids(pair.clean, len(ids)), pair.places[has], layers)
+        whole, _, before = self._rows(ids, has, layers)
+        effect = torch.full((*at_clean.shape[:2], len(pair.places)), float("nan"))
+        for layer in layers:
+            metric = self._patched(ids, layer, has, patches[layer], before[layer])
+            effect[:, layer, has] = (metric - whole).reshape(len(SITES), len(has))
         return Effects(clean, corrupt, effect)
 
     def _metric(self) -> Tensor:
@@ -240,29 +243,47 @@ class Patcher:
             found = nnsight.save([g.float().mean(0).cpu() for g in gradients])
         return torch.stack(found).unflatten(0, (-1, len(SITES))).transpose(0, 1)
 
-    def _patched(self, ids: Tensor, layer: int, has: Tensor, patches: Tensor, before: Tensor | None) -> Tensor:
-        """The metric of each row, patched at its own place; layers below start from what they held."""
-        net, count = self._net, len(has)
-        at = {site: torch.arange(i * count, (i + 1) * count) for i, site in enumerate(SITES)}
+    def _rows(
+        self, ids: Tensor, places: Tensor, chosen: Iterable[int]
+    ) -> tuple[Tensor, dict[int, Any], dict[int, Any]]:
+        """The metric of each row; what each row's site holds at its place, and what goes into the block, by layer."""
+        net, held, before = self._net, {}, {}
+        with torch.no_grad(), net.trace(input_ids=ids, logits_to_keep=1, use_cache=False):
+            previous = None
+            for i, layer in enumerate(net.model.layers):
+                if i in chosen:
+                    before[i] = previous
+                    held[i] = [site[at, places] for at, site in zip(_at(places), _sites(layer), strict=True)]
+                previous = layer.output
+            metric = nnsight.save(self._metric())
+        return metric.cpu(), held, before
+
+    def _patched(
+        self, ids: Tensor, layer: int, places: Tensor, patches: Sequence[Tensor], before: Tensor | None
+    ) -> Tensor:
+        """The metric of each row, patched at its own place; the layers below are skipped."""
+        net = self._net
+        rows = _at(places)
         with torch.no_grad(), net.trace(input_ids=ids, logits_to_keep=1, use_cache=False):
             for lower in net.model.layers[:layer]:
                 lower.skip(before)
             block = net.model.layers[layer]
-            _put(block.self_attn.output[0], at["attention"], has, patches[1])
-            _put(block.mlp.output, at["mlp"], has, patches[2])
-            _put(block.output, at["residual"], has, patches[0])
+            block.self_attn.output[0][rows[1], places] = patches[1]
+            block.mlp.output[rows[2], places] = patches[2]
+            block.output[rows[0], places] = patches[0]
             metric = nnsight.save(self._metric())
         return metric.cpu()
+
+
+def _at(places: Tensor) -> list[Tensor]:
+    """The rows of each site: as many as there are places."""
+    return list(torch.arange(len(SITES) * len(places)).chunk(len(SITES)))
 
 
 def _sites(layer: Envoy) -> list[Tensor]:
     """What the sites of a block hold, read in the order in which they run and given in that of SITES."""
     attention, mlp = layer.self_attn.output[0], layer.mlp.output
     return [layer.output, attention, mlp]
-
-
-def _put(output: Tensor, rows: Tensor, places: Tensor, values: Tensor) -> None:
-    output[rows, places] = values.to(output)
 
 
 class Maps(NamedTuple):
