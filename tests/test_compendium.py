@@ -1,3 +1,5 @@
+import shutil
+
 import nbformat
 import pytest
 import yaml
@@ -6,6 +8,7 @@ from tuningvec import compendium
 from tuningvec.__main__ import main
 from tuningvec.compendium import Project
 from tuningvec.errors import TuningVecError
+from tuningvec.family import data_folder
 
 HEADER = """---
 jupytext:
@@ -77,6 +80,8 @@ def project(tmp_path, make_checkpoint, monkeypatch):
     """A project of one family and two pages, in a folder of its own."""
     families = tmp_path / "data" / "families"
     families.mkdir(parents=True)
+    for shipped in ("corpora", "tasks", "patching"):
+        shutil.copytree(data_folder() / shipped, tmp_path / "data" / shipped)
     (tmp_path / "notebooks").mkdir()
     for seed, name in enumerate(["base", "tuned"]):
         make_checkpoint(name, seed=seed).rename(families / name)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import nnsight
 import numpy as np
@@ -245,7 +245,7 @@ class Patcher:
 
     def _rows(
         self, ids: Tensor, places: Tensor, chosen: Iterable[int]
-    ) -> tuple[Tensor, dict[int, Any], dict[int, Any]]:
+    ) -> tuple[Tensor, dict[int, list[Tensor]], dict[int, Tensor | None]]:
         """The metric of each row; what each row's site holds at its place, and what goes into the block, by layer."""
         net, held, before = self._net, {}, {}
         with torch.no_grad(), net.trace(input_ids=ids, logits_to_keep=1, use_cache=False):
