@@ -199,8 +199,8 @@ class Patcher:
     def exact(self, pair: Aligned, every: int = 1) -> Effects:
         """The same by running the model once for each place; layers between every `every`-th are NaN.
 
-        A place is a row of a batch. All runs have the same rows, patched or not, so that rounding is the same in all and
-        what does not change the activation gives exactly 0.
+        A place is a row of a batch. All runs have the same rows, patched or not, so that rounding is the same in all
+        and a patch that changes nothing gives exactly 0.
         """
         clean, at_clean, _ = self._run(pair.clean)
         corrupt, _, _ = self._run(pair.corrupt)
