@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -137,6 +139,29 @@ def test_attribution_is_the_derivative_towards_the_clean_activation(make_checkpo
             corrupt = held(model, site, layer, SHORT.ids)
             expected = torch.sum((clean[aligned.places] - corrupt) * added[0].grad[0], -1)
             torch.testing.assert_close(found[i, layer], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_dropped_gradients_are_those_without_a_layers_branches(make_checkpoint, architecture):
+    model = load(make_checkpoint("m", architecture, initializer_range=0.3))
+    aligned = align(LONG, SHORT)
+    found = Patcher(model, ANSWERS).attribution(aligned, drop=True).effect
+    for (i, site), layer in itertools.product(enumerate(SITES), range(2)):
+        difference = held(model, site, layer, LONG.ids)[aligned.places] - held(model, site, layer, SHORT.ids)
+        estimates = []
+        for dropped in range(2):
+            added = []
+
+            def change(out, added=added):
+                added.append(torch.zeros_like(out, requires_grad=True))
+                return out + added[0]
+
+            hooks = [put(model, branch, dropped, torch.Tensor.detach) for branch in ("attention", "mlp")]
+            hooks.append(put(model, site, layer, change))
+            metric(model, SHORT.ids).backward()
+            [hook.remove() for hook in hooks]
+            estimates.append(torch.sum(difference * added[0].grad[0], -1).abs())
+        torch.testing.assert_close(found[i, layer], torch.stack(estimates).mean(0), rtol=1e-3, atol=1e-5)
 
 
 def test_more_steps_come_nearer_to_exact_patching():

@@ -78,7 +78,7 @@ def activation_profile(
         raise TuningVecError(
             f"the corpus has {len(tokens.ids)} rows; {shards} are needed, so raise tokens or lower window"
         )
-    net = NNsight(model.get_decoder(), rename=RENAMED)
+    net, device = NNsight(model.get_decoder(), rename=RENAMED), model.get_input_embeddings().weight.device
     missing = [part for part in range(shards) if str(part) not in record]
     rows = {part: tokens.part(part, shards) for part in missing}
     with tqdm(total=sum(len(t.ids) for t in rows.values()), desc="profile", unit=" rows", mininterval=5) as bar:
@@ -86,7 +86,7 @@ def activation_profile(
             sums = _Sums.zero(model)
             for first in range(0, len(selected.ids), batch):
                 some = slice(first, first + batch)
-                _measure(net, sums, selected.ids[some], selected.mask[some])
+                _measure(net, sums, selected.ids[some].to(device), selected.mask[some].to(device))
                 bar.update(len(selected.ids[some]))
             record.add(str(part), [dict(tokens=selected.count)], sums.on_cpu())
     return _kept(record, shards)

@@ -180,11 +180,12 @@ class Patcher:
     def _ids(self, prompt: Prompt, rows: int = 1) -> Int64[Tensor, "rows tokens"]:
         return torch.tensor([prompt.ids] * rows, device=self._device)
 
-    def attribution(self, pair: Aligned, steps: int = 1) -> Effects:
+    def attribution(self, pair: Aligned, steps: int = 1, drop: bool = False) -> Effects:
         """First-order estimate (a_clean − a_corrupt) · ∂metric/∂a at the corrupt prompt (A.6).
 
         With `steps` > 1 the gradient is the mean over as many points on the way from the corrupt prompt's embeddings to
-        the clean one's (integrated gradients).
+        the clean one's (integrated gradients). With `drop` the effect is the mean over layers of |estimate|, each with
+        the gradient that passes the attention and feed-forward outputs of that layer dropped (GradDrop of AtP*).
         """
         clean, at_clean, start = self._run(pair.clean)
         corrupt, at_corrupt, embedded = self._run(pair.corrupt)
@@ -194,7 +195,9 @@ class Patcher:
         towards = torch.zeros_like(embedded)
         towards[has] = start[pair.places[has]] - embedded[has]
         points = torch.stack([embedded + towards * (i / steps) for i in range(steps)])
-        return Effects(clean, corrupt, torch.sum(difference * self._gradient(pair.corrupt, points), -1))
+        dropped = range(len(at_corrupt[0])) if drop else [None]
+        found = [torch.sum(difference * self._gradient(pair.corrupt, points, layer), -1) for layer in dropped]
+        return Effects(clean, corrupt, torch.stack(found).abs().mean(0) if drop else found[0])
 
     def exact(self, pair: Aligned, every: int = 1) -> Effects:
         """The same by running the model once for each place; layers between every `every`-th are NaN.
@@ -231,14 +234,16 @@ class Patcher:
             metric = nnsight.save(self._metric())
         return metric.item(), torch.stack([torch.stack(site) for site in zip(*found, strict=True)]), embedded
 
-    def _gradient(self, prompt: Prompt, points: Float[Tensor, "steps tokens d"]) -> Float[Tensor, "site L tokens d"]:
-        """∂metric/∂a of every site, the mean over these embeddings of the prompt."""
+    def _gradient(
+        self, prompt: Prompt, points: Float[Tensor, "steps tokens d"], dropped: int | None = None
+    ) -> Float[Tensor, "site L tokens d"]:
+        """∂metric/∂a of every site, the mean over these embeddings of the prompt; none passes the layer `dropped`."""
         net, refs = self._net, []
         ids = self._ids(prompt, len(points))
         with net.trace(input_ids=ids, logits_to_keep=1, use_cache=False):
             net.model.embed_tokens.output = points.clone().requires_grad_(True)
-            for layer in net.model.layers:
-                refs.extend(_sites(layer))
+            for i, layer in enumerate(net.model.layers):
+                refs.extend(_cut(layer) if i == dropped else _sites(layer))
             gradients = torch.autograd.grad(self._metric().sum(), refs)
             found = nnsight.save([g.float().mean(0).cpu() for g in gradients])
         return torch.stack(found).unflatten(0, (-1, len(SITES))).transpose(0, 1)
@@ -283,6 +288,15 @@ def _at(places: Tensor) -> list[Tensor]:
 def _sites(layer: Envoy) -> list[Tensor]:
     """What the sites of a block hold, read in the order in which they run and given in that of SITES."""
     attention, mlp = layer.self_attn.output[0], layer.mlp.output
+    return [layer.output, attention, mlp]
+
+
+def _cut(layer: Envoy) -> list[Tensor]:
+    """The sites of a block whose attention and feed-forward outputs are leaves: gradients end there."""
+    attention, *rest = layer.self_attn.output
+    attention = attention.detach().requires_grad_(True)
+    layer.self_attn.output = (attention, *rest)
+    layer.mlp.output = mlp = layer.mlp.output.detach().requires_grad_(True)
     return [layer.output, attention, mlp]
 
 
