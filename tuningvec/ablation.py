@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from tuningvec import corpus, evals, models, neurons
@@ -20,7 +19,7 @@ from tuningvec.errors import TuningVecError
 from tuningvec.family import Family
 from tuningvec.neurons import Profile, Profiles, layers
 from tuningvec.stats import mean_interval, relative_drop, wilson
-from tuningvec.store import Record, Rows, Store
+from tuningvec.store import Rows, Store
 
 Chosen = dict[int, Int64[Tensor, " neurons"]]  # of each layer
 
@@ -105,25 +104,14 @@ def study(
     items = hashlib.sha256(repr((held, questions)).encode()).hexdigest()
     settings = [("nothing", 0.0), *((kind, share) for share in shares for kind in ("top", "random"))]
     tables, runs = [], []
-    for member in tqdm(family.members, desc="ablation", mininterval=5):
-        weights, like = models.weights(family, member.name)
-        record = Record()
-        if store:
-            inputs = {
-                "weights": {member.name: weights.identity(store)}, "dtype": dtype, "scope": scope, "seed": seed,
-                "profiled": found.read.set_index("member").digest[member.name], "items": items,
-            }  # fmt: skip
-            record = store.record("ablation", inputs, CODE, models.device())
-        pieces = [f"{kind} {share:g}" for kind, share in settings]
-        lm = None
-        for piece, (kind, share) in zip(pieces, settings, strict=True):
-            if piece in record:
-                continue
-            lm = lm or evals.evaluator(models.load(weights, like, dtype), models.tokenizer(like))
-            chosen = _chosen(found.whole(member.name), kind, share, scope, seed)
-            with ablated(lm.model, chosen):
-                record.add(piece, _scores(lm, held, questions, dict(ablated=kind, share=share)))
-        tables.append(pd.DataFrame(record.rows(pieces)).assign(member=member.name))
+    for member in models.opened(family, dtype, "ablation"):
+        profiled = found.read.set_index("member").digest[member.name]
+        record = member.record(store, "ablation", CODE, profiled=profiled, scope=scope, seed=seed, items=items)
+        for kind, share in settings:
+            if _piece(kind, share) not in record:
+                with ablated(member.model, _chosen(found.whole(member.name), kind, share, scope, seed)):
+                    record.add(_piece(kind, share), _scores(member, held, questions, dict(ablated=kind, share=share)))
+        tables.append(pd.DataFrame(record.rows(_piece(*setting) for setting in settings)).assign(member=member.name))
         runs += record.runs
     table = pd.concat(tables, ignore_index=True)
     table.attrs["runs"] = runs
@@ -144,6 +132,10 @@ def held_out(family: Family, name: str, after: int, count: int, words: int) -> l
     return [" ".join(text.split()[:words]) for text in texts]
 
 
+def _piece(kind: str, share: float) -> str:
+    return f"{kind} {share:g}"
+
+
 def _chosen(profile: Profile, kind: str, share: float, scope: str, seed: int) -> Chosen:
     if kind == "nothing":
         return {}
@@ -152,8 +144,9 @@ def _chosen(profile: Profile, kind: str, share: float, scope: str, seed: int) ->
 
 
 def _scores(
-    lm: evals.HFLM, held: dict[str, list[str]], questions: Sequence[evals.Choice], about: dict[str, object]
+    member: models.Opened, held: dict[str, list[str]], questions: Sequence[evals.Choice], about: dict[str, object]
 ) -> Rows:
+    lm = evals.evaluator(member.model, member.tokenizer)
     scored = {name: evals.score_texts(lm, texts) for name, texts in held.items()}
     scored[CHOICES] = evals.score_choices(lm, questions)
     return [about | dict(task=task, item=i, **row) for task, rows in scored.items() for i, row in enumerate(rows)]

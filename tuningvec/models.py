@@ -1,6 +1,13 @@
 """Members of a family as models in memory, from the same weights that the measures on disk read."""
 
+import gc
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
 import torch
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tuningvec import sources
@@ -8,6 +15,39 @@ from tuningvec.checkpoint import Checkpoint, LowRank
 from tuningvec.delta import Combination
 from tuningvec.errors import TuningVecError
 from tuningvec.family import Adapter, Family
+from tuningvec.store import Record, Store
+
+
+class Opened:
+    """A member whose model is loaded when it is first asked for."""
+
+    def __init__(self, family: Family, name: str, dtype: str = "float32"):
+        self.name, self.dtype = name, dtype
+        self.weights, self.like = weights(family, name)
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        return load(self.weights, self.like, self.dtype)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return AutoTokenizer.from_pretrained(self.like.folder)
+
+    def record(self, store: Store | None, what: str, code: Sequence[ModuleType], **inputs: Any) -> Record:
+        """The record of what is measured of this member from `inputs`; without a store, one for this run alone."""
+        if store is None:
+            return Record()
+        about = {"weights": {self.name: self.weights.identity(store)}, "dtype": self.dtype, **inputs}
+        return store.record(what, about, code, device())
+
+
+def opened(family: Family, dtype: str, desc: str) -> Iterator[Opened]:
+    """All members in turn, the pretrained one first; a member's model is let go when its turn is over."""
+    for member in tqdm(family.members, desc=desc, mininterval=5):
+        one = Opened(family, member.name, dtype)
+        yield one
+        one.__dict__.pop("model", None)
+        gc.collect()  # what traces a model refers to itself
 
 
 def weights(family: Family, name: str) -> tuple[Combination, Checkpoint]:
@@ -35,11 +75,6 @@ def load(combination: Combination, like: Checkpoint, dtype: str = "float32") -> 
                 raise TuningVecError(f"{like.folder}: {tensor} fits on no device; use a machine with more memory")
             parameter.data.copy_(combination.read(tensor))
     return model.eval().requires_grad_(False)
-
-
-def tokenizer(like: Checkpoint) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a checkpoint."""
-    return AutoTokenizer.from_pretrained(like.folder)
 
 
 def on_gpu() -> bool:

@@ -167,17 +167,13 @@ def profiles(family: Family, dtype: str, store: Store | None = None) -> Profiles
     """
     name = next(iter(family.corpora))
     found, rows, runs = {}, [], []
-    for member in family.members:
-        weights, like = models.weights(family, member.name)
-        tokens = corpus.tokens(family, name, models.tokenizer(like), store)
-        record = Record()
-        if store:
-            inputs = {"weights": {member.name: weights.identity(store)}, "tokens": tokens.digest(), "dtype": dtype}
-            record = store.record("profile", inputs, CODE, models.device())
+    for member in models.opened(family, dtype, "members"):
+        tokens = corpus.tokens(family, name, member.tokenizer, store)
+        record = member.record(store, "profile", CODE, tokens=tokens.digest())
         if all(str(part) in record for part in range(SHARDS)):
             found[member.name] = _kept(record, SHARDS)
         else:
-            found[member.name] = activation_profile(models.load(weights, like, dtype), tokens, record=record)
+            found[member.name] = activation_profile(member.model, tokens, record=record)
         read = dict(documents=tokens.documents, tokens=tokens.count, asked=tokens.asked)
         shape = dict(rows=tokens.ids.shape[0], window=tokens.ids.shape[1], digest=tokens.digest())
         rows.append(dict(member=member.name, **read, **shape))

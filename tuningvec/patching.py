@@ -19,14 +19,13 @@ from nnsight.intervention.envoy import Envoy
 from pydantic import Field, ValidationError, model_validator
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tuningvec import models
 from tuningvec.errors import TuningVecError
 from tuningvec.family import Family, Spec
 from tuningvec.stats import mean_interval
-from tuningvec.store import Record, Store
+from tuningvec.store import Store
 
 SITES = ("residual", "attention", "mlp")  # output of a block, of its attention, of its feed-forward layer
 METHODS = ("plain", "integrated", "exact")  # attribution at the corrupt prompt, averaged along the way, and patching
@@ -335,26 +334,20 @@ def study(
     }
     metrics, effects, examples, agreement, runs = [], {}, {}, [], []
     columns: list[str] = []
-    for member in tqdm(family.members, desc="patching", mininterval=5):
-        weights, like = models.weights(family, member.name)
-        tokenizer, patcher = models.tokenizer(like), None
-        tokens = answers(tokenizer, prompts.answers, chat)
-        record = Record()
-        if store:
-            inputs = {
-                "weights": {member.name: weights.identity(store)}, "prompts": prompts.model_dump(),
-                "pairs": pairs, "chat": chat, "dtype": dtype, **options,
-            }  # fmt: skip
-            record = store.record("patching", inputs, CODE, models.device())
+    about = dict(prompts=prompts.model_dump(), pairs=pairs, chat=chat, **options)
+    for member in models.opened(family, dtype, "patching"):
+        tokens = answers(member.tokenizer, prompts.answers, chat)
+        record = member.record(store, "patching", CODE, **about)
         for kind, some in kinds.items():
             aligned = [
-                align(*(prompt(tokenizer, prompts.template, words, chat) for words in (pair.clean, pair.corrupt)))
+                align(
+                    *(prompt(member.tokenizer, prompts.template, words, chat) for words in (pair.clean, pair.corrupt))
+                )
                 for pair in some[:pairs]
             ]
             columns = list(dict.fromkeys(aligned[0].corrupt.columns))
             if kind not in record:
-                patcher = patcher or Patcher(models.load(weights, like, dtype), tokens)
-                record.add(kind, *_measured(patcher, aligned, columns, **options))
+                record.add(kind, *_measured(Patcher(member.model, tokens), aligned, columns, **options))
             arrays = record.arrays(kind)
             effects[member.name, kind] = arrays.pop("effects")
             examples[member.name, kind] = aligned[0], {method: arrays[method] for method in METHODS}

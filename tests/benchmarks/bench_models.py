@@ -58,7 +58,7 @@ def bench_memory(model: PreTrainedModel) -> None:
 
 def bench_patching(model: PreTrainedModel, family: Family) -> None:
     """Attribution of every layer, site and token against exact patching of the same places."""
-    tokenizer = models.tokenizer(models.weights(family, family.pretrained.name)[1])
+    tokenizer = models.Opened(family, family.pretrained.name).tokenizer
     prompts = Prompts.read(family.root / family.patching)
     pair = align(*(prompt(tokenizer, prompts.template, w) for w in (prompts.pairs[0].clean, prompts.pairs[0].corrupt)))
     patcher = Patcher(model, answers(tokenizer, prompts.answers))
@@ -74,12 +74,12 @@ def bench_patching(model: PreTrainedModel, family: Family) -> None:
 def main() -> None:
     torch.manual_seed(0)
     family = Family.load("smollm2")
-    weights, like = models.weights(family, family.pretrained.name)
-    whole = tokens(family, next(iter(family.corpora)), models.tokenizer(like))
+    opened = {dtype: models.Opened(family, family.pretrained.name, dtype) for dtype in ("bfloat16", "float32")}
+    whole = tokens(family, next(iter(family.corpora)), opened["float32"].tokenizer)
     given = Tokens(whole.ids[:ROWS], whole.mask[:ROWS], whole.documents, whole.asked)
-    for dtype in ("bfloat16", "float32"):
-        bench_capture(models.load(weights, like, dtype), given)
-    model = models.load(weights, like)
+    for member in opened.values():
+        bench_capture(member.model, given)
+    model = opened["float32"].model
     bench_memory(model)
     bench_patching(model, family)
 
