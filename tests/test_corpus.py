@@ -137,6 +137,12 @@ def test_reading_stops_at_the_budget(words, packed):
     assert found.count == 20 and found.documents == 4 and len(read) <= corpus.AT_ONCE + 1
 
 
+def test_no_document_is_lost_between_batches_of_the_tokenizer(words):
+    letters = [*"abcdefghij"] * (3 * corpus.AT_ONCE // 10)
+    found = tokenised(words, letters, tokens=10_000, window=3)
+    assert words.decode(found.ids[:, 1]).split() == letters and found.documents == len(letters)
+
+
 def test_the_parts_are_the_whole(words):
     found = tokenised(words, ["a b c d e f g h i j"] * 5, tokens=57, window=4)
     parts = [found.part(i, 3) for i in range(3)]

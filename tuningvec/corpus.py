@@ -10,6 +10,7 @@ import tarfile
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -126,7 +127,7 @@ def _encoded(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterat
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     texts = iter(texts)
-    while some := [text for text, _ in zip(texts, range(AT_ONCE), strict=False)]:
+    while some := list(islice(texts, AT_ONCE)):
         for ids in tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]:
             yield start + ids + end
 

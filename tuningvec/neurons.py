@@ -169,13 +169,14 @@ def profiles(family: Family, dtype: str, store: Store | None = None) -> Profiles
     found, rows, runs = {}, [], []
     for member in models.opened(family, dtype, "members"):
         tokens = corpus.tokens(family, name, member.tokenizer, store)
-        record = member.record(store, "profile", CODE, tokens=tokens.digest())
+        digest = tokens.digest()
+        record = member.record(store, "profile", CODE, tokens=digest)
         if all(str(part) in record for part in range(SHARDS)):
             found[member.name] = _kept(record, SHARDS)
         else:
             found[member.name] = activation_profile(member.model, tokens, record=record)
         read = dict(documents=tokens.documents, tokens=tokens.count, asked=tokens.asked)
-        shape = dict(rows=tokens.ids.shape[0], window=tokens.ids.shape[1], digest=tokens.digest())
+        shape = dict(rows=tokens.ids.shape[0], window=tokens.ids.shape[1], digest=digest)
         rows.append(dict(member=member.name, **read, **shape))
         runs += record.runs
     table = pd.DataFrame(rows)

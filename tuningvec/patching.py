@@ -99,7 +99,7 @@ def prompt(tokenizer: PreTrainedTokenizerBase, template: str, words: Sequence[st
             raise TuningVecError(f"{tokenizer.name_or_path}: no chat template; set chat to false")
         turns = [{"role": "user", "content": filled}]
         whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        before, after = whole.split(filled)
+        before, _, after = whole.partition(filled)
     start = [] if chat else [_start(tokenizer)]
     encoded = tokenizer(before + filled + after, add_special_tokens=False, return_offsets_mapping=True)
     columns = [START] * len(start)
@@ -329,22 +329,15 @@ def study(
     """
     prompts = Prompts.read(family.root / family.patching)
     options = dict(steps=steps, every=every)
-    kinds = {
-        kind: [p for p in prompts.pairs if p.kind == kind] for kind in dict.fromkeys(p.kind for p in prompts.pairs)
-    }
     metrics, effects, examples, agreement, runs = [], {}, {}, [], []
     columns: list[str] = []
     about = dict(prompts=prompts.model_dump(), pairs=pairs, chat=chat, **options)
     for member in models.opened(family, dtype, "patching"):
         tokens = answers(member.tokenizer, prompts.answers, chat)
         record = member.record(store, "patching", CODE, **about)
-        for kind, some in kinds.items():
-            aligned = [
-                align(
-                    *(prompt(member.tokenizer, prompts.template, words, chat) for words in (pair.clean, pair.corrupt))
-                )
-                for pair in some[:pairs]
-            ]
+        for kind in dict.fromkeys(pair.kind for pair in prompts.pairs):
+            some = [pair for pair in prompts.pairs if pair.kind == kind][:pairs]
+            aligned = [_aligned(member.tokenizer, prompts.template, pair, chat) for pair in some]
             columns = list(dict.fromkeys(aligned[0].corrupt.columns))
             if kind not in record:
                 record.add(kind, *_measured(Patcher(member.model, tokens), aligned, columns, **options))
@@ -358,6 +351,10 @@ def study(
     table = pd.DataFrame(metrics)
     table.attrs["runs"] = runs
     return Maps(table, effects, columns, examples, pd.DataFrame(agreement))
+
+
+def _aligned(tokenizer: PreTrainedTokenizerBase, template: str, pair: Pair, chat: bool) -> Aligned:
+    return align(*(prompt(tokenizer, template, words, chat) for words in (pair.clean, pair.corrupt)))
 
 
 def _measured(
