@@ -185,8 +185,9 @@ def test_identical_prompts_have_no_effect_at_all(make_checkpoint, architecture):
 
 def test_layers_between_are_left_out(make_checkpoint):
     patcher, aligned = Patcher(load(make_checkpoint("m", num_hidden_layers=5)), ANSWERS), align(LONG, LONG)
-    known = ~patcher.exact(aligned, every=2).effect.isnan()
+    known = ~patcher.exact(aligned, layers=3).effect.isnan()
     assert known.all(-1).all(0).tolist() == [True, False, True, False, True]
+    assert not patcher.exact(aligned, layers=9).effect.isnan().any()
 
 
 def test_patching_runs_in_bfloat16(make_checkpoint):
@@ -228,7 +229,7 @@ def test_a_study_averages_over_pairs_and_is_kept(tmp_path, monkeypatch):
     (tmp_path / "pairs.yaml").write_text(SPEC + PAIRS)
     family = spec.model_copy(update={"patching": tmp_path / "pairs.yaml"})
     family._file = spec.file
-    options = dict(pairs=10, steps=2, every=1, chat=False, dtype="float32", store=Store(tmp_path / "store"))
+    options = dict(pairs=10, steps=2, layers=9, chat=False, dtype="float32", store=Store(tmp_path / "store"))
     maps = patching.study(family, **options)
     assert maps.effects["math", "one"].shape == (4, 3, 4, len(maps.columns)) and maps.kinds == ["one", "same"]
     assert patching.largest(maps, "same") == dict.fromkeys((m.name for m in family.members), 0.0)

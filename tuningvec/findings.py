@@ -124,14 +124,14 @@ def energy(layers: pd.DataFrame, paper: pd.DataFrame) -> None:
 
 
 def first_layer(trends: pd.DataFrame) -> None:
-    """Holds when the share of active neurons falls after the first layer in every member, beyond its interval."""
+    """Holds when the share falls after the first layer, beyond its interval and by more than between later layers."""
     each = "; ".join(f"{r.member} {r.first:.3f} → {r.second:.3f}" for r in trends.itertuples())
     show(
         "The share of active neurons drops sharply after the first layer",
         "read off Fig. 1 for all families; no values printed",
         f"{each}. The step is {span((trends.step / trends.others).abs(), 1)} times the mean step between later "
         "neighbouring layers",
-        _of_signs(trends.high < 0, trends.low > 0),
+        _of_signs((trends.high < 0) & (-trends.step > trends.others), trends.low > 0),
     )
 
 
@@ -207,12 +207,11 @@ def medical_neurons(effects: pd.DataFrame, domain: str) -> None:
     other = next(task for task in top.task.unique() if task != domain)
     shares = " to ".join(f"{share:.0%}" for share in sorted(top.share.unique()))
     more = wide.change_low[domain] > wide.change_high[other]
-    ratio = wide.change[domain] / wide.change[other]
     show(
         f"Neurons active on {domain} text matter for {domain} tasks",
         f"ablated and scored on {domain} benchmarks alone, without another domain as control",
         f"ablating the top {shares} costs {span(wide.change[domain], 2)} nats per token of {domain} text and "
-        f"{span(wide.change[other], 2)} of {other} text, a ratio of {span(ratio, 2)}; clearly more on {domain} text in "
+        f"{span(wide.change[other], 2)} of {other} text; clearly more on {domain} text in "
         f"{more.sum()} of {len(more)} cases",
         "holds" if more.all() else "null explains it" if not more.any() else "within chance",
     )
@@ -267,7 +266,7 @@ def no_change(maps: Mapping[str, float]) -> None:
     show(
         "Control: identical prompts give no effect",
         "not reported",
-        "largest |effect|: " + "; ".join(f"{member} {value:g}" for member, value in maps.items()),
+        "largest absolute effect: " + "; ".join(f"{member} {value:g}" for member, value in maps.items()),
         "holds" if not any(maps.values()) else "differs",
     )
 

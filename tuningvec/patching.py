@@ -198,8 +198,8 @@ class Patcher:
         found = [torch.sum(difference * self._gradient(pair.corrupt, points, layer), -1) for layer in dropped]
         return Effects(clean, corrupt, torch.stack(found).abs().mean(0) if drop else found[0])
 
-    def exact(self, pair: Aligned, every: int = 1) -> Effects:
-        """The same by running the model once for each place; layers between every `every`-th are NaN.
+    def exact(self, pair: Aligned, layers: int | None = None) -> Effects:
+        """The same by running the model once for each place; with so many layers alone, even over depth, else NaN.
 
         A place is a row of a batch. All runs have the same rows, patched or not, so that rounding is the same in all
         and a patch that changes nothing gives exactly 0.
@@ -208,11 +208,12 @@ class Patcher:
         corrupt, _, _ = self._run(pair.corrupt)
         has = torch.nonzero(pair.places >= 0)[:, 0]
         ids = self._ids(pair.corrupt, len(SITES) * len(has))
-        layers = range(0, at_clean.shape[1], every)
-        _, patches, _ = self._rows(self._ids(pair.clean, len(ids)), pair.places[has], layers)
-        whole, _, before = self._rows(ids, has, layers)
+        depth = at_clean.shape[1]
+        chosen = np.unique(np.linspace(0, depth - 1, min(layers or depth, depth)).round().astype(int)).tolist()
+        _, patches, _ = self._rows(self._ids(pair.clean, len(ids)), pair.places[has], chosen)
+        whole, _, before = self._rows(ids, has, chosen)
         effect = torch.full((*at_clean.shape[:2], len(pair.places)), float("nan"))
-        for layer in layers:
+        for layer in chosen:
             metric = self._patched(ids, layer, has, patches[layer], before[layer])
             effect[:, layer, has] = (metric - whole).reshape(len(SITES), len(has))
         return Effects(clean, corrupt, effect)
@@ -320,15 +321,15 @@ class Maps(NamedTuple):
 
 
 def study(
-    family: Family, *, pairs: int, steps: int, every: int, chat: bool, dtype: str, store: Store | None = None
+    family: Family, *, pairs: int, steps: int, layers: int, chat: bool, dtype: str, store: Store | None = None
 ) -> Maps:
     """Integrated attribution of up to `pairs` of the family's prompt pairs of each kind.
 
-    Of the first pair of a kind also plain attribution and exact patching, this of every `every`-th layer. What the
-    store holds is not measured again. Raises as `Prompts.read`, `prompt` and `answers` do.
+    Of the first pair of a kind also plain attribution and exact patching, this of so many layers. What the store
+    holds is not measured again. Raises as `Prompts.read`, `prompt` and `answers` do.
     """
     prompts = Prompts.read(family.root / family.patching)
-    options = dict(steps=steps, every=every)
+    options = dict(steps=steps, layers=layers)
     metrics, effects, examples, agreement, runs = [], {}, {}, [], []
     columns: list[str] = []
     about = dict(prompts=prompts.model_dump(), pairs=pairs, chat=chat, **options)
@@ -358,7 +359,7 @@ def _aligned(tokenizer: PreTrainedTokenizerBase, template: str, pair: Pair, chat
 
 
 def _measured(
-    patcher: Patcher, pairs: Sequence[Aligned], columns: Sequence[str], steps: int, every: int
+    patcher: Patcher, pairs: Sequence[Aligned], columns: Sequence[str], steps: int, layers: int
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Metrics of each pair; maps of all pairs by column, and of the first pair by token and method."""
     found = [patcher.attribution(pair, steps) for pair in pairs]
@@ -366,7 +367,7 @@ def _measured(
     sums = torch.stack(
         [_by_column(one.effect, pair.corrupt.columns, columns) for one, pair in zip(found, pairs, strict=True)]
     )
-    first = {"plain": patcher.attribution(pairs[0]), "integrated": found[0], "exact": patcher.exact(pairs[0], every)}
+    first = {"plain": patcher.attribution(pairs[0]), "integrated": found[0], "exact": patcher.exact(pairs[0], layers)}
     return rows, {"effects": sums} | {method: one.effect for method, one in first.items()}
 
 

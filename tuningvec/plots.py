@@ -339,6 +339,7 @@ def ablation(effects: pd.DataFrame) -> Figure:
         if unit != PERCENT:
             axes.set_yscale("symlog", linthresh=0.1)
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.margins(y=0.15)
         axes.set_title(task, loc="left")
     grid[-1].set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
     grid[-1].set_xlabel("share of active neurons")
@@ -369,7 +370,7 @@ def patching_maps(maps: Any, sites: tuple[str, ...], kind: str) -> Figure:
 def patching_example(example: tuple[Any, Mapping[str, Any]], sites: tuple[str, ...]) -> Figure:
     """One pair: plain and integrated attribution and exact patching, layer × token; grey where nothing is known.
 
-    Of exact patching each layer that was patched stands for those up to the next.
+    Layers that were not patched exactly show the nearest one that was.
     """
     pair, maps = example
     size = (WIDTH, 2.3 * len(sites) + 1)
@@ -380,18 +381,16 @@ def patching_example(example: tuple[Any, Mapping[str, Any]], sites: tuple[str, .
             axes.set_facecolor("0.8")
             axes.grid(False)
             values = found[i].numpy()
-            extent = (-0.5, values.shape[1] - 0.5, -0.5, len(values) - 0.5)
-            values = values[~np.isnan(values).all(axis=1)]
-            image = axes.imshow(
-                values, origin="lower", aspect="auto", extent=extent, cmap="PuOr", vmin=-limit, vmax=limit
-            )
+            known = np.flatnonzero(~np.isnan(values).all(axis=1))
+            nearest = known[np.abs(known - np.arange(len(values))[:, None]).argmin(axis=1)]
+            image = axes.imshow(values[nearest], origin="lower", aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit)
             if i == 0:
                 axes.set_title(method)
         row[0].set_ylabel(f"{site}\nlayer")
         figure.colorbar(image, ax=row, shrink=0.85)
     parts = pd.Series(range(len(pair.corrupt.columns))).groupby(pair.corrupt.columns, sort=False).mean()
     for axes in grid[-1]:
-        axes.set_xticks(parts, parts.index, rotation=90, fontsize="small")
+        axes.set_xticks(parts, parts.index, rotation=90, fontsize="x-small")
     return figure
 
 

@@ -110,21 +110,21 @@ def _points(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
 
 
-def distances(table: pd.DataFrame, criteria: Mapping[str, str]) -> pd.DataFrame:
+def distances(table: pd.DataFrame) -> pd.DataFrame:
     """Distances averaged over layers, each with its null and its floor, by criterion and member."""
     values = [f"{name}{end}" for name in ("edit", "hamming") for end in ("", "_null", "_floor")]
     means = table.groupby(["criterion", "member"], sort=False)[values].mean().reset_index()
-    means = means.sort_values("criterion", key=lambda c: c.map(list(criteria).index), kind="stable")
+    means = means.sort_values("criterion", ascending=False, kind="stable")
     for name, label in (("edit", "edit distance"), ("hamming", "Hamming")):
         means[label] = [f"{a:.3f} / {b:.3f} / {c:.3f}" for a, b, c in means[values].filter(like=name).to_numpy()]
-    return means.assign(criterion=means.criterion.map(criteria))[["criterion", "member", "edit distance", "Hamming"]]
+    return means[["criterion", "member", "edit distance", "Hamming"]]
 
 
 def ablation(effects: pd.DataFrame) -> pd.DataFrame:
     """Changes with their intervals, of the top neurons and of as many at random, by task, member and share."""
     rows = effects[effects.ablated != "nothing"]
     text = [f"{_change(r.change)} ({_change(r.change_low)}, {_change(r.change_high)})" for r in rows.itertuples()]
-    index = ["task", "unit", "member", "share"]
+    index = ["task", "member", "share"]
     wide = rows.assign(text=text).pivot(index=index, columns="ablated", values="text")
     wide = wide.loc[
         list(dict.fromkeys(rows[index].itertuples(index=False, name=None))), ["top", "random"]
