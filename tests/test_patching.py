@@ -2,14 +2,12 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuningvec import models, patching
-from tuningvec.errors import TuningVecError
 from tuningvec.family import Family, data_folder
-from tuningvec.patching import SITES, Patcher, Prompt, Prompts, align, answers, prompt
+from tuningvec.patching import SITES, Patcher
+from tuningvec.prompts import Prompt, Prompts, align, answers
 from tuningvec.store import Store
 
 TINY = data_folder() / "families" / "tiny" / "medical"
@@ -26,47 +24,6 @@ def ids(*tokens):
 
 
 LONG, SHORT = ids(1, 10, 11, 12, 13, 40, 41), ids(1, 20, 40, 41)
-
-
-@pytest.mark.parametrize(
-    ("clean", "corrupt", "places"),
-    [
-        (ids(1, 2, 3), ids(1, 2, 3), [0, 1, 2]),
-        (ids(1, 2, 3), ids(1, 9, 3), [0, 1, 2]),
-        (LONG, SHORT, [0, 4, 5, 6]),
-        (SHORT, LONG, [0, -1, -1, -1, 1, 2, 3]),
-        (ids(1, 7, 7, 7), ids(1, 7, 7), [0, 1, 2]),
-        (ids(1, 5, 3), ids(1, 3), [0, 2]),
-    ],
-)
-def test_prompts_are_aligned_from_both_ends(clean, corrupt, places):
-    assert align(clean, corrupt).places.tolist() == places
-
-
-@given(*(st.lists(st.integers(0, 3), min_size=1, max_size=9) for _ in range(2)))
-def test_alignment_keeps_the_order_and_pairs_what_is_equal_at_the_ends(one, other):
-    found = align(ids(9, *one, 9), ids(9, *other, 9))
-    places = [p for p in found.places.tolist() if p >= 0]
-    assert places == sorted(set(places)) and len(places) == min(len(one), len(other)) + 2
-    assert places[0] == 0 and places[-1] == len(one) + 1
-
-
-def test_each_token_has_the_column_of_its_slot_or_word():
-    tokenizer = AutoTokenizer.from_pretrained(TINY)
-    made = prompt(tokenizer, "{drug} is for {condition}. It is", ["Amoxicillin", "otitis media"])
-    assert list(dict.fromkeys(made.columns)) == ["start", "drug", "is", "for", "condition", ".", "It", "is (2)"]
-    assert made.ids[0] == tokenizer.eos_token_id and tokenizer.bos_token_id is None
-    assert tokenizer.decode(made.ids[1:]) == "Amoxicillin is for otitis media. It is"
-    turn = prompt(tokenizer, "{drug} is for {condition}. It is", ["Amoxicillin", "otitis media"], chat=True)
-    assert turn.columns[0] == "start" and turn.columns[-1] == "turn"
-    assert set(turn.columns) == {*made.columns, "turn"}
-
-
-def test_answers_that_begin_alike_are_refused():
-    tokenizer = AutoTokenizer.from_pretrained(TINY)
-    assert len(set(answers(tokenizer, (" true", " false")))) == 2
-    with pytest.raises(TuningVecError, match="begin with the same token"):
-        answers(tokenizer, (" true", " true"))
 
 
 def put(model, site, layer, change):
@@ -169,7 +126,7 @@ def test_more_steps_come_nearer_to_exact_patching():
     model, tokenizer = load(TINY.parent / "pretrained"), AutoTokenizer.from_pretrained(TINY)
     prompts = Prompts.read(family.root / family.patching)
     pair = next(p for p in prompts.pairs if p.kind == "wrong drug")
-    aligned = align(*(prompt(tokenizer, prompts.template, words) for words in (pair.clean, pair.corrupt)))
+    aligned = prompts.aligned(tokenizer, pair)
     patcher = Patcher(model, answers(tokenizer, prompts.answers))
     exact = patcher.exact(aligned).effect
     gaps = [(patcher.attribution(aligned, steps).effect - exact).square().sum() for steps in (1, 8)]
@@ -207,21 +164,6 @@ PAIRS = "".join(
         ("same", "Digoxin", "Digoxin", "gout"),
     ]
 )
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (SPEC + "- {kind: a, clean: [x], corrupt: [x, y]}\n", r"pairs\.0\.clean: the template has 2 slots: drug, use"),
-        (SPEC + "- {kind: a, clean: [x, y]}\n", r"pairs\.0\.corrupt: Field required"),
-        (SPEC + "[", "not readable as YAML"),
-        (SPEC.replace("pairs:", "pairs: []"), "pairs"),
-    ],
-)
-def test_a_file_of_pairs_that_is_wrong_is_named(tmp_path, text, said):
-    (tmp_path / "pairs.yaml").write_text(text)
-    with pytest.raises(TuningVecError, match=f"pairs.yaml.*{said}"):
-        Prompts.read(tmp_path / "pairs.yaml")
 
 
 def test_a_study_averages_over_pairs_and_is_kept(tmp_path, monkeypatch):

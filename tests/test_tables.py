@@ -46,3 +46,11 @@ def test_every_member_is_listed_with_its_source(name):
     table = tables.members(family)
     assert list(table.member) == [m.name for m in family.members]
     assert table.role.iloc[0] == "pretrained" and table.weights.str.contains("`").all()
+
+
+def test_a_corpus_that_ends_early_is_said():
+    row = dict(member="base", documents=3, tokens=90, asked=90, rows=4, window=32, digest="0")
+    whole = tables.read(pd.DataFrame([row]))
+    assert list(whole) == ["member", "documents", "tokens", "rows", "window"]
+    short = tables.read(pd.DataFrame([row | dict(asked=1000)]))
+    assert short["shorter than asked"].tolist() == ["90 of 1,000 tokens"]

@@ -102,12 +102,8 @@ def read(corpus: pd.DataFrame) -> pd.DataFrame:
 
 def trends(table: pd.DataFrame) -> pd.DataFrame:
     """Share of active neurons through the layers, by member."""
-    step = [f"{_points(r.step)} ({_points(r.low)}, {_points(r.high)})" for r in table.itertuples()]
+    step = _changes(table, "step", "low", "high", decimals=3)
     return table[["member", "first", "second", "last"]].assign(**{"first step": step, "ρ": table.rho, "p": table.p})
-
-
-def _points(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
 
 
 def distances(table: pd.DataFrame) -> pd.DataFrame:
@@ -123,7 +119,7 @@ def distances(table: pd.DataFrame) -> pd.DataFrame:
 def ablation(effects: pd.DataFrame) -> pd.DataFrame:
     """Changes with their intervals, of the top neurons and of as many at random, by task, member and share."""
     rows = effects[effects.ablated != "nothing"]
-    text = [f"{_change(r.change)} ({_change(r.change_low)}, {_change(r.change_high)})" for r in rows.itertuples()]
+    text = _changes(rows, "change", "change_low", "change_high")
     index = ["task", "member", "share"]
     wide = rows.assign(text=text).pivot(index=index, columns="ablated", values="text")
     wide = wide.loc[
@@ -140,16 +136,19 @@ def whole(effects: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[rows.member.unique(), rows.task.unique()].reset_index()
 
 
-def _change(value: float) -> str:
-    if value == 0:
-        return "0"
-    text = f"{value:+.1f}" if abs(value) >= 10 else f"{value:+.2f}"
-    return text.replace("-", "−")
+def _changes(rows: pd.DataFrame, value: str, low: str, high: str, decimals: int | None = None) -> list[str]:
+    """`value (low, high)`, each with its sign, and with two decimals (one from 10 on) unless told."""
+
+    def text(x: float) -> str:
+        places = decimals or (1 if abs(x) >= 10 else 2)
+        return f"{x:+.{places}f}".replace("-", "−") if x else "0"
+
+    return [f"{text(a)} ({text(b)}, {text(c)})" for a, b, c in rows[[value, low, high]].to_numpy()]
 
 
 def knowledge(table: pd.DataFrame) -> pd.DataFrame:
     """How clean and corrupt prompts differ, by kind of pair and member."""
-    text = [f"{_change(r.difference)} ({_change(r.low)}, {_change(r.high)})" for r in table.itertuples()]
+    text = _changes(table, "difference", "low", "high")
     shown = table.assign(difference=text, above=[f"{a} of {n}" for a, n in zip(table.above, table.pairs, strict=True)])
     kinds = list(dict.fromkeys(table.kind))
     shown = shown.sort_values("kind", key=lambda c: c.map(kinds.index), kind="stable")

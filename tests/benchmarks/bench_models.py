@@ -15,7 +15,8 @@ from tuningvec import models
 from tuningvec.corpus import Tokens, tokens
 from tuningvec.family import Family
 from tuningvec.neurons import activation_profile
-from tuningvec.patching import Patcher, Prompts, align, answers, prompt
+from tuningvec.patching import Patcher
+from tuningvec.prompts import Prompts, answers
 
 BATCH, ROWS = 8, 16  # of 256 tokens
 SHORT, BATCHES = 32, 200  # tokens of a row, and rows one by one, for the memory
@@ -60,7 +61,7 @@ def bench_patching(model: PreTrainedModel, family: Family) -> None:
     """Attribution of every layer, site and token against exact patching of the same places."""
     tokenizer = models.Opened(family, family.pretrained.name).tokenizer
     prompts = Prompts.read(family.root / family.patching)
-    pair = align(*(prompt(tokenizer, prompts.template, w) for w in (prompts.pairs[0].clean, prompts.pairs[0].corrupt)))
+    pair = prompts.aligned(tokenizer, prompts.pairs[0])
     patcher = Patcher(model, answers(tokenizer, prompts.answers))
     for steps in (1, 4):
         ours = statistics.median(seconds(partial(patcher.attribution, pair, steps)) for _ in range(REPEATS))
