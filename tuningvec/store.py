@@ -31,10 +31,10 @@ class Record:
         self._file, self.pieces, self.runs = file, {}, []
         self._arrays: dict[str, Mapping[str, Tensor]] = {}
         for line in _lines(file) if file else []:
-            if "rows" in line:
-                self.pieces.setdefault(line["piece"], line["rows"])
-            else:
+            if "rows" not in line:
                 self.runs.append(line)
+            elif not line.get("arrays") or self._array_file(line["piece"]).is_file():
+                self.pieces.setdefault(line["piece"], line["rows"])
         self._about = about
 
     def __contains__(self, piece: str) -> bool:
@@ -56,7 +56,7 @@ class Record:
             self._about = None
         self.pieces[piece] = rows
         if self._file:
-            _append(self._file, {"piece": piece, "rows": rows})
+            _append(self._file, {"piece": piece, "rows": rows} | ({"arrays": True} if arrays else {}))
 
     def arrays(self, piece: str) -> dict[str, Tensor]:
         """The arrays of a piece."""
