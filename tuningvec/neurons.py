@@ -133,15 +133,20 @@ class _Sums:
 
 def _measure(net: NNsight, sums: _Sums, ids: Tensor, mask: Tensor) -> None:
     """Add a batch: in the trace only what is changed in place outlives it."""
-    weight = mask.reshape(1, -1).float()  # (1, tokens)
+    keep = None if mask.all() else mask.reshape(-1, 1)  # (tokens, 1)
     with torch.no_grad(), net.trace(input_ids=ids.long(), attention_mask=mask.long(), use_cache=False):
         for layer, active, A_sum, Au_sum in zip(net.layers, sums.active, sums.A, sums.Au, strict=True):
-            A = layer.mlp.act_fn.output.flatten(0, 1).float()  # (tokens, d_m)
-            here = weight.to(A.device)
-            A_sum.add_((here @ A)[0])
+            A = _by_token(layer.mlp.act_fn.output, keep)  # (tokens, d_m)
+            A_sum.add_(A.sum(0, dtype=torch.float32))
             positive = torch.gt(A, 0, out=torch.empty_like(A))  # 0 or 1; many times as fast as by way of booleans
-            active.add_((here @ positive)[0].long())
-            Au_sum.add_((here @ layer.mlp.down_proj.input.flatten(0, 1).float())[0])
+            active.add_(positive.sum(0, dtype=torch.float32).long())
+            Au_sum.add_(_by_token(layer.mlp.down_proj.input, keep).sum(0, dtype=torch.float32))
+
+
+def _by_token(values: Tensor, keep: Tensor | None) -> Tensor:
+    """One row a token; those of padding are 0, which adds nothing and is not active."""
+    rows = values.flatten(0, 1)
+    return rows if keep is None else rows * keep.to(rows)
 
 
 class Profiles(NamedTuple):
