@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuningvec import models, patching
+from tuningvec.errors import TuningVecError
 from tuningvec.family import Family, data_folder
 from tuningvec.patching import SITES, Patcher
 from tuningvec.prompts import Prompt, Prompts, align, answers
@@ -171,7 +172,9 @@ def test_a_study_averages_over_pairs_and_is_kept(tmp_path, monkeypatch):
     (tmp_path / "pairs.yaml").write_text(SPEC + PAIRS)
     family = spec.model_copy(update={"patching": tmp_path / "pairs.yaml"})
     family._file = spec.file
-    options = dict(pairs=10, steps=2, layers=9, chat=False, dtype="float32", store=Store(tmp_path / "store"))
+    options = dict(
+        needed=["same"], pairs=10, steps=2, layers=9, chat=False, dtype="float32", store=Store(tmp_path / "store")
+    )
     maps = patching.study(family, **options)
     assert maps.effects["math", "one"].shape == (4, 3, 4, len(maps.columns)) and maps.kinds == ["one", "same"]
     assert patching.largest(maps, "same") == dict.fromkeys((m.name for m in family.members), 0.0)
@@ -194,3 +197,5 @@ def test_a_study_averages_over_pairs_and_is_kept(tmp_path, monkeypatch):
     assert again.metrics.equals(maps.metrics) and again.agreement.equals(maps.agreement)
     with pytest.raises(ZeroDivisionError):
         patching.study(family, **options | dict(steps=3))
+    with pytest.raises(TuningVecError, match=r"pairs\.yaml: pairs: none of kind 'other'; there are one, same"):
+        patching.study(family, **options | dict(needed=["other"]))

@@ -188,14 +188,23 @@ class Maps(NamedTuple):
 
 
 def study(
-    family: Family, *, pairs: int, steps: int, layers: int, chat: bool, dtype: str, store: Store | None = None
+    family: Family,
+    *,
+    needed: Sequence[str],
+    pairs: int,
+    steps: int,
+    layers: int,
+    chat: bool,
+    dtype: str,
+    store: Store | None = None,
 ) -> Maps:
-    """Integrated attribution of up to `pairs` of the family's prompt pairs of each kind.
+    """Integrated attribution of up to `pairs` of the family's prompt pairs of each kind; all `needed` must be there.
 
     Of the first pair of a kind also plain attribution and exact patching, this of so many layers. What the store
     holds is not measured again. Raises as `Prompts.read`, `prompt` and `answers` do.
     """
     given = Prompts.read(family.root / family.patching)
+    given.check(needed, family.root / family.patching)
     options = dict(steps=steps, layers=layers)
     metrics, effects, examples, agreement, runs = [], {}, {}, [], []
     columns: list[str] = []
@@ -203,7 +212,7 @@ def study(
     for member in models.opened(family, dtype, "patching"):
         tokens = answers(member.tokenizer, given.answers, chat)
         record = member.record(store, "patching", CODE, **about)
-        for kind in dict.fromkeys(pair.kind for pair in given.pairs):
+        for kind in given.kinds:
             some = [pair for pair in given.pairs if pair.kind == kind][:pairs]
             aligned = [given.aligned(member.tokenizer, pair, chat) for pair in some]
             columns = list(dict.fromkeys(aligned[0].corrupt.columns))

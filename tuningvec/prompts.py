@@ -55,6 +55,17 @@ class Prompts(Spec):
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise TuningVecError(f"{file}: not readable as YAML: {error}") from None
 
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of pairs, in the file's order."""
+        return list(dict.fromkeys(pair.kind for pair in self.pairs))
+
+    def check(self, needed: Sequence[str], file: Path) -> None:
+        """Raises TuningVecError naming the first of the needed kinds that the file has no pair of."""
+        for kind in needed:
+            if kind not in self.kinds:
+                raise TuningVecError(f"{file}: pairs: none of kind {kind!r}; there are {', '.join(self.kinds)}")
+
     def aligned(self, tokenizer: PreTrainedTokenizerBase, pair: Pair, chat: bool = False) -> "Aligned":
         """Both prompts of a pair, with the tokens that stand in for each other; raises as `prompt` does."""
         return align(*(prompt(tokenizer, self.template, words, chat) for words in (pair.clean, pair.corrupt)))
