@@ -277,7 +277,7 @@ def _members(table: pd.DataFrame) -> dict[str, tuple[str, Any]]:
     """Marker and colour of each member; the first, the pretrained one, is black."""
     first, *others = table.member.unique()
     looks = zip(MARKERS, sns.color_palette("colorblind"), strict=False)
-    return {first: ("x", "black"), **dict(zip(others, itertools.cycle(looks), strict=False))}
+    return {first: ("X", "black"), **dict(zip(others, itertools.cycle(looks), strict=False))}
 
 
 def active_shares(shares: pd.DataFrame) -> Figure:
