@@ -12,7 +12,7 @@ SPEC = 'template: "{drug} is for {use}. It is"\nanswers: [" true", " false"]\npa
 
 
 def ids(*tokens):
-    return Prompt(list(tokens), [str(t) for t in tokens], ["x"] * len(tokens))
+    return Prompt(list(tokens), ["x"] * len(tokens))
 
 
 LONG, SHORT = ids(1, 10, 11, 12, 13, 40, 41), ids(1, 20, 40, 41)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from tuningvec import corpus, evals, models, neurons
 from tuningvec.errors import TuningVecError
 from tuningvec.family import Family
+from tuningvec.findings import NATS, PERCENT
 from tuningvec.neurons import Profile, Profiles, layers
 from tuningvec.stats import mean_interval, relative_drop, wilson
 from tuningvec.store import Rows, Store
@@ -107,9 +108,10 @@ def study(
     for member in models.opened(family, dtype, "ablation"):
         profiled = found.read.set_index("member").digest[member.name]
         record = member.record(store, "ablation", CODE, profiled=profiled, scope=scope, seed=seed, items=items)
+        whole = found.whole(member.name)
         for kind, share in settings:
             if _piece(kind, share) not in record:
-                with ablated(member.model, _chosen(found.whole(member.name), kind, share, scope, seed)):
+                with ablated(member.model, _chosen(whole, kind, share, scope, seed)):
                     record.add(_piece(kind, share), _scores(member, held, questions, dict(ablated=kind, share=share)))
         tables.append(pd.DataFrame(record.rows(_piece(*setting) for setting in settings)).assign(member=member.name))
         runs += record.runs
@@ -197,7 +199,7 @@ def resilience(table: pd.DataFrame, pretrained: str, task: str, share: float) ->
 
 
 def _unit(task: str) -> str:
-    return "ΔP (%)" if task == CHOICES else "nats per token"
+    return PERCENT if task == CHOICES else NATS
 
 
 def _score(rows: pd.DataFrame, task: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Independent pieces of work, shared among the threads of this process."""
+"""Independent pieces of work, shared among the threads of this process, and the device that they run on."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,3 +27,8 @@ def share(pieces: Sequence[Piece], work: Callable[[Sequence[Piece]], Result]) ->
             return list(pool.map(alone, [pieces[i::workers] for i in range(workers)]))
     finally:
         torch.set_num_threads(workers)
+
+
+def device_name() -> str:
+    """The GPU that measures run on, or "CPU", for the store."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tuningvec.errors import TuningVecError
-from tuningvec.family import Spec
+from tuningvec.family import Spec, first_problem
 from tuningvec.store import Rows
 
 BATCH = 16
@@ -37,10 +37,7 @@ def choices(file: Path) -> list[Choice]:
         try:
             found.append(Choice.model_validate_json(line))
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            raise TuningVecError(
-                f"{file}: line {number}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-            ) from None
+            raise TuningVecError(f"{file}: line {number}: {first_problem(error)}") from None
     if not found:
         raise TuningVecError(f"{file}: no question in it")
     return found

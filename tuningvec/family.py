@@ -23,6 +23,16 @@ def data_folder() -> Path:
 class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def read(cls, file: Path) -> "Spec":
+        """The spec in a YAML file; raises TuningVecError naming file and field for what is not as it must be."""
+        try:
+            return cls.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except ValidationError as error:
+            raise TuningVecError(f"{file}: {first_problem(error)}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise TuningVecError(f"{file}: not readable as YAML: {error}") from None
+
 
 class Folder(Spec):
     """A folder of safetensors with its `config.json`."""
@@ -182,13 +192,7 @@ class Family(Spec):
         leaves weights unchecked, for a recipe that is about to make them).
         """
         file = _spec_file(family)
-        try:
-            raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-            spec = cls.model_validate(raw)
-        except ValidationError as error:
-            raise TuningVecError(f"{file}: {_first_problem(error)}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise TuningVecError(f"{file}: not readable as YAML: {error}") from None
+        spec = cls.read(file)
         spec._file = file
         if files:
             spec._check_files()
@@ -283,7 +287,7 @@ def _spec_file(family: str | Path) -> Path:
     )
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
     """`field: what is wrong`, for the first problem, with the number of further ones."""
     problems = error.errors(include_url=False, include_context=False)
     first, more = problems[0], len(problems) - 1

@@ -21,7 +21,7 @@ CSS = {
 }
 Verdict = Literal["holds", "differs", "null explains it", "within chance", "cannot be known"]
 GATE_UP = ["W_gate", "W_up"]
-NATS = "nats per token"
+NATS, PERCENT = "nats per token", "ΔP (%)"  # units of what an ablation costs
 
 
 def show(claim: str, paper: str, here: str, verdict: Verdict) -> None:

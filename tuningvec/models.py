@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from tuningvec import sources
 from tuningvec.checkpoint import Checkpoint, LowRank
 from tuningvec.delta import Combination
+from tuningvec.engine import device_name
 from tuningvec.errors import TuningVecError
 from tuningvec.family import Adapter, Family
 from tuningvec.store import Record, Store
@@ -38,7 +39,7 @@ class Opened:
         if store is None:
             return Record()
         about = {"weights": {self.name: self.weights.identity(store)}, "dtype": self.dtype, **inputs}
-        return store.record(what, about, code, device())
+        return store.record(what, about, code, device_name())
 
 
 def opened(family: Family, dtype: str, desc: str) -> Iterator[Opened]:
@@ -67,7 +68,9 @@ def load(combination: Combination, like: Checkpoint, dtype: str = "float32") -> 
     model that does not fit into memory.
     """
     kind = _dtype(dtype)
-    model = AutoModelForCausalLM.from_pretrained(like.folder, dtype=kind, device_map="auto" if on_gpu() else None)
+    model = AutoModelForCausalLM.from_pretrained(
+        like.folder, dtype=kind, device_map="auto" if torch.cuda.is_available() else None
+    )
     if set(combination.terms) != {like} or combination.terms[like] != 1:
         for tensor in (combination - Combination({like: 1})).shapes:
             parameter = model.get_parameter(tensor)
@@ -75,15 +78,6 @@ def load(combination: Combination, like: Checkpoint, dtype: str = "float32") -> 
                 raise TuningVecError(f"{like.folder}: {tensor} fits on no device; use a machine with more memory")
             parameter.data.copy_(combination.read(tensor))
     return model.eval().requires_grad_(False)
-
-
-def on_gpu() -> bool:
-    return torch.cuda.is_available()
-
-
-def device() -> str:
-    """The kind of device that models run on, for the store."""
-    return torch.cuda.get_device_name() if on_gpu() else "CPU"
 
 
 def _dtype(name: str) -> torch.dtype:

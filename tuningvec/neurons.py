@@ -197,13 +197,17 @@ def shares(found: Profiles) -> pd.DataFrame:
     """
     tables = []
     for member, parts in found.parts.items():
-        whole = total(parts)
-        by_part = np.stack([part.frequency.mean(1).numpy() for part in parts])  # (parts, L)
+        whole, by_part = total(parts), _by_part(parts)
         low, high = mean_interval(by_part)
         patterns = {c: whole.pattern(c).double().mean(1).numpy() for c in CRITERIA}
         columns = dict(share=whole.frequency.mean(1).numpy(), low=low, high=high, **patterns)
         tables.append(pd.DataFrame(dict(member=member, layer=range(by_part.shape[1]), **columns)))
     return pd.concat(tables, ignore_index=True)
+
+
+def _by_part(parts: Sequence[Profile]) -> Float64[np.ndarray, "parts L"]:
+    """Share of tokens and neurons that are active, by part of the corpus and layer."""
+    return np.stack([part.frequency.mean(1).numpy() for part in parts])
 
 
 def trends(found: Profiles) -> pd.DataFrame:
@@ -216,7 +220,7 @@ def trends(found: Profiles) -> pd.DataFrame:
     """
     rows, reference = [], None
     for member, parts in found.parts.items():
-        by_part = np.stack([part.frequency.mean(1).numpy() for part in parts])  # (parts, L)
+        by_part = _by_part(parts)
         share = total(parts).frequency.mean(1).numpy()
         reference = share if reference is None else reference
         low, high = mean_interval(by_part[:, 1] - by_part[:, 0])

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tuningvec.components import KINDS, MATRICES, SYMBOLS
+from tuningvec.findings import PERCENT
 from tuningvec.stats import wilson
 
 MARKERS = "oDs^vP*"
@@ -315,9 +316,6 @@ def edit_distances(distances: pd.DataFrame, criteria: Mapping[str, str]) -> Figu
     grid[-1].xaxis.get_major_locator().set_params(integer=True)
     _legend_of(figure, grid[0])
     return figure
-
-
-PERCENT = "ΔP (%)"  # the unit of changes of accuracy
 
 
 def ablation(effects: pd.DataFrame) -> Figure:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import yaml
 from jaxtyping import Int64
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -43,18 +42,6 @@ class Prompts(Spec):
                     raise ValueError(f"pairs.{i}.{name}: the template has {len(slots)} slots: {', '.join(slots)}")
         return self
 
-    @classmethod
-    def read(cls, file: Path) -> "Prompts":
-        """Raises TuningVecError naming file and field for what is not as it must be."""
-        try:
-            return cls.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            where = ".".join(map(str, problem["loc"]))
-            raise TuningVecError(f"{file}: {where}: {problem['msg'].removeprefix('Value error, ')}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise TuningVecError(f"{file}: not readable as YAML: {error}") from None
-
     @property
     def kinds(self) -> list[str]:
         """The kinds of pairs, in the file's order."""
@@ -72,10 +59,9 @@ class Prompts(Spec):
 
 
 class Prompt(NamedTuple):
-    """Token ids of a prompt and, for each token, its text and the column of the heat map that it belongs to."""
+    """Token ids of a prompt and, for each token, the column of the heat map that it belongs to."""
 
     ids: list[int]
-    tokens: list[str]
     columns: list[str]
 
 
@@ -111,8 +97,7 @@ def prompt(tokenizer: PreTrainedTokenizerBase, template: str, words: Sequence[st
         else:
             touched = (name for name, (begin, end) in spans.items() if first < end and last > begin)
             columns.append(next(touched, columns[-1]))  # white space alone goes with what precedes it
-    ids = start + encoded["input_ids"]
-    return Prompt(ids, [tokenizer.decode([token]) for token in ids], columns)
+    return Prompt(start + encoded["input_ids"], columns)
 
 
 def _filled(template: str, words: Sequence[str]) -> tuple[str, dict[str, tuple[int, int]]]:

@@ -15,6 +15,7 @@ from tuningvec import checkpoint, components, delta, shards
 from tuningvec.checkpoint import Checkpoint
 from tuningvec.components import MATRICES, Component
 from tuningvec.delta import Combination, Factors, Matrix, dense, parts, places
+from tuningvec.engine import device_name
 from tuningvec.errors import TuningVecError
 from tuningvec.store import Record, Store
 
@@ -145,7 +146,7 @@ def subspace_alignment(
     """
     every = {"": Combination({pretrained: 1}), **vectors}
     where = {f"{c.layer} {c.kind}": (name, c) for name, c in places(every, pretrained, MATRICES)}
-    on = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    on = device_name()
     record = store.record("alignment", _inputs(every, epsilons, store), CODE, on) if store else Record()
     missing = [place for piece, place in where.items() if piece not in record]
     for component, matrices in parts(every, missing, "subspaces"):
