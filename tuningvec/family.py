@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
@@ -107,9 +107,14 @@ class FineTuned(Member):
 
 
 class Prompt(Spec):
-    """How members are prompted: a system prompt for each domain; a Jinja chat template, or the tokenizer's own."""
+    """How members are prompted: system prompts and worked examples by the key that a task names in its metadata.
 
-    system: dict[str, str]
+    Where a key is absent a task has its own; an empty list of examples means none. A Jinja chat template, or the
+    tokenizer's own.
+    """
+
+    system: dict[str, str] = {}
+    worked: dict[str, list[dict[str, Any]]] = {}
     chat_template: Path | None = None
 
 
@@ -178,7 +183,11 @@ class Family(Spec):
     corpora: Annotated[dict[Name, Annotated[Corpus, Field(discriminator="kind")]], Field(min_length=1)] = Field(
         default_factory=_shipped_corpora
     )
-    choices: Path = Field(default_factory=lambda: _shipped("tasks", "drugs.jsonl"))
+    benchmarks: Annotated[dict[str, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)] = {
+        "medicine": ("tuningvec_drugs", "tuningvec_visits"),
+        "math": ("tuningvec_arithmetic",),
+        "code": ("tuningvec_functions",),
+    }
     patching: Path = Field(default_factory=lambda: _shipped("patching", "drugs.yaml"))
     recipe: str | None = None
     left_out: dict[str, str] = {}
@@ -223,9 +232,8 @@ class Family(Spec):
         for name, corpus in self.corpora.items():
             for path in corpus.missing(self.root):
                 raise TuningVecError(f"{self.file}: corpora.{name}.path: no {' or '.join(SUFFIXES)} in {path}")
-        for field in ("choices", "patching"):
-            if not (path := self.root / getattr(self, field)).is_file():
-                raise TuningVecError(f"{self.file}: {field}: no file {path}")
+        if not (path := self.root / self.patching).is_file():
+            raise TuningVecError(f"{self.file}: patching: no file {path}")
         template = self.prompt.chat_template
         if template and not (self.root / template).is_file():
             raise TuningVecError(f"{self.file}: prompt.chat_template: no file {self.root / template}")
@@ -249,10 +257,16 @@ class Family(Spec):
 
     @property
     def reading(self) -> list[Path]:
-        """The files that members are given to read: corpora, questions, prompt pairs."""
+        """The files that members are given to read: corpora, items of tasks, prompt pairs."""
         corpora = [corpus for corpus in self.corpora.values() if isinstance(corpus, TextFiles)]
         texts = [file for corpus in corpora for file in corpus.files(self.root)]
-        return [*texts, self.root / self.choices, self.root / self.patching]
+        return [*texts, *sorted((data_folder() / "tasks").glob("*.jsonl")), self.root / self.patching]
+
+    @property
+    def template(self) -> str | None:
+        """The chat template that the family sets."""
+        file = self.prompt.chat_template
+        return (self.root / file).read_text(encoding="utf-8") if file else None
 
     @property
     def members(self) -> tuple[Member, ...]:

@@ -1,14 +1,21 @@
 """Members of a family as models in memory, from the same weights that the measures on disk read."""
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from types import ModuleType
 from typing import Any
 
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from tuningvec import sources
 from tuningvec.checkpoint import Checkpoint, LowRank
@@ -25,14 +32,28 @@ class Opened:
     def __init__(self, family: Family, name: str, dtype: str = "float32"):
         self.name, self.dtype = name, dtype
         self.weights, self.like = weights(family, name)
+        self.prompted, self._template = self.like, family.template
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        return load(self.weights, self.like, self.dtype)
+        model = load(self.weights, self.like, self.dtype)
+        model.generation_config = self.generation
+        return model
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return AutoTokenizer.from_pretrained(self.like.folder)
+        """The tokenizer of the member that is prompted, with the family's chat template where it has one."""
+        tokenizer = AutoTokenizer.from_pretrained(self.prompted.folder)
+        if self._template is not None:
+            tokenizer.chat_template = self._template
+        return tokenizer
+
+    @cached_property
+    def generation(self) -> GenerationConfig:
+        """How the member that is prompted generates: its end tokens, and penalties where it has them."""
+        if (self.prompted.folder / "generation_config.json").is_file():
+            return GenerationConfig.from_pretrained(self.prompted.folder)
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(self.prompted.folder))
 
     def record(self, store: Store | None, what: str, code: Sequence[ModuleType], **inputs: Any) -> Record:
         """The record of what is measured of this member from `inputs`; without a store, one for this run alone."""
@@ -42,10 +63,35 @@ class Opened:
         return store.record(what, about, code, device_name())
 
 
+class Arithmetic(Opened):
+    """Σ c·θ of members, {member: c}, prompted as one of them: with its tokenizer, chat template and end tokens.
+
+    θ_ft − λT is {ft: 1 − λ, pre: λ}; θ_pre + λ Σ T_d over n domains is {pre: 1 − nλ, d: λ, …}. A sum that comes down to one
+    member is that member; any other has the shapes and settings of the pretrained one. Raises TuningVecError for an
+    unknown member and for coefficients that do not add up to 1, which make no model.
+    """
+
+    def __init__(self, family: Family, terms: Mapping[str, float], prompted: str, dtype: str = "float32"):
+        terms = {family.member(name).name: round(c, 12) for name, c in terms.items() if round(c, 12)}
+        if abs(sum(terms.values()) - 1) > 1e-9:
+            raise TuningVecError(f"coefficients {terms} add up to {sum(terms.values()):g}; those of a model add up to 1")
+        alone = next(iter(terms)) if len(terms) == 1 else None
+        super().__init__(family, alone or family.pretrained.name, dtype)
+        if not alone:
+            order = [member.name for member in family.members if member.name in terms]
+            self.name = " + ".join(f"{terms[name]:g} {name}" for name in order)
+            self.weights = sum((terms[name] * sources.model(family, name) for name in order), Combination({}))
+        self.prompted = weights(family, prompted)[1]
+
+
 def opened(family: Family, dtype: str, desc: str) -> Iterator[Opened]:
-    """All members in turn, the pretrained one first; a member's model is let go when its turn is over."""
-    for member in tqdm(family.members, desc=desc, mininterval=5):
-        one = Opened(family, member.name, dtype)
+    """All members in turn, the pretrained one first."""
+    return in_turn([Opened(family, member.name, dtype) for member in family.members], desc)
+
+
+def in_turn(models: Sequence[Opened], desc: str) -> Iterator[Opened]:
+    """Each of these; its model is let go when its turn is over."""
+    for one in tqdm(models, desc=desc, mininterval=5):
         yield one
         one.__dict__.pop("model", None)
         gc.collect()  # what traces a model refers to itself
