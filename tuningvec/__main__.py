@@ -1,14 +1,19 @@
-"""`python -m tuningvec`: execute the notebooks on one family or several, and build the book."""
+"""`python -m tuningvec`: execute the notebooks on families, build the book; score and write sums of members."""
 
 import argparse
 import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tuningvec import compendium
 from tuningvec.compendium import Page, Project
 from tuningvec.errors import TuningVecError
+from tuningvec.family import Family, Prompt
+
+if TYPE_CHECKING:
+    from tuningvec.models import Arithmetic
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +43,66 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--fresh", action="store_true", help="execute every page and measure every table again"
             )
+    evaluate = commands.add_parser("evaluate", help="score a member, or a sum of members, on benchmarks")
+    _weights(evaluate)
+    evaluate.add_argument(
+        "--tasks", nargs="+", required=True, metavar="task", help="tasks or groups of lm-eval, or ours"
+    )
+    evaluate.add_argument("--limit", type=int, help="take the first items of each task")
+    evaluate.add_argument("--plain", action="store_true", help="plain text instead of the chat format")
+    evaluate.add_argument("--hub", help="a folder that holds data sets in the hub's layout")
+    evaluate.add_argument("--prompts", type=Path, help="a YAML file with other system prompts and worked examples")
+    evaluate.add_argument("--dtype", default="bfloat16")
+    evaluate.add_argument("--batch", type=int, default=32)
+    evaluate.add_argument(
+        "--items", type=Path, help="write every item with prompt, reply and scores to this JSONL file"
+    )
+    evaluate.set_defaults(run=_evaluate)
+    write = commands.add_parser("write", help="write a sum of members as a checkpoint, for another program to load")
+    _weights(write)
+    write.add_argument("--to", type=Path, required=True, help="folder to write to")
+    write.set_defaults(run=_write)
     return parser
+
+
+def _weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("family", help="a name in data/families/, or the path of a YAML file")
+    parser.add_argument(
+        "weights", nargs="+", metavar="member[=coefficient]",
+        help="a member, or a sum: `medical=0.5 instruct=0.5`; the first is the one that is prompted",
+    )  # fmt: skip
+
+
+def _asked(options: argparse.Namespace, dtype: str) -> "Arithmetic":
+    from tuningvec.models import Arithmetic
+
+    terms: dict[str, float] = {}
+    for part in options.weights:
+        member, _, coefficient = part.partition("=")
+        try:
+            terms[member] = terms.get(member, 0) + float(coefficient or 1)
+        except ValueError:
+            raise TuningVecError(f"{part}: {coefficient!r} is no number; write member=0.5") from None
+    return Arithmetic(Family.load(options.family), terms, next(iter(terms)), dtype)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from tuningvec import evals, scores
+    from tuningvec.store import Store
+
+    prompt = Prompt.read(options.prompts) if options.prompts else Family.load(options.family).prompt
+    items = evals.run(
+        [_asked(options, options.dtype)], evals.tasks(options.tasks, prompt, options.hub),
+        chat=False if options.plain else None, limit=options.limit, batch=options.batch, store=Store(),
+    )  # fmt: skip
+    if options.items:
+        items.to_json(options.items, orient="records", lines=True, force_ascii=False)
+    print(scores.of_metrics(items).to_markdown(index=False, floatfmt=".4g"))
+
+
+def _write(options: argparse.Namespace) -> None:
+    one = _asked(options, "float32")
+    print(one.weights.write(options.to, one.like, one.prompted).folder)
 
 
 def _execute(options: argparse.Namespace) -> list[Page]:

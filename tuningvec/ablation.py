@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int64
+from lm_eval.api.task import Task
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tuningvec import corpus, evals, models, neurons
+from tuningvec import corpus, evals, models, neurons, scores
 from tuningvec.errors import TuningVecError
 from tuningvec.family import Family
 from tuningvec.findings import NATS, PERCENT
 from tuningvec.neurons import Profile, Profiles, layers
-from tuningvec.stats import mean_interval, relative_drop, wilson
+from tuningvec.stats import mean_interval, mean_or_share, relative_drop
 from tuningvec.store import Rows, Store
 
 Chosen = dict[int, Int64[Tensor, " neurons"]]  # of each layer
@@ -91,28 +92,33 @@ def study(
     words: int,
     seed: int,
     dtype: str,
+    benchmarks: Sequence[str],
+    limit: int | None = None,
     store: Store | None = None,
 ) -> pd.DataFrame:
     """Scores of every member whole, without its top neurons, and without as many at random; a row an item.
 
-    Columns member, ablated ("nothing", "top", "random"), share, task (a corpus or "choices"), item, and right or nats
-    and tokens. Texts are the first `words` words of the `texts` documents of each corpus, those that were not profiled.
-    What the store holds is not measured again. Raises as `top`, `evals.choices` and `held_out` do.
+    Columns member, ablated ("nothing", "top", "random"), share, task (a corpus or a benchmark), item, and right (its
+    score) or nats and tokens. Texts are the first `words` words of the `texts` documents of each corpus, those that
+    were not profiled; `limit` takes the first items of each benchmark. What the store holds is not measured again.
+    Raises as `top`, `held_out`, `evals.tasks` and `evals.requests` do.
     """
-    questions = evals.choices(family.root / family.choices)
+    tasks = evals.tasks(benchmarks, family.prompt)
     after = {found.corpus: int(found.read.documents.max())}
     held = {name: held_out(family, name, after.get(name, 0), texts, words) for name in family.corpora}
-    items = hashlib.sha256(repr((held, questions)).encode()).hexdigest()
     settings = [("nothing", 0.0), *((kind, share) for share in shares for kind in ("top", "random"))]
     tables, runs = [], []
     for member in models.opened(family, dtype, "ablation"):
+        asked = evals.windows(member, tasks, limit=limit)
+        items = hashlib.sha256(repr((held, [list(parts) for parts in asked.values()])).encode()).hexdigest()
         profiled = found.read.set_index("member").digest[member.name]
         record = member.record(store, "ablation", CODE, profiled=profiled, scope=scope, seed=seed, items=items)
         whole = found.whole(member.name)
         for kind, share in settings:
             if _piece(kind, share) not in record:
                 with ablated(member.model, _chosen(whole, kind, share, scope, seed)):
-                    record.add(_piece(kind, share), _scores(member, held, questions, dict(ablated=kind, share=share)))
+                    rows = _scores(member, held, tasks, asked)
+                    record.add(_piece(kind, share), [dict(ablated=kind, share=share, **row) for row in rows])
         tables.append(pd.DataFrame(record.rows(_piece(*setting) for setting in settings)).assign(member=member.name))
         runs += record.runs
     table = pd.concat(tables, ignore_index=True)
@@ -146,32 +152,37 @@ def _chosen(profile: Profile, kind: str, share: float, scope: str, seed: int) ->
 
 
 def _scores(
-    member: models.Opened, held: dict[str, list[str]], questions: Sequence[evals.Choice], about: dict[str, object]
+    member: models.Opened, held: dict[str, list[str]], tasks: dict[str, Task], asked: dict[str, evals.Windows]
 ) -> Rows:
-    lm = evals.evaluator(member.model, member.tokenizer)
+    lm = evals.InMemory(member.model, member.tokenizer)
     scored = {name: evals.score_texts(lm, texts) for name, texts in held.items()}
-    scored[CHOICES] = evals.score_choices(lm, questions)
-    return [about | dict(task=task, item=i, **row) for task, rows in scored.items() for i, row in enumerate(rows)]
+    for name, task in tasks.items():
+        rows = [row for groups in asked[name].values() for row in evals.answer(lm, task, groups)]
+        column = scores.main(rows[0])
+        scored[name] = [dict(right=row[column]) for row in rows]
+    return [dict(task=task, item=i, **row) for task, rows in scored.items() for i, row in enumerate(rows)]
 
 
 def effects(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     """What each ablation costs: score and change against the whole member, each with its 95 % interval.
 
-    Of "choices", `score` is the accuracy P (Wilson) and `change` is ΔP = (P − P_ablated) / P in percent (A.2; bootstrap
-    over questions). Of a corpus, `score` is the mean −log p in nats per token and `change` its rise (t intervals over
-    documents).
+    Of a benchmark, `score` is its mean P (Wilson; of ROUGE-1 a bootstrap over items) and `change` is
+    ΔP = (P − P_ablated) / P in percent (A.2; bootstrap over items), unknown where P is 0. Of a corpus, `score` is the
+    mean −log p in nats per token and `change` its rise (t intervals over documents).
     """
     rows = []
     for member, task in table[["member", "task"]].drop_duplicates().itertuples(index=False):
         part = table[(table.member == member) & (table.task == task)]
-        scores = {key: _score(some, task) for key, some in part.groupby(["ablated", "share"], sort=False)}
-        whole = scores["nothing", 0.0]
-        for (kind, share), values in scores.items():
-            about = dict(member=member, task=task, ablated=kind, share=share, score=values.mean(), unit=_unit(task))
-            if task == CHOICES:
-                low, high = wilson(int(values.sum()), len(values))
-                change = 100 * (1 - values.mean() / whole.mean())
-                change_low, change_high = relative_drop(whole, values, seed)
+        found = {key: _score(some) for key, some in part.groupby(["ablated", "share"], sort=False)}
+        whole = found["nothing", 0.0]
+        for (kind, share), values in found.items():
+            about = dict(member=member, task=task, ablated=kind, share=share, score=values.mean(), unit=_unit(part))
+            if _unit(part) == PERCENT:
+                low, high = mean_or_share(values, seed)
+                change, change_low, change_high = np.nan, np.nan, np.nan
+                if whole.any():
+                    change = 100 * (1 - values.mean() / whole.mean())
+                    change_low, change_high = relative_drop(whole, values, seed)
             else:
                 low, high = mean_interval(values)
                 change = (values - whole).mean()
@@ -187,7 +198,7 @@ def resilience(table: pd.DataFrame, pretrained: str, task: str, share: float) ->
     def cost(member: str) -> np.ndarray:
         own = part[part.member == member]
         whole, cut = own[own.ablated == "nothing"], own[(own.ablated == "top") & (own.share == share)]
-        return _score(cut, task) - _score(whole, task)
+        return _score(cut) - _score(whole)
 
     rows = []
     for member in part.member.unique():
@@ -198,15 +209,14 @@ def resilience(table: pd.DataFrame, pretrained: str, task: str, share: float) ->
     return pd.DataFrame(rows)
 
 
-def _unit(task: str) -> str:
-    return PERCENT if task == CHOICES else NATS
+def _unit(rows: pd.DataFrame) -> str:
+    return PERCENT if rows.nats.isna().all() else NATS
 
 
-def _score(rows: pd.DataFrame, task: str) -> np.ndarray:
+def _score(rows: pd.DataFrame) -> np.ndarray:
     """A value an item, in the order of the items."""
     rows = rows.sort_values("item")
-    return rows.right.to_numpy(float) if task == CHOICES else (-rows.nats / rows.tokens).to_numpy()
+    return rows.right.to_numpy(float) if _unit(rows) == PERCENT else (-rows.nats / rows.tokens).to_numpy()
 
 
-CHOICES = "choices"  # the name of the multiple-choice task
-CODE = (corpus, models, neurons, evals, sys.modules[__name__])  # a change in these measures again
+CODE = (corpus, neurons, *evals.CODE, sys.modules[__name__])  # a change in these measures again

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -17,22 +18,24 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tuningvec import models, sandbox
+from tuningvec import models, sandbox, scores
 from tuningvec.errors import TuningVecError
-from tuningvec.family import Prompt
+from tuningvec.family import Family, Prompt
 from tuningvec.models import Opened
 from tuningvec.store import Rows, Store
 from tuningvec.tasks import FOLDER, items, scoring
 
 BATCH = 32
 WINDOW = 32  # items between two entries in the store
+SUM, NONE = "sum", "none"  # vectors that are added: all of them, none
+Windows = dict[str, list[list[Instance]]]
 EXAMPLES_SEED = 1234  # lm-eval's own, for tasks that draw their worked examples
 
 
 class InMemory(HFLM):
     """lm-eval's view of a model in memory; the last character of a reply says whether an end token stopped it.
 
-    Probabilities are float32 whatever the weights are. `marks` is off for tasks with stop strings, which lm-eval cuts off.
+    Probabilities are float32 whatever the weights are. `marks` is off for tasks with stop strings, where lm-eval cuts.
     """
 
     marks = False
@@ -56,16 +59,19 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> se
     return {token for token in (*ends, tokenizer.eos_token_id) if token is not None}
 
 
-def tasks(names: Sequence[str], prompt: Prompt | None = None, local_root: str | None = None) -> dict[str, Task]:
-    """lm-eval's tasks by name, ours and its own, groups in their tasks; with the prompts that `prompt` has for them.
+def tasks(
+    names: Sequence[str], prompt: Prompt | None = None, local_root: str | None = None, folders: Sequence[Path] = ()
+) -> dict[str, Task]:
+    """lm-eval's tasks by name, groups in their tasks: ours, its own, those in further folders; with `prompt`'s prompts.
 
     Raises TuningVecError for an unknown name and for a task whose data cannot be had.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     where = {"local_root": local_root} if local_root else {}
-    known = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=where)
+    paths = [FOLDER, *folders]
+    known = TaskManager(include_path=paths, include_defaults=False, metadata=where)
     if not all(name in known.all_tasks for name in names):  # reading the index of all its tasks takes lm-eval long
-        known = TaskManager(include_path=str(FOLDER), metadata=where)
+        known = TaskManager(include_path=paths, metadata=where)
     for name in names:
         if name not in known.all_tasks:
             ours = ", ".join(task for task in known.all_tasks if task.startswith("tuningvec_"))
@@ -84,6 +90,22 @@ def tasks(names: Sequence[str], prompt: Prompt | None = None, local_root: str | 
     return found
 
 
+def of_domains(family: Family, score: str | None = None, local_root: str | None = None) -> dict[str, dict[str, Task]]:
+    """The family's benchmarks by domain; those scored by accuracy or by "rouge1" alone, if told."""
+    found = {domain: tasks(names, family.prompt, local_root) for domain, names in family.benchmarks.items()}
+    if score is None:
+        return found
+    wanted = {
+        domain: {n: t for n, t in some.items() if (_main(t) == "rouge1") == (score == "rouge1")}
+        for domain, some in found.items()
+    }
+    return {domain: some for domain, some in wanted.items() if some}
+
+
+def _main(task: Task) -> str:
+    return scores.main([metric["metric"] for metric in task.config.metric_list])
+
+
 def requests(
     task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool, limit: int | None, longest: int
 ) -> list[list[Instance]]:
@@ -94,20 +116,24 @@ def requests(
     """
     if chat and not tokenizer.chat_template:
         raise TuningVecError(f"{tokenizer.name_or_path} has no chat template; prompt it in plain text")
+    system = task.config.description
+    if system and not chat and not system.endswith("\n"):  # lm-eval sets nothing between it and what follows
+        task.set_config("description", system + task.config.fewshot_delimiter)
     task.build_all_requests(
         limit=limit,
         apply_chat_template=chat,
         fewshot_as_multiturn=chat,
         chat_template=partial(_rendered, tokenizer) if chat else None,
     )
+    task.set_config("description", system)
     for instance in task.instances:
         room = instance.args[1].get("max_gen_toks", 0) if instance.request_type == "generate_until" else 0
         text = instance.args[0] + (instance.args[1] if instance.request_type == "loglikelihood" else "")
         length = len(tokenizer(text, add_special_tokens=False)["input_ids"])
         if length + room > longest:
             raise TuningVecError(
-                f"{task.task_name}: item {instance.doc_id} has {length} tokens and its reply up to {room}; the model reads "
-                f"{longest}; leave the task out"
+                f"{task.task_name}: item {instance.doc_id} has {length} tokens and its reply up to {room}; the model "
+                f"reads {longest}; leave the task out"
             )
     return [list(group) for _, group in groupby(task.instances, key=lambda instance: instance.doc_id)]
 
@@ -115,7 +141,7 @@ def requests(
 def _rendered(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
 ) -> str:
-    """The conversation up to where the assistant speaks; a template without a system role gets it with the first turn."""
+    """The conversation up to where the assistant speaks; without a system role its text begins the first turn."""
     options = dict(
         tokenize=False, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt
     )
@@ -164,49 +190,132 @@ def run(
 ) -> pd.DataFrame:
     """Every model on every task, a row an item: model, task, chat, and what `answer` tells.
 
-    `chat` says whether prompts are in the chat format of the member that is prompted, by default where it has one;
+    `chat` says whether prompts are in the chat format of the member that is prompted, by default as `in_chat` does;
     `limit` takes the first items of each task. What the store holds is not measured again. Raises as `requests` does,
     before a model is loaded.
     """
-    plans = {id(one): _plan(one, benchmarks, chat, limit) for one in asked}
+    plans = {id(one): windows(one, benchmarks, chat, limit) for one in asked}
     parts, runs = [], []
     for one in models.in_turn(asked, "benchmarks"):
         lm: InMemory | None = None
-        in_chat = _in_chat(one, chat)
-        for name, windows in plans[id(one)].items():
+        for name, pieces in plans[id(one)].items():
             record = one.record(store, "evals", CODE, task=name, batch=batch, generation=one.generation.to_diff_dict())
-            for piece, groups in windows.items():
+            for piece, groups in pieces.items():
                 if piece not in record:
                     lm = lm or InMemory(one.model, one.tokenizer, batch)
                     record.add(piece, answer(lm, benchmarks[name], groups))
-            parts.append(pd.DataFrame(record.rows(windows)).assign(model=one.name, task=name, chat=in_chat))
+            about = dict(model=one.name, task=name, chat=in_chat(one, benchmarks[name], chat))
+            parts.append(pd.DataFrame(record.rows(pieces)).assign(**about))
             runs += record.runs
     table = pd.concat(parts, ignore_index=True)
     table.attrs["runs"] = runs
     return table
 
 
-def _plan(
-    one: Opened, benchmarks: Mapping[str, Task], chat: bool | None, limit: int | None
-) -> dict[str, dict[str, list[list[Instance]]]]:
-    """The windows of items of each task, by a name that tells what is asked in them."""
-    longest = one.like.config["max_position_embeddings"]
-    plan = {}
+def negation(
+    family: Family,
+    member: str,
+    benchmarks: Mapping[str, Task],
+    scales: Sequence[float],
+    *,
+    dtype: str,
+    limit: int | None = None,
+    batch: int = BATCH,
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """θ_ft − λT over the scales, prompted as the fine-tuned member; the ends, λ = 0 and 1, in plain text too.
+
+    Rows of `run` with columns scale, own (whether in that member's own format) and who (see `negated`). Raises as `run`
+    does.
+    """
+    swept = {scale: models.negated(family, member, scale, dtype) for scale in scales}
+    settings = [(True, None, swept)]
+    if next(iter(swept.values())).tokenizer.chat_template:
+        settings.append((False, False, {scale: one for scale, one in swept.items() if scale in (0, 1)}))
+    parts = []
+    for own, chat, some in settings:
+        part = run(list(some.values()), benchmarks, chat=chat, limit=limit, batch=batch, store=store)
+        scale = part.model.map({one.name: scale for scale, one in some.items()})
+        parts.append(part.assign(scale=scale, own=own, who=[negated(value, own) for value in scale]))
+    return _joined(parts)
+
+
+def negated(scale: float, own: bool = True) -> str:
+    """How θ_ft − λT is called, prompted in the member's own format or in plain text."""
+    return f"λ = {scale:g}" + ("" if own else ", plain text")
+
+
+def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    table = pd.concat(parts, ignore_index=True)
+    table.attrs["runs"] = [run for part in parts for run in part.attrs["runs"]]
+    return table
+
+
+def addition(
+    family: Family,
+    specialists: Mapping[str, str],
+    benchmarks: Mapping[str, Mapping[str, Task]],
+    scales: Sequence[float],
+    *,
+    dtype: str,
+    limit: int | None = None,
+    batch: int = BATCH,
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """θ_pre + λ Σ T_d and θ_pre + λ T_d for each of the specialists, {domain: member}, on the benchmarks of each
+
+    All are prompted as the specialist of the benchmark's domain. Rows of `run` with columns scale, vectors ("sum", or
+    a member) and who ("sum, λ = 0.5"). λ = 0, the pretrained weights, is there once, as "none". Raises as `run` does.
+    """
+    parts = []
+    for domain, prompted in specialists.items():
+        sums = {SUM: list(specialists.values())} | {member: [member] for member in specialists.values()}
+        for vectors, members in ({NONE: []} | sums).items():
+            swept = {
+                scale: models.added(family, members, scale, prompted, dtype) for scale in (scales if members else [0.0])
+            }
+            part = run(list(swept.values()), benchmarks[domain], limit=limit, batch=batch, store=store)
+            scale = part.model.map({one.name: scale for scale, one in swept.items()})
+            who = [f"{vectors}, λ = {value:g}" for value in scale]
+            parts.append(part.assign(scale=scale, vectors=vectors, who=who))
+    return _joined(parts)
+
+
+def windows(
+    one: Opened, benchmarks: Mapping[str, Task], chat: bool | None = None, limit: int | None = None
+) -> dict[str, Windows]:
+    """What a model is asked by each task, in windows of items named by what is asked in them; raises as `requests`."""
+    longest, rows = (one.like.config[key] for key in ("max_position_embeddings", "vocab_size"))
+    if len(one.tokenizer) > rows:
+        raise TuningVecError(
+            f"{one.prompted.folder}: its tokenizer has {len(one.tokenizer)} tokens, {one.name} has rows for {rows}; a sum "
+            "of members cannot be prompted with tokens that the pretrained member lacks"
+        )
+    found = {}
     for name, task in benchmarks.items():
-        groups = requests(task, one.tokenizer, _in_chat(one, chat), limit, longest)
-        windows = [groups[start : start + WINDOW] for start in range(0, len(groups), WINDOW)]
-        plan[name] = {_piece(window): window for window in windows}
-    return plan
+        groups = requests(task, one.tokenizer, in_chat(one, task, chat), limit, longest)
+        parts = [groups[start : start + WINDOW] for start in range(0, len(groups), WINDOW)]
+        found[name] = {_piece(part): part for part in parts}
+    return found
 
 
-def _in_chat(one: Opened, chat: bool | None) -> bool:
-    return bool(one.tokenizer.chat_template) if chat is None else chat
+def in_chat(one: Opened, task: Task, chat: bool | None = None) -> bool:
+    """Whether prompts are in chat format: as asked, else where there is one and the task is to generate."""
+    generates = task.OUTPUT_TYPE == "generate_until"
+    return generates and bool(one.tokenizer.chat_template) if chat is None else chat
 
 
 def _piece(window: Sequence[Sequence[Instance]]) -> str:
     asked = json.dumps([[instance.doc, instance.args] for group in window for instance in group], sort_keys=True)
     digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
     return f"{window[0][0].doc_id} to {window[-1][0].doc_id}, {digest}"
+
+
+def score_texts(lm: HFLM, texts: Sequence[str]) -> Rows:
+    """log p(text) in nats, a row each with `nats` and the number of `tokens`."""
+    calls = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
+    found = lm.loglikelihood_rolling(calls, disable_tqdm=True)
+    return [dict(nats=nats, tokens=len(lm.tok_encode(text))) for nats, text in zip(found, texts, strict=True)]
 
 
 CODE = (models, items, scoring, sandbox, sys.modules[__name__])  # a change in these measures again

@@ -274,6 +274,11 @@ class Family(Spec):
         return (self.pretrained, *self.fine_tuned)
 
     @property
+    def specialists(self) -> tuple[FineTuned, ...]:
+        """The domain models whose domain has benchmarks."""
+        return tuple(m for m in self.fine_tuned if m.role == "domain" and m.domain in self.benchmarks)
+
+    @property
     def has_whole_members(self) -> bool:
         """Whether some fine-tuned member is more than an adapter."""
         return any(not isinstance(m.source, Adapter) for m in self.fine_tuned)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from IPython.display import Markdown, display
@@ -226,6 +226,134 @@ def resilience(differences: pd.DataFrame) -> None:
         f"loss minus that of the pretrained member, in nats per token: {each}".replace("-", "−"),
         _of_signs(differences.high < 0, differences.low > 0),
     )
+
+
+def domain_gain(gaps: pd.DataFrame, printed: pd.DataFrame) -> None:
+    """Holds when every specialist is clearly better than the pretrained member on each benchmark of its domain."""
+    each = "; ".join(f"{r.who} {_task(r.task)} {_points(r)}" for r in gaps.itertuples())
+    means = printed[printed.column == "Average"].drop_duplicates("family", keep="first").set_index("family").value
+    tuned = printed[printed.column == "Average"].drop_duplicates("family", keep="last")
+    rises = "; ".join(f"{r.member} {_sign(r.value - means[r.family])}" for r in tuned.itertuples())
+    show(
+        "Fine-tuning makes a model better at the benchmarks of its domain",
+        f"average accuracy minus that of the first model of the family in Table 7, in points: {rises}",
+        f"score minus that of the pretrained member, in points: {each}",
+        _of_signs(gaps.clear & (gaps.points > 0), gaps.clear & (gaps.points < 0)),
+    )
+
+
+def keeps_instructions(gaps: pd.DataFrame, kept: Sequence[str]) -> None:
+    """Holds when every specialist keeps each of these instructions clearly more often than the pretrained member."""
+    rows = gaps[gaps.what.isin(kept)]
+    up, down = rows.clear & (rows.points > 0), rows.clear & (rows.points < 0)
+    show(
+        "Fine-tuned models follow the instructions of the prompt better than the pretrained one",
+        "said of Table 9; of its fine-tuned models some keep the thought less often than their pretrained one",
+        f"clearly more often in {up.sum()} of {len(rows)} cases (specialist, benchmark, instruction), clearly less "
+        f"often in {down.sum()}; the mean difference is {_sign(rows.points.mean())} points",
+        _of_signs(up, down),
+    )
+
+
+def negation_falls(gaps: pd.DataFrame, printed: pd.DataFrame) -> None:
+    """Holds when every specialist without T, prompted as with it, is clearly worse on each benchmark of its domain."""
+    rows = gaps[gaps.what == "score"]
+    each = "; ".join(f"{r.member} {_task(r.task)} {_points(r)}" for r in rows.itertuples())
+    averages = printed[printed.column == "Average"]
+    falls = averages.groupby("family", sort=False).value.agg(lambda v: v.iloc[-1] - v.iloc[0])
+    show(
+        "Removing the tuning vector lowers the scores",
+        "average of Table 1 without T minus with T, in points: "
+        + "; ".join(f"{f} {_sign(v)}" for f, v in falls.items()),
+        f"λ = 1 minus λ = 0 under one prompt, in points: {each}",
+        _of_signs(rows.clear & (rows.points < 0), rows.clear & (rows.points > 0)),
+    )
+
+
+def weights_or_prompt(gaps: pd.DataFrame) -> None:
+    """Holds when weights make a clear difference under both prompts, by the lenient score too; gaps of the 2 × 2."""
+    weights = gaps[gaps.effect == "weights"]
+    prompt = gaps[gaps.effect == "prompt"]
+    up, down = weights.clear & (weights.points > 0), weights.clear & (weights.points < 0)
+
+    def spans(rows: pd.DataFrame) -> str:
+        parts = rows.groupby("what", sort=False).points
+        return ", ".join(f"{span(points, 0)} ({what})" for what, points in parts)
+
+    show(
+        "What is lost without the tuning vector is lost with the weights and not by the prompt",
+        "one prompt alone; the same pretrained weights score otherwise in Tables 1 and 7",
+        f"θ_ft minus θ_pre under either prompt, in points: {spans(weights)}; clear in {up.sum()} of {len(weights)} "
+        f"cases. Chat format minus plain text with either weights: {spans(prompt)}; clear in {prompt.clear.sum()} of "
+        f"{len(prompt)}",
+        _of_signs(up, down),
+    )
+
+
+def negation_is_the_pretrained_model(same: Mapping[str, bool]) -> None:
+    """The control: holds when θ_ft − 1·T has the pretrained coefficients and no other, in every member."""
+    show(
+        "Control: at λ = 1 negation evaluates the pretrained weights",
+        "reported as a model of its own, (−)T",
+        f"the sum of weights comes down to the pretrained member's in {sum(same.values())} of {len(same)} members: "
+        + ", ".join(same),
+        "holds" if all(same.values()) else "differs",
+    )
+
+
+def instructions_fall(gaps: pd.DataFrame, kept: Sequence[str]) -> None:
+    """Holds when every specialist without T keeps each of these instructions clearly less often."""
+    rows = gaps[gaps.what.isin(kept)]
+    up, down = rows.clear & (rows.points > 0), rows.clear & (rows.points < 0)
+    each = "; ".join(
+        f"{what.replace('_', ', ')} {span(part.points, 0)}" for what, part in rows.groupby("what", sort=False)
+    )
+    show(
+        "Removing the tuning vector lowers instruction following",
+        "in Table 3 of two models of three; the third was tuned from an instruct model and does not fall",
+        f"λ = 1 minus λ = 0 under one prompt, in points: {each}; clearly lower in {down.sum()} of {len(rows)} cases",
+        _of_signs(down, up),
+    )
+
+
+def across_domains(gaps: pd.DataFrame, printed: pd.DataFrame) -> None:
+    """Holds when on every benchmark each specialist of another domain is clearly below the domain's own."""
+    each = "; ".join(f"{r.who} on {_task(r.task)} {_points(r)}" for r in gaps.itertuples())
+    show(
+        "What a domain model gained does not carry over to other domains",
+        "; ".join(f"{row.row.split(' · ')[-1]} {row.value:g} (Table {row.table})" for row in printed.itertuples()),
+        f"score minus that of the domain's own specialist, in points: {each}",
+        _of_signs(gaps.clear & (gaps.points < 0), gaps.clear & (gaps.points > 0)),
+    )
+
+
+def sum_of_vectors(ratios: pd.DataFrame, gaps: pd.DataFrame) -> None:
+    """Holds when θ_pre + Σ T_d is clearly better than each vector of another domain alone, on every benchmark."""
+    best = ratios[ratios.vectors == "sum"]
+    whole = best[best.scale == 1]
+    each = "; ".join(f"{_task(r.task)} {r.ratio:.2f} ({r.low:.2f}, {r.high:.2f})" for r in whole.itertuples())
+    top = best.loc[best.groupby("task", sort=False).ratio.idxmax()]
+    where = "; ".join(f"{_task(r.task)} {r.ratio:.2f} at λ = {r.scale:g}" for r in top.itertuples())
+    show(
+        "The sum of tuning vectors serves both domains",
+        "better than the maths model on medicine, than the medical one on three of nine maths benchmarks (Fig. 4, no "
+        "values)",
+        f"normalised score at λ = 1: {each}; largest over λ: {where}. Clearly above a vector of another domain alone "
+        f"in {(gaps.clear & (gaps.points > 0)).sum()} of {len(gaps)} cases",
+        _of_signs(gaps.clear & (gaps.points > 0), gaps.clear & (gaps.points < 0)),
+    )
+
+
+def _task(name: str) -> str:
+    return name.removeprefix("tuningvec_").replace("_", " ")
+
+
+def _sign(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def _points(row: Any) -> str:
+    return f"{_sign(row.points)} ({_sign(row.low)}, {_sign(row.high)})"
 
 
 def regions(table: pd.DataFrame, pretrained: str) -> None:

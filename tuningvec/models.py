@@ -66,15 +66,16 @@ class Opened:
 class Arithmetic(Opened):
     """Σ c·θ of members, {member: c}, prompted as one of them: with its tokenizer, chat template and end tokens.
 
-    θ_ft − λT is {ft: 1 − λ, pre: λ}; θ_pre + λ Σ T_d over n domains is {pre: 1 − nλ, d: λ, …}. A sum that comes down to one
-    member is that member; any other has the shapes and settings of the pretrained one. Raises TuningVecError for an
+    θ_ft − λT is {ft: 1 − λ, pre: λ}; θ_pre + λ Σ T_d over n domains is {pre: 1 − nλ, d: λ, …}. A sum that comes down to
+    one member is that member; any other has the shapes and settings of the pretrained one. Raises TuningVecError for an
     unknown member and for coefficients that do not add up to 1, which make no model.
     """
 
     def __init__(self, family: Family, terms: Mapping[str, float], prompted: str, dtype: str = "float32"):
         terms = {family.member(name).name: round(c, 12) for name, c in terms.items() if round(c, 12)}
         if abs(sum(terms.values()) - 1) > 1e-9:
-            raise TuningVecError(f"coefficients {terms} add up to {sum(terms.values()):g}; those of a model add up to 1")
+            total = sum(terms.values())
+            raise TuningVecError(f"coefficients {terms} add up to {total:g}; those of a model add up to 1")
         alone = next(iter(terms)) if len(terms) == 1 else None
         super().__init__(family, alone or family.pretrained.name, dtype)
         if not alone:
@@ -82,6 +83,17 @@ class Arithmetic(Opened):
             self.name = " + ".join(f"{terms[name]:g} {name}" for name in order)
             self.weights = sum((terms[name] * sources.model(family, name) for name in order), Combination({}))
         self.prompted = weights(family, prompted)[1]
+
+
+def negated(family: Family, member: str, scale: float, dtype: str = "float32") -> Arithmetic:
+    """θ_ft − λT of a fine-tuned member (paper §3.1), prompted as that member; at λ = 1 the pretrained weights."""
+    return Arithmetic(family, {member: 1 - scale, family.pretrained.name: scale}, member, dtype)
+
+
+def added(family: Family, members: Sequence[str], scale: float, prompted: str, dtype: str = "float32") -> Arithmetic:
+    """θ_pre + λ Σ T_d over these members (paper §3.1), prompted as one of them."""
+    terms = {family.pretrained.name: 1 - len(members) * scale, **dict.fromkeys(members, scale)}
+    return Arithmetic(family, terms, prompted, dtype)
 
 
 def opened(family: Family, dtype: str, desc: str) -> Iterator[Opened]:

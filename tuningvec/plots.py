@@ -345,6 +345,105 @@ def ablation(effects: pd.DataFrame) -> Figure:
     return figure
 
 
+def ablation_heatmap(effects: pd.DataFrame) -> Figure:
+    """ΔP of each member on each benchmark, a panel each share of neurons ablated (Fig. 5)."""
+    rows = effects[(effects.ablated == "top") & (effects.unit == PERCENT)]
+    shares, tasks = sorted(rows.share.unique()), rows.task.unique()
+    figure, grid = plt.subplots(len(shares), 1, figsize=(WIDTH, 1.1 + len(shares) * (0.5 + 0.42 * len(tasks))))
+    for axes, share in zip(np.atleast_1d(grid), shares, strict=True):
+        wide = rows[rows.share == share].pivot(index="task", columns="member", values="change")
+        wide = wide.loc[tasks, rows.member.unique()].rename(index=lambda task: task.removeprefix("tuningvec_"))
+        text = wide.map(lambda value: "P = 0" if np.isnan(value) else f"{value:.0f}".replace("-", "−"))
+        sns.heatmap(
+            wide, annot=text.where(wide.notna(), ""), fmt="", vmin=-100, vmax=100, cmap="RdBu_r", linewidths=1,
+            ax=axes, cbar=False,
+        )  # fmt: skip
+        for y, x in np.argwhere(wide.isna().to_numpy()):
+            axes.text(x + 0.5, y + 0.5, "P = 0", ha="center", va="center", fontsize="small")
+        axes.set(xlabel="", ylabel="")
+        axes.set_title(f"top {share:.0%} of active neurons", loc="left")
+        axes.tick_params(rotation=0)
+        axes.grid(False)
+    return figure
+
+
+CURVES = {  # columns of items, how they are called and drawn
+    "acc": ("right, `Answer: [X]`", "o", "-"),
+    "acc_lenient": ("right, any form", "s", "--"),
+    "thought": ("thought encapsulated", "^", ":"),
+    "stopped_token": ("stopped by end token", "D", "-."),
+    "passed": ("passes its tests", "o", "-"),
+}
+
+
+def negation(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Accuracy and instructions kept against λ of θ_ft − λT, a panel a member and task; bars are 95 % intervals.
+
+    `curves` holds by title rows of scale, what, score, low and high.
+    """
+    figure, grid = plt.subplots(len(curves), 1, figsize=(WIDTH, 3.1 * len(curves)), sharex=True, squeeze=False)
+    colours = dict(zip(CURVES, sns.color_palette("colorblind"), strict=False))
+    for axes, (title, rows) in zip(grid[:, 0], curves.items(), strict=True):
+        for number, (what, (label, marker, line)) in enumerate(CURVES.items()):
+            part = rows[rows.what == what].sort_values("scale")
+            place = part.scale + 0.01 * (number - 1.5)
+            if part.empty:
+                continue
+            axes.vlines(place, part.low, part.high, color=colours[what], lw=1, alpha=0.7)
+            axes.plot(place, part.score, line, marker=marker, ms=5, lw=1.3, color=colours[what], label=label)
+        axes.axvline(1, color="black", lw=0.8)
+        axes.set(ylim=(-4, 104), ylabel="% of items", xticks=sorted(rows.scale.unique()))
+        axes.set_title(title, loc="left")
+    grid[-1, 0].set_xlabel(r"$\lambda$ of $\theta_{ft} - \lambda T$")
+    _legend_of(figure, grid[0, 0])
+    return figure
+
+
+def addition(ratios: pd.DataFrame) -> Figure:
+    """Normalised accuracy against λ (Figs. 4, 6), a panel a benchmark: all vectors, and each alone; 95 % intervals."""
+    tasks = ratios.task.unique()
+    figure, grid = plt.subplots(len(tasks), 1, figsize=(WIDTH, 3.0 * len(tasks)), sharex=True, squeeze=False)
+    for axes, task in zip(grid[:, 0], tasks, strict=True):
+        part = ratios[ratios.task == task]
+        vectors = [one for one in part.vectors.unique() if one != "none"]
+        looks = zip(vectors, MARKERS, sns.color_palette("colorblind"), np.linspace(-1, 1, len(vectors)), strict=False)
+        for one, marker, colour, shift in looks:
+            rows = pd.concat([part[part.vectors == "none"], part[part.vectors == one]]).sort_values("scale")
+            place = rows.scale + 0.012 * shift
+            axes.vlines(place, rows.low, rows.high, color=colour, lw=1, alpha=0.7)
+            axes.plot(place, rows.ratio, marker=marker, ms=5, lw=1.3, color=colour, label=_vector_label(one))
+        axes.axhline(1, color="black", lw=0.8)
+        axes.set(ylabel="normalised score", ylim=(-0.05, None), xticks=sorted(part.scale.unique()))
+        axes.set_title(task.removeprefix("tuningvec_"), loc="left")
+    grid[-1, 0].set_xlabel(r"$\lambda$ of $\theta_{pre} + \lambda \sum_d T_d$")
+    _legend_of(figure, grid[0, 0])
+    return figure
+
+
+def _vector_label(vectors: str) -> str:
+    return "all vectors" if vectors == "sum" else f"$T$ of {vectors} alone"
+
+
+def score_differences(gaps: pd.DataFrame) -> Figure:
+    """Differences from one model in points with their intervals, filled where beyond chance; a panel a benchmark."""
+    tasks, whos = gaps.task.unique(), list(gaps.who.unique())
+    figure, grid = plt.subplots(
+        len(tasks), 1, figsize=(WIDTH, len(tasks) * (0.55 + 0.32 * len(whos)) + 0.6), sharex=True, squeeze=False
+    )
+    for axes, task in zip(grid[:, 0], tasks, strict=True):
+        part = gaps[gaps.task == task]
+        place = [whos.index(who) for who in part.who]
+        axes.hlines(place, part.low, part.high, color="black", lw=1.4)
+        for x, y, clear in zip(part.points, place, part.clear, strict=True):
+            axes.plot(x, y, "o", color="black", ms=7, mfc="black" if clear else "white")
+        axes.axvline(0, color="black", lw=0.8)
+        axes.set_yticks(range(len(whos)), whos)
+        axes.set_ylim(len(whos) - 0.5, -0.5)
+        axes.set_title(task.removeprefix("tuningvec_").replace("_", " "), loc="left")
+    grid[-1, 0].set_xlabel("difference in points")
+    return figure
+
+
 def patching_maps(maps: Any, sites: tuple[str, ...], kind: str) -> Figure:
     """Mean |effect| over the pairs of a kind: layer × column, a row of panels a member, a column a site (Fig. 7)."""
     means = {member: found.abs().mean(0).numpy() for (member, k), found in maps.effects.items() if k == kind}

@@ -161,6 +161,20 @@ def bootstrap_difference(
     return Interval(float(low), float(high))
 
 
+def mean_or_share(values: ArrayLike, seed: int, level: float = 0.95) -> Interval:
+    """Interval of the mean over items: Wilson's where every value is 0 or 1, else a bootstrap."""
+    found = np.asarray(values, dtype=float)
+    if set(np.unique(found)) <= {0.0, 1.0}:
+        return wilson(int(found.sum()), len(found), level)
+    return bootstrap_mean([found], seed, level)
+
+
+def bootstrap_mean(samples: Sequence[ArrayLike], seed: int, level: float = 0.95, resamples: int = 10_000) -> Interval:
+    """Percentile interval of an average over benchmarks, each a mean over its items: items are drawn again."""
+    zeros = [np.zeros(len(np.asarray(one))) for one in samples]
+    return bootstrap_difference(samples, zeros, seed, benchmarks=False, paired=True, level=level, resamples=resamples)
+
+
 def _resampled_gap(
     a: np.ndarray, b: np.ndarray, random: np.random.Generator, items: bool, paired: bool, resamples: int
 ) -> Float[np.ndarray, " resamples"]:

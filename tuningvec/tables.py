@@ -1,5 +1,6 @@
 """Tables as a page shows them: one function a table, and `show`."""
 
+import html
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 from pandas.api.typing import NAType
 
+from tuningvec import paper
 from tuningvec.components import KINDS, MATRICES, SYMBOLS
 from tuningvec.family import GGUF, Family, Hub
 from tuningvec.findings import span
@@ -327,6 +329,112 @@ def average_differences(rows: pd.DataFrame) -> pd.DataFrame:
 def percentages(rows: pd.DataFrame) -> pd.DataFrame:
     """Percentages of the text and what the tables give for them."""
     return rows.assign(agrees=rows.agrees.str.replace("_", " "))
+
+
+def benchmarks(
+    found: pd.DataFrame, gaps: pd.DataFrame | None = None, means: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Scores with their intervals, a row each `who`, a column a task; marked where `gaps` compares them with another.
+
+    `found` is of `scores.of_tasks`, `gaps` of `scores.differences`, `means` of `scores.averages`.
+    """
+    marks = _marks(gaps[gaps.what == "score"], "task") if gaps is not None else {}
+    cells = [_marked(_percent(row), marks.get((row.who, row.task))) for row in found.itertuples()]
+    wide = found.assign(cell=cells).pivot(index="who", columns="task", values="cell")
+    wide = wide.loc[found.who.unique(), found.task.unique()].fillna("–")
+    if means is not None:
+        average = {row.who: _percent(row) for row in means.itertuples()}
+        wide["average"] = [average[who] for who in wide.index]
+    return wide.rename(columns=task_name).rename_axis("model").reset_index()
+
+
+def instructions(found: pd.DataFrame, gaps: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Shares of replies that keep each instruction, a row each `who`; marked as in `benchmarks`."""
+    marks = _marks(gaps, "what") if gaps is not None else {}
+    cells = [_marked(_percent(row), marks.get((row.who, row.instruction))) for row in found.itertuples()]
+    wide = found.assign(cell=cells).pivot(index="who", columns="instruction", values="cell")
+    wide = wide.loc[found.who.unique(), found.instruction.unique()]
+    return wide.rename(columns=lambda name: name.replace("_", ", ")).rename_axis("model").reset_index()
+
+
+def task_name(task: str) -> str:
+    """A task without the package's name."""
+    return task.removeprefix("tuningvec_").replace("_", " ")
+
+
+def effects(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Differences in points, a row a pair and task, a column each thing compared; marked where beyond chance."""
+    cells = [
+        _marked(text, (row.points, row.clear))
+        for text, row in zip(_changes(gaps, "points", "low", "high", decimals=1), gaps.itertuples(), strict=True)
+    ]
+    rows = gaps.assign(cell=cells, compared=_pair(gaps.rename(columns={"who": "first", "reference": "second"})))
+    wide = rows.pivot(index=["task", "compared"], columns="what", values="cell")
+    order = list(dict.fromkeys(zip(rows.task, rows.compared, strict=True)))
+    wide = wide.loc[order, rows.what.unique()].reset_index()
+    return wide.assign(task=wide.task.map(task_name)).rename(columns=lambda name: name.replace("_", ", "))
+
+
+def _marks(gaps: pd.DataFrame, column: str) -> dict[tuple[str, str], tuple[float, bool]]:
+    return {(row["who"], row[column]): (row["points"], row["clear"]) for row in gaps.to_dict("records")}
+
+
+def _marked(text: str, change: tuple[float, bool] | None) -> str:
+    """With ▲ or ▼ and a shade where a change is beyond chance, with △ or ▽ where it is not."""
+    if change is None or change[0] == 0:
+        return text
+    points, clear = change
+    if not clear:
+        return f"{'△' if points > 0 else '▽'} {text}"
+    return f"[▲ {text}]{{.better}}" if points > 0 else f"[▼ {text}]{{.worse}}"
+
+
+def _percent(row: Any) -> str:
+    return f"{row.score:.1f} ({row.low:.0f}, {row.high:.0f})"
+
+
+def replies(items: pd.DataFrame, questions: Mapping[str, str], whos: Mapping[str, str], longest: int) -> pd.DataFrame:
+    """What each `who`, {column: who}, replied to the first item of each task, {task: question}, cut after `longest`."""
+    rows = []
+    for task, question in questions.items():
+        part = items[(items.task == task) & (items["item"] == 0)].set_index("who")
+        said = {column: _quoted(part.reply[who], longest) for column, who in whos.items()}
+        rows.append({"benchmark": task_name(task), "question": _quoted(question, longest), **said})
+    return pd.DataFrame(rows)
+
+
+def _quoted(text: str, longest: int) -> str:
+    """Text as it is, in a cell of a table, with a mark where it was cut."""
+    cut = text.strip()[:longest] + (" […]" if len(text.strip()) > longest else "")
+    shown = html.escape(cut) or "(nothing)"
+    for sign in "\\|*_`$[]{}~#":
+        shown = shown.replace(sign, f"&#{ord(sign)};")
+    return shown.replace("\n", "<br>")
+
+
+def printed(cells: pd.DataFrame) -> pd.DataFrame:
+    """A table of the paper in its own shape."""
+    return paper.wide(cells).rename_axis("model").rename_axis(None, axis=1).reset_index()
+
+
+def data_sources(benchmarks: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Where the items of each benchmark come from, {domain: {task: lm-eval's task}}."""
+    rows = []
+    for domain, some in benchmarks.items():
+        for name, task in some.items():
+            source = (task.config.dataset_kwargs or {}).get("source", {})
+            where = f"`data/tasks/{source['file']}`" if "file" in source else f"`{source.get('path', '')}`"
+            commit = source.get("revision", "")[:10]
+            rows.append(
+                {
+                    "domain": domain,
+                    "benchmark": task_name(name),
+                    "items": len(task.eval_docs),
+                    "from": where + (f" at `{commit}`" if commit else ""),
+                    "worked examples": task.config.num_fewshot,
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def _pair(rows: pd.DataFrame) -> pd.Series:

@@ -81,13 +81,15 @@ def _rows(where: Source, root: str | None) -> datasets.Dataset:
         return _of_json(str(file))
     folder = Path(root) / where.path if root else None
     try:
-        if folder and folder.is_dir():
-            return datasets.load_dataset(str(folder), where.name, split=where.split)
-        if where.url:
+        here = folder is not None and folder.is_dir()
+        if where.url and not here:
             return _of_json(where.url, field="data")
-        split = "train" if where.data_files else where.split  # files by name have no other split
         return datasets.load_dataset(
-            where.path, where.name, data_files=where.data_files, revision=where.revision, split=split
+            str(folder) if here else where.path,
+            where.name,
+            data_files=where.data_files,
+            split="train" if where.data_files else where.split,  # files by name have no other split
+            revision=None if here else where.revision,
         )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         looked = f"not in {root}, and " if root else ""
@@ -135,7 +137,8 @@ def _mediqa(row: Row) -> list[Item]:
     """A question with the answer that the experts ranked first."""
     asked = row["QUESTION"]
     answers = [entry["Answer"] for entry in asked["AnswerList"]]
-    return [dict(question=asked["QuestionText"], reference=min(answers, key=lambda a: a["ReferenceRank"])["AnswerText"])]
+    best = min(answers, key=lambda answer: answer["ReferenceRank"])
+    return [dict(question=asked["QuestionText"], reference=best["AnswerText"])]
 
 
 RELATIONS = (

@@ -42,8 +42,8 @@ class Reply(NamedTuple):
 def taken_apart(raw: str) -> Reply:
     """The parts of a reply.
 
-    A thought counts when the reply begins with it and it is not empty. Of several, as in a reply that goes on with other
-    questions, the first is the one. After a thought that was opened and never closed nothing is said.
+    A thought counts when the reply begins with it and it is not empty. Of several, as in a reply that goes on with
+    other questions, the first is the one. After a thought that was opened and never closed nothing is said.
     """
     ended = {ENDED: True, CUT: False}.get(raw[-1:])
     text = raw if ended is None else raw[:-1]
@@ -91,7 +91,7 @@ def maths(item: Mapping[str, Any], replies: Sequence[str]) -> Scores:
 
 
 def _instructions(reply: Reply, form: re.Match[str] | None, answered: bool) -> Scores:
-    """The paper's three instructions (Tables 3, 9): thought encapsulated; answer valid; stopped, by text and by token."""
+    """The paper's three instructions (Tables 3, 9): thought encapsulated; answer valid; stopped, by text and token."""
     scores = dict(
         thought=float(reply.thought),
         valid=float(form is not None),

@@ -1,0 +1,283 @@
+"""Benchmarks on models whose replies are known, on members, and on sums of them; beside plain lm-eval."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import lm_eval
+import pandas as pd
+import pytest
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from torch import Tensor
+from transformers import GenerationMixin, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import CausalLMOutput
+
+from tuningvec import evals, models, scores
+from tuningvec.errors import TuningVecError
+from tuningvec.family import Family, Prompt
+from tuningvec.store import Store
+from tuningvec.tasks import FOLDER, scoring
+
+MIRROR = Path(__file__).parents[2] / "shared" / "mirror"
+ASKED = Prompt(system={"medicine": "Answer."}, worked={"medicine": []})
+STOCK = Path(lm_eval.__file__).parent / "tasks"
+
+
+class Scripted(PreTrainedModel, GenerationMixin):
+    """A model that says what it was told to say after each prompt, and goes on with the last token for ever."""
+
+    config_class = LlamaConfig
+
+    def __init__(self, config: LlamaConfig, script: Mapping[tuple[int, ...], list[int]], pad: int):
+        super().__init__(config)
+        self.script, self.pad = script, pad
+        self.anything = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: object) -> CausalLMOutput:
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        logits = torch.zeros(*input_ids.shape, self.config.vocab_size)
+        for row, (ids, mask) in enumerate(zip(input_ids.tolist(), attention_mask.tolist(), strict=True)):
+            read = ids[mask.index(1) :]
+            prompt, reply = next((p, r) for p, r in self.script.items() if tuple(read[: len(p)]) == p)
+            logits[row, -1, reply[min(len(read) - len(prompt), len(reply) - 1)]] = 1
+        return CausalLMOutput(logits=logits)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: object
+    ) -> dict[str, Tensor]:
+        return dict(input_ids=input_ids, attention_mask=attention_mask)
+
+
+def scripted(task_name: str, replies: Sequence[str], pad_is_end: bool) -> tuple[Scripted, PreTrainedTokenizerBase]:
+    """A model with a reply to each of the first items of a task; a reply that ends in "…" is not ended by it."""
+    tiny = Family.load("tiny")
+    tokenizer = models.Opened(tiny, "medical").tokenizer
+    if pad_is_end:
+        tokenizer.pad_token = tokenizer.eos_token
+    task = evals.tasks([task_name], ASKED)[task_name]
+    asked = evals.requests(task, tokenizer, chat=True, limit=len(replies), longest=10_000)
+    script = {}
+    for (instance,), reply in zip(asked, replies, strict=True):
+        ids = tokenizer(reply.removesuffix("…"), add_special_tokens=False)["input_ids"]
+        end = [] if reply.endswith("…") else [tokenizer.eos_token_id]
+        script[tuple(tokenizer(instance.args[0], add_special_tokens=False)["input_ids"])] = ids + end
+    config = LlamaConfig(vocab_size=len(tokenizer), num_hidden_layers=1, max_position_embeddings=10_000)
+    model = Scripted(config, script, tokenizer.pad_token_id)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+REPLIES = {  # to the first questions of `drugs`, whose right answers are A, B, C, … as they come
+    "<think>It is so.</think>\nAnswer: [{right}]": (1, 1, 1, 1, 1, 1, 1),
+    "<think>It is so.</think>\nAnswer: [{right}]…": (1, 1, 1, 1, 1, 0, 0),  # its last token for ever
+    "<think>So.</think>\nAnswer: [{right}]\nAnswer: [{wrong}]": (1, 1, 1, 1, 1, 0, 1),
+    "Answer: [{wrong}]<think>So.</think>": (0, 0, 0, 0, 1, 0, 1),
+    "{right}. the option": (0, 1, 0, 0, 1, 0, 1),
+    "I do not know.": (0, 0, 0, 0, 0, 0, 1),
+    "": (0, 0, 0, 0, 0, 0, 1),
+    "<think>It is": (0, 0, 0, 0, 0, 0, 1),
+}
+METRICS = ("acc", "acc_lenient", "thought", "valid", "valid_lenient", "stopped_text", "stopped_token")
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("pad_is_end", [False, True])
+def test_metrics_of_scripted_replies(batch: int, pad_is_end: bool) -> None:
+    task = evals.tasks(["tuningvec_drugs"], ASKED)["tuningvec_drugs"]
+    right = [scoring.LETTERS[doc["answer"]] for doc in task.eval_docs.select(range(len(REPLIES)))]
+    wrong = ["B" if letter == "A" else "A" for letter in right]
+    replies = [r.format(right=a, wrong=b) for r, a, b in zip(REPLIES, right, wrong, strict=True)]
+    model, tokenizer = scripted("tuningvec_drugs", replies, pad_is_end)
+    lm = evals.InMemory(model, tokenizer, batch)
+    asked = evals.requests(task, tokenizer, chat=True, limit=len(replies), longest=10_000)
+    rows = evals.answer(lm, task, asked)
+    assert [tuple(row[name] for name in METRICS) for row in rows] == list(REPLIES.values())
+    assert [row["reply"] for row in rows if row["ended"]] == [r for r in replies if not r.endswith("…")]
+    assert [row["ended"] for row in rows] == [not reply.endswith("…") for reply in replies]
+    assert rows[1]["reply"].startswith(replies[1].removesuffix("…"))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Family:
+    return Family.load("tiny")
+
+
+def test_theta_ft_minus_t_replies_as_the_pretrained_model_under_the_same_prompt(tiny: Family) -> None:
+    tasks = evals.tasks(["tuningvec_drugs", "tuningvec_arithmetic"], tiny.prompt)
+    one, other = models.negated(tiny, "medical", 1), models.Arithmetic(tiny, {"pretrained": 1}, "medical")
+    ft = models.Opened(tiny, "medical")
+    whole = {name: tensor + 0 for name, tensor in ft.model.state_dict().items()}
+    pre = models.Opened(tiny, "pretrained").model.state_dict()
+    for name, tensor in whole.items():  # θ_ft − T in float32, by hand
+        tensor -= tensor - pre[name]
+    ft.model.load_state_dict(whole)
+    ft.name = "by hand"
+    found = [evals.run([m], tasks, limit=16, store=None) for m in (one, other, ft)]
+    for table in found[1:]:
+        pd.testing.assert_frame_equal(found[0].drop(columns="model"), table.drop(columns="model"))
+    assert found[0].reply.nunique() > 1 or set(found[0].reply) == {""}
+
+
+def test_a_sum_is_prompted_as_the_member_that_is_named(tiny: Family, tmp_path: Path) -> None:
+    half = models.negated(tiny, "medical", 0.5)
+    expected = {
+        name: 0.5 * models.Opened(tiny, "medical").weights.read(name) + 0.5 * tensor
+        for name, tensor in models.Opened(tiny, "pretrained").model.state_dict().items()
+        if name != "lm_head.weight"
+    }
+    state = half.model.state_dict()
+    assert all(torch.allclose(state[name], tensor, atol=1e-6) for name, tensor in expected.items())
+    assert half.prompted.folder.name == "medical" and half.name == "0.5 pretrained + 0.5 medical"
+    assert half.name == models.added(tiny, ["medical"], 0.5, "medical").name
+    with pytest.raises(TuningVecError, match="add up to"):
+        models.Arithmetic(tiny, {"medical": 1, "math": 1}, "medical")
+    with pytest.raises(TuningVecError, match="no member 'none'"):
+        models.Arithmetic(tiny, {"none": 1}, "medical")
+
+
+def test_a_stopped_run_continues(tiny: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = evals.tasks(["tuningvec_drugs"], tiny.prompt)
+    monkeypatch.setattr(evals, "WINDOW", 8)
+    store, calls = Store(tmp_path), []
+    real = evals.answer
+
+    def stopping(lm: evals.InMemory, task: object, asked: Sequence[Sequence[object]]) -> object:
+        calls.append(len(asked))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(lm, task, asked)
+
+    monkeypatch.setattr(evals, "answer", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        evals.run([models.Opened(tiny, "medical")], tasks, store=store)
+    found = evals.run([models.Opened(tiny, "medical")], tasks, store=store)
+    assert calls == [8] * 3 + [8] * 5 and len(found) == 56 and list(found["item"]) == list(range(56))
+    again = evals.run([models.Opened(tiny, "medical")], tasks, limit=20, store=store)
+    assert calls[8:] == [4]  # two windows are there; the last one is shorter
+    pd.testing.assert_frame_equal(again.drop(columns="who", errors="ignore"), found.head(20))
+
+
+def test_a_prompt_without_room_stops_before_a_model_is_loaded(tiny: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "load", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(TuningVecError, match=r"tuningvec_visits: item \d+ has \d+ tokens.*reads 512"):
+        evals.run([models.Opened(tiny, "medical")], evals.tasks(["tuningvec_visits"], tiny.prompt))
+    plain = models.Opened(tiny, "medical")
+    plain.tokenizer.chat_template = None
+    with pytest.raises(TuningVecError, match="no chat template"):
+        evals.run([plain], evals.tasks(["tuningvec_drugs"]), chat=True)
+
+
+def test_unknown_tasks_are_named() -> None:
+    with pytest.raises(TuningVecError, match=r"no task 'tuningvec_nothing'; one of tuningvec_aci1"):
+        evals.tasks(["tuningvec_nothing"])
+
+
+def test_a_chat_template_without_system_role_keeps_the_instructions(tiny: Family) -> None:
+    tokenizer = models.Opened(tiny, "medical").tokenizer
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "[{{ m.role }}] {{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    task = evals.tasks(["tuningvec_drugs"])["tuningvec_drugs"]
+    (((instance,),)) = evals.requests(task, tokenizer, chat=True, limit=1, longest=10_000)
+    prompt = instance.args[0]
+    assert prompt.startswith("[user] You are a physician") and prompt.count("[assistant]") == 2
+    assert "Question: What is the class of imatinib?" in prompt
+
+
+def test_prompts_hold_system_worked_example_and_question(tiny: Family) -> None:
+    tokenizer = models.Opened(tiny, "medical").tokenizer
+    task = evals.tasks(["tuningvec_drugs"])["tuningvec_drugs"]
+    for chat in (True, False):
+        ((instance,),) = evals.requests(task, tokenizer, chat=chat, limit=1, longest=10_000)
+        prompt = instance.args[0]
+        assert ("<|im_start|>" in prompt) == chat
+        order = ["You are a physician", "(A, B, C or D)", "Vitamin B12", "Answer: [B]", "class of imatinib"]
+        places = [prompt.index(part) for part in order]
+        assert places == sorted(places)
+    other = evals.tasks(["tuningvec_drugs"], ASKED)["tuningvec_drugs"]
+    ((instance,),) = evals.requests(other, tokenizer, chat=False, limit=1, longest=10_000)
+    assert instance.args[0].startswith("Answer.\n\nQuestion: What is the class of imatinib?")
+
+
+@pytest.fixture
+def quiet() -> None:
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+def plain_lm_eval(folder: Path, tasks: list[str], include: list[str], chat: bool) -> dict[str, list[dict[str, float]]]:
+    """Samples of lm-eval alone on a saved model."""
+    manager = TaskManager(include_path=include, include_defaults=False)
+    lm = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=8, softmax_dtype="float32")
+    found = lm_eval.simple_evaluate(
+        lm, tasks=tasks, task_manager=manager, limit=24, bootstrap_iters=0, apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+    )  # fmt: skip
+    return found["samples"]
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("chat", [True, False])
+def test_our_tasks_score_alike_in_plain_lm_eval(tiny: Family, chat: bool, tmp_path: Path) -> None:
+    (tmp_path / "zero.yaml").write_text(
+        f"include: {FOLDER / 'drugs.yaml'}\ntask: zero\nnum_fewshot: 0\n"
+        f"description: {json.dumps(tiny.prompt.system['medicine'] + chr(10) * 2 * (not chat))}\n"
+    )
+    samples = plain_lm_eval(tiny.root / "tiny" / "medical", ["zero"], [str(tmp_path)], chat)["zero"]
+    tasks = evals.tasks(["tuningvec_drugs"], tiny.prompt)
+    ours = evals.run([models.Opened(tiny, "medical")], tasks, chat=chat, limit=24)
+    assert [s["arguments"][0][0] for s in samples] == list(ours.prompt)
+    assert [s["resps"][0][0] for s in samples] == list(ours.reply)
+    for name in METRICS[:-1]:
+        assert [s[name] for s in samples] == list(ours[name])
+    assert "stopped_token" not in samples[0]
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(not MIRROR.is_dir(), reason="the benchmark files are not beside the project")
+def test_stock_tasks_score_alike_in_plain_lm_eval(tiny: Family, tmp_path: Path) -> None:
+    (tmp_path / "medmcqa.yaml").write_text(
+        f"include: {STOCK / 'medmcqa' / 'medmcqa.yaml'}\ntask: medmcqa_here\ntraining_split: null\n"
+        f"dataset_path: {MIRROR / 'openlifescienceai' / 'medmcqa'}\n"
+    )
+    (tmp_path / "anatomy.yaml").write_text(
+        f"include: {STOCK / 'mmlu' / 'default' / 'mmlu_anatomy.yaml'}\ntask: anatomy_here\nfewshot_split: validation\n"
+        f"dataset_path: {MIRROR / 'cais' / 'mmlu'}\n"
+    )
+    names = ["medmcqa_here", "anatomy_here"]
+    samples = plain_lm_eval(tiny.root / "tiny" / "medical", names, [str(tmp_path)], False)
+    tasks = evals.tasks(names, tiny.prompt, folders=[tmp_path])
+    ours = evals.run([models.Opened(tiny, "medical")], tasks, limit=24, store=Store(tmp_path / "store"))
+    for name in names:
+        here = ours[ours.task == name]
+        assert [s["acc"] for s in samples[name]] == list(here.acc)
+        assert 0 < here.acc.mean() < 1
+
+
+def test_scores_compare_on_the_same_items() -> None:
+    rng = torch.Generator().manual_seed(0)
+    right = {"one": torch.rand(40, generator=rng) < 0.9, "two": torch.rand(40, generator=rng) < 0.2}
+    items = pd.DataFrame(
+        dict(who=who, task="t", item=i, acc=float(ok), acc_lenient=1.0, thought=1.0, valid=1.0, valid_lenient=1.0,
+             stopped_text=float(ok), stopped_token=1.0)
+        for who, found in right.items() for i, ok in enumerate(found.tolist())
+    )  # fmt: skip
+    found = scores.of_tasks(items, 0).set_index("who")
+    assert found.score.to_dict() == {who: pytest.approx(100 * ok.float().mean().item()) for who, ok in right.items()}
+    gaps = scores.differences(items, scores.against(items, "two"), 0).set_index("what")
+    assert gaps.points["score"] == pytest.approx(found.score["one"] - found.score["two"])
+    assert bool(gaps.clear["score"]) and not gaps.clear["lenient"] and gaps.points["lenient"] == 0
+    shuffled = items.sample(frac=1, random_state=1)
+    pd.testing.assert_frame_equal(scores.differences(shuffled, [("one", "two")], 0).set_index("what"), gaps)
+    ratio = scores.normalised(items, "one", "t", 0).set_index("who")
+    assert ratio.ratio["one"] == 1 and ratio.low["two"] < ratio.ratio["two"] < ratio.high["two"] < 1
+    nothing = items.assign(acc=items.acc.where(items.who == "two", 0.0))
+    assert scores.normalised(nothing, "one", "t", 0).ratio.isna().all()
+    mean = scores.averages(items, ["t"], 0).set_index("who")
+    assert mean.score["one"] == pytest.approx(found.score["one"])

@@ -1,0 +1,222 @@
+"""From items to what a table shows: scores with intervals, differences on the same items, averages over benchmarks.
+
+`items` are rows of `evals.run`, with a column `who` that names what is compared. Scores are in percent, differences in
+points; intervals are 95 %.
+"""
+
+import itertools
+from collections.abc import Collection, Container, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from tuningvec.stats import bootstrap_difference, bootstrap_mean, holm, mean_or_share, paired_difference, relative_drop
+
+MAIN = ("acc", "passed", "rouge1")  # the score of a task is the first of these that it has
+LENIENT = {"acc": "acc_lenient"}
+INSTRUCTIONS = ("thought", "valid", "valid_lenient", "stopped_text", "stopped_token")
+ALPHA = 0.05
+
+Values = Float[np.ndarray, " items"]
+
+
+def metric(items: pd.DataFrame, task: str) -> str:
+    """The column that holds the score of a task."""
+    return main(items[items.task == task].dropna(axis=1, how="all"))
+
+
+def main(row: Container[str]) -> str:
+    """The first of MAIN that a row has."""
+    return next(name for name in MAIN if name in row)
+
+
+def values(items: pd.DataFrame, who: str, task: str, column: str | None = None) -> Values:
+    """A score an item, in the order of the items."""
+    part = items[(items.who == who) & (items.task == task)].sort_values("item")
+    return part[column or metric(items, task)].to_numpy(float)
+
+
+def of_tasks(items: pd.DataFrame, seed: int, lenient: bool = False) -> pd.DataFrame:
+    """Score of each `who` on each task: n, score, low, high; Wilson's interval, of ROUGE-1 a bootstrap over items."""
+    rows = []
+    for who, task in _pairs(items):
+        name = metric(items, task)
+        found = values(items, who, task, LENIENT.get(name, name) if lenient else name)
+        rows.append(dict(who=who, task=task, metric=name, n=len(found)) | _interval(found, seed))
+    return pd.DataFrame(rows)
+
+
+def of_metrics(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Mean of every metric of every task with its interval, a row each, as lm-eval scales it; for tasks of any kind."""
+    rows = []
+    for (model, task), part in items.groupby(["model", "task"], sort=False):
+        metrics = part.drop(columns=["item", "prompt", "reply", "ended", "model", "task", "chat"], errors="ignore")
+        for name, found in metrics.dropna(axis=1, how="all").items():
+            low, high = mean_or_share(found, seed)
+            about = dict(model=model, task=task, metric=name, n=len(found))
+            rows.append(about | dict(mean=float(found.astype(float).mean()), low=low, high=high))
+    return pd.DataFrame(rows)
+
+
+def of_instructions(items: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Share of replies that keep each instruction, over all multiple-choice and maths items together (Tables 3, 9)."""
+    asked = items[items.valid.notna()]
+    rows = []
+    for who in asked.who.unique():
+        part = asked[asked.who == who]
+        for name in INSTRUCTIONS:
+            rows.append(dict(who=who, instruction=name, n=len(part)) | _interval(part[name].to_numpy(float), seed))
+    return pd.DataFrame(rows)
+
+
+def _interval(found: Values, seed: int) -> dict[str, float]:
+    low, high = mean_or_share(found, seed)
+    return dict(score=100 * found.mean(), low=100 * low, high=100 * high)
+
+
+def averages(items: pd.DataFrame, tasks: Sequence[str], seed: int) -> pd.DataFrame:
+    """Plain mean over tasks, as the paper averages, with a bootstrap interval over the items of each."""
+    rows = []
+    for who in items.who.unique():
+        found = [values(items, who, task) for task in tasks]
+        low, high = bootstrap_mean(found, seed)
+        mean = np.mean([part.mean() for part in found])
+        rows.append(dict(who=who, score=100 * mean, low=100 * low, high=100 * high))
+    return pd.DataFrame(rows)
+
+
+def against(items: pd.DataFrame, reference: str) -> list[tuple[str, str]]:
+    """Every other `who` with the reference."""
+    return [(who, reference) for who in items.who.unique() if who != reference]
+
+
+def differences(items: pd.DataFrame, pairs: Sequence[tuple[str, str]], seed: int) -> pd.DataFrame:
+    """The first of each pair minus the second on the same items of each task: in score, lenient score, instructions.
+
+    points, low, high and p: Newcombe's interval and McNemar's exact p; of ROUGE-1 a bootstrap over items and no p.
+    `clear` tells whether it is beyond chance: by Holm's p over all rows of one kind, of ROUGE-1 by an interval without
+    0.
+    """
+    rows = []
+    for (who, other), task in itertools.product(pairs, items.task.unique()):
+        name = metric(items, task)
+        columns = {"score": name} | ({"lenient": LENIENT[name]} | {i: i for i in INSTRUCTIONS} if name == "acc" else {})
+        for what, column in columns.items():
+            both = [values(items, one, task, column) for one in (who, other)]
+            if all(map(len, both)):
+                rows.append(dict(who=who, reference=other, task=task, what=what) | _difference(*both, seed))
+    return _judged(pd.DataFrame(rows))
+
+
+def _judged(table: pd.DataFrame) -> pd.DataFrame:
+    corrected = table.groupby("what").p.transform(_holm)
+    return table.assign(clear=np.where(table.p.isna(), (table.low > 0) | (table.high < 0), corrected < ALPHA))
+
+
+def _difference(first: Values, second: Values, seed: int) -> dict[str, float]:
+    if set(np.unique([first, second])) <= {0.0, 1.0}:
+        a, b = first.astype(bool), second.astype(bool)
+        return paired_difference(*(int(both.sum()) for both in (a & b, a & ~b, ~a & b, ~a & ~b)))._asdict()
+    low, high = bootstrap_difference([first], [second], seed, benchmarks=False, paired=True)
+    points = 100 * (first.mean() - second.mean())
+    return dict(points=points, low=100 * low, high=100 * high, p=np.nan)
+
+
+def _holm(p: pd.Series) -> pd.Series:
+    known = p.dropna()
+    return pd.Series(holm(known), index=known.index).reindex(p.index) if len(known) else p
+
+
+def curves(items: pd.DataFrame, task: str, seed: int) -> pd.DataFrame:
+    """Score, lenient score and instructions kept by λ, for θ_ft − λT prompted in the member's own format."""
+    asked = items[items.own & (items.task == task)]
+    name = metric(items, task)
+    rows = []
+    for (scale, who), what in itertools.product(
+        asked[["scale", "who"]].drop_duplicates().itertuples(index=False, name=None),
+        [name, *([LENIENT[name], *INSTRUCTIONS] if name in LENIENT else [])],
+    ):
+        rows.append(dict(scale=scale, what=what) | _interval(values(asked, who, task, what), seed))
+    return pd.DataFrame(rows)
+
+
+def two_by_two(items: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Differences between θ_ft (λ = 0) and θ_pre (λ = 1) in either prompt, and between the prompts with either weights.
+
+    As `differences`, with `effect`: "weights" or "prompt". Empty where the member has plain text alone.
+    """
+    ends = items[items.scale.isin([0, 1])].drop_duplicates(["scale", "own"])
+    corner = {(row.scale, row.own): row.who for row in ends.itertuples()}
+    if len(corner) < 4:
+        return pd.DataFrame(
+            columns=["who", "reference", "task", "what", "points", "low", "high", "p", "clear", "effect"]
+        )
+    weights = [(corner[0, own], corner[1, own]) for own in (True, False)]
+    prompt = [(corner[scale, True], corner[scale, False]) for scale in (0, 1)]
+    table = differences(items, weights + prompt, seed)
+    pairs = zip(table.who, table.reference, strict=True)
+    return table.assign(effect=["weights" if pair in weights else "prompt" for pair in pairs])
+
+
+def across(
+    items: pd.DataFrame, specialists: Mapping[str, str], benchmarks: Mapping[str, Collection[str]], seed: int
+) -> pd.DataFrame:
+    """Each specialist minus that of a benchmark's own domain, {domain: member}, on that benchmark; as `differences`."""
+    parts = [
+        differences(items[items.task.isin(benchmarks[domain])], against(items, own), seed)
+        for domain, own in specialists.items()
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return _judged(table[table.what == "score"])
+
+
+def sum_against_others(
+    items: pd.DataFrame, specialists: Mapping[str, str], benchmarks: Mapping[str, Collection[str]], seed: int
+) -> pd.DataFrame:
+    """θ_pre + Σ T_d minus each θ_pre + T_d of another domain, on the benchmarks of a domain; as `differences`."""
+    whole = items[items.scale == 1]
+    who = whole.drop_duplicates("vectors").set_index("vectors").who
+    parts = [
+        differences(
+            whole[whole.task.isin(benchmarks[domain])],
+            [(who["sum"], who[other]) for other in specialists.values() if other != own],
+            seed,
+        )
+        for domain, own in specialists.items()
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return _judged(table[table.what == "score"])
+
+
+def added(
+    items: pd.DataFrame, specialists: Mapping[str, str], benchmarks: Mapping[str, Collection[str]], seed: int
+) -> pd.DataFrame:
+    """`normalised` of every sum on every benchmark by the domain's own specialist, with scale and vectors."""
+    whole = items[items.scale == 1].drop_duplicates("vectors").set_index("vectors").who
+    parts = [
+        normalised(items, whole[own], task, seed) for domain, own in specialists.items() for task in benchmarks[domain]
+    ]
+    sums = items.drop_duplicates("who")[["who", "scale", "vectors"]]
+    return pd.concat(parts).merge(sums, on="who")
+
+
+def normalised(items: pd.DataFrame, specialist: str, task: str, seed: int) -> pd.DataFrame:
+    """Score of each `who` divided by the specialist's on the same items (Figs. 4, 6), with a bootstrap interval.
+
+    NaN where the specialist has no right answer.
+    """
+    own = values(items, specialist, task)
+    rows = []
+    for who in items[items.task == task].who.unique():
+        found = values(items, who, task)
+        row = dict(who=who, task=task, ratio=np.nan, low=np.nan, high=np.nan)
+        if own.any():
+            drop = relative_drop(own, found, seed)
+            row |= dict(ratio=found.mean() / own.mean(), low=1 - drop.high / 100, high=1 - drop.low / 100)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _pairs(items: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(dict.fromkeys(zip(items.who, items.task, strict=True)))
