@@ -288,8 +288,8 @@ def windows(
     longest, rows = (one.like.config[key] for key in ("max_position_embeddings", "vocab_size"))
     if len(one.tokenizer) > rows:
         raise TuningVecError(
-            f"{one.prompted.folder}: its tokenizer has {len(one.tokenizer)} tokens, {one.name} has rows for {rows}; a sum "
-            "of members cannot be prompted with tokens that the pretrained member lacks"
+            f"{one.prompted.folder}: its tokenizer has {len(one.tokenizer)} tokens, {one.name} has rows for {rows}; a "
+            "sum of members cannot be prompted with tokens that the pretrained member lacks"
         )
     found = {}
     for name, task in benchmarks.items():
