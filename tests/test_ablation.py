@@ -1,6 +1,3 @@
-import json
-
-import numpy as np
 import pytest
 import torch
 from lm_eval.api.instance import Instance
@@ -94,7 +91,7 @@ def test_ablation_equals_a_hook_that_zeroes_activations(make_checkpoint, archite
 def test_log_likelihoods_under_lm_eval_are_those_of_the_hook():
     model, tokenizer = load(TINY), AutoTokenizer.from_pretrained(TINY)
     request = [Instance("loglikelihood", {}, ("Metformin is used to treat", " type 2 diabetes"), 0)]
-    lm, chosen = evals.evaluator(model, tokenizer), {0: torch.arange(100)}
+    lm, chosen = evals.InMemory(model, tokenizer), {0: torch.arange(100)}
     plain = lm.loglikelihood(request, disable_tqdm=True)
     with ablated(lm.model, chosen):
         ours = lm.loglikelihood(request, disable_tqdm=True)
@@ -139,7 +136,10 @@ def found(tiny, tmp_path_factory):
     return neurons.profiles(tiny, "float32", Store(tmp_path_factory.mktemp("store")))
 
 
-OPTIONS = dict(shares=[0.05, 1.0], scope="layer", texts=3, words=20, seed=0, dtype="float32")
+OPTIONS = dict(
+    shares=[0.05, 1.0], scope="layer", texts=3, words=20, seed=0, dtype="float32", limit=9,
+    benchmarks=["tuningvec_drugs_likelihood", "tuningvec_functions"],
+)  # fmt: skip
 
 
 def test_a_study_has_a_row_for_each_item_and_is_kept(tiny, found, tmp_path, monkeypatch):
@@ -157,15 +157,18 @@ def test_a_study_has_a_row_for_each_item_and_is_kept(tiny, found, tmp_path, monk
     scored.insert(0, None)  # no longer stops
     table = study(tiny, found, **OPTIONS, store=Store(tmp_path))
     assert len(scored) - 1 == 5 * 5  # settings × members, each once
-    questions = len((tiny.root / tiny.choices).read_text().splitlines())
-    assert len(table) == 25 * (2 * 3 + questions) and len(table.attrs["runs"]) == 5 + 1
+    assert len(table) == 25 * (2 * 3 + 2 * 9) and len(table.attrs["runs"]) == 5 + 1
     monkeypatch.setattr(models, "load", lambda *_: 1 / 0)
     assert study(tiny, found, **OPTIONS, store=Store(tmp_path)).equals(table)
 
     costs = effects(table, seed=0)
     whole = costs[costs.ablated == "nothing"]
-    assert (whole[["change", "change_low", "change_high"]] == 0).all(axis=None)
-    texts = costs[(costs.task != "choices") & (costs.share == 1)].set_index(["member", "task", "ablated"])
+    able = whole[whole.score > 0]  # ΔP is unknown where P is 0
+    assert (able[["change", "change_low", "change_high"]] == 0).all(axis=None)
+    assert whole[whole.score == 0].change.isna().all() and set(whole.member[whole.score == 0]) >= {"pretrained"}
+    cut = costs[(costs.task == "tuningvec_functions") & (costs.member == "code") & (costs.ablated == "top")]
+    assert cut.change.max() == 100 and (cut.unit == "ΔP (%)").all()
+    texts = costs[(costs.unit != "ΔP (%)") & (costs.share == 1)].set_index(["member", "task", "ablated"])
     assert (texts.change > 0.5).all() and (texts.low < texts.score).all() and (texts.score < texts.high).all()
     gaps = ablation.resilience(table, "pretrained", "medical", 0.05)
     assert gaps.member.tolist() == ["instruct", "medical", "math", "code"]
@@ -179,27 +182,12 @@ def test_too_few_documents_are_said(tiny, found):
         study(tiny, found, **OPTIONS | dict(texts=1000))
 
 
-def test_questions_that_are_not_right_are_named(tmp_path):
-    good = dict(question="Which?", options=["a", "b"], answer=1)
-    for bad, said in [(good | dict(answer=2), "there are 2 options"), (good | dict(options=["a"]), "options")]:
-        (tmp_path / "q.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
-        with pytest.raises(TuningVecError, match=f"line 2: .*{said}"):
-            evals.choices(tmp_path / "q.jsonl")
-    (tmp_path / "q.jsonl").write_text("")
-    with pytest.raises(TuningVecError, match="no question in it"):
-        evals.choices(tmp_path / "q.jsonl")
-
-
 def test_scores_are_log_probabilities():
     model, tokenizer = load(TINY), AutoTokenizer.from_pretrained(TINY)
-    lm = evals.evaluator(model, tokenizer)
+    lm = evals.InMemory(model, tokenizer)
     text = "Metformin is a biguanide."
     (row,) = evals.score_texts(lm, [text])
     ids = tokenizer(text)["input_ids"]
     logits = model(torch.tensor([[lm.prefix_token_id, *ids]])).logits[0, :-1].log_softmax(-1)
     assert row["nats"] == pytest.approx(logits[torch.arange(len(ids)), ids].sum().item(), abs=1e-3)
     assert row["tokens"] == len(ids)
-    questions = evals.choices(data_folder() / "tasks" / "drugs.jsonl")[:20]
-    shuffled = [q.model_copy(update=dict(options=q.options[::-1], answer=3 - q.answer)) for q in questions]
-    one, other = (evals.score_choices(lm, some) for some in (questions, shuffled))
-    assert one == other and np.mean([row["right"] for row in one]) > 0.5

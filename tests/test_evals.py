@@ -281,3 +281,46 @@ def test_scores_compare_on_the_same_items() -> None:
     assert scores.normalised(nothing, "one", "t", 0).ratio.isna().all()
     mean = scores.averages(items, ["t"], 0).set_index("who")
     assert mean.score["one"] == pytest.approx(found.score["one"])
+
+
+def swept(task: str = "t") -> pd.DataFrame:
+    """Items of a sweep in which T alone makes the answer right, and its own prompt alone the thought."""
+    rows = []
+    for scale, own in ((0.0, True), (1.0, True), (0.0, False), (1.0, False)):
+        for item in range(30):
+            right = float(scale == 0 and item < 28)
+            about = dict(scale=scale, own=own, who=evals.negated(scale, own), task=task, item=item)
+            rows.append(about | dict(acc=right, acc_lenient=right, thought=float(own), valid=1.0, valid_lenient=1.0,
+                                     stopped_text=1.0, stopped_token=1.0))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_two_by_two_tells_weights_from_prompt() -> None:
+    found = scores.two_by_two(swept(), 0).set_index(["effect", "what"]).sort_index()
+    assert (found.points["weights", "score"] > 90).all() and found.clear["weights", "score"].all()
+    assert (found.points["prompt", "score"] == 0).all() and not found.clear["prompt", "score"].any()
+    assert (found.points["prompt", "thought"] == 100).all() and (found.points["weights", "thought"] == 0).all()
+    plain = swept()
+    assert scores.two_by_two(plain[plain.own], 0).empty
+    curve = scores.curves(swept(), "t", 0).set_index(["what", "scale"]).score
+    assert curve["acc", 0.0] == pytest.approx(100 * 28 / 30) and curve["acc", 1.0] == 0 and curve["thought", 1.0] == 100
+
+
+def test_sums_are_normalised_by_the_domain_s_own_vector_and_compared_with_others() -> None:
+    right = {("sum", "m"): 20, ("a", "m"): 25, ("b", "m"): 5, ("sum", "n"): 10, ("a", "n"): 9, ("b", "n"): 30}
+    items = pd.DataFrame(
+        dict(who=f"{vectors}, λ = 1", vectors=vectors, scale=1.0, task=task, item=i, acc=float(i < count))
+        for (vectors, task), count in right.items()
+        for i in range(30)
+    )
+    specialists, benchmarks = {"one": "a", "two": "b"}, {"one": {"m": None}, "two": {"n": None}}
+    ratios = scores.added(items, specialists, benchmarks, 0).set_index(["vectors", "task"]).ratio
+    assert ratios["sum", "m"] == pytest.approx(20 / 25) and ratios["b", "m"] == pytest.approx(5 / 25)
+    assert ratios["b", "n"] == 1 and ratios["a", "n"] == pytest.approx(9 / 30)
+    gaps = scores.sum_against_others(items, specialists, benchmarks, 0).set_index("task")
+    assert gaps.points["m"] == pytest.approx(100 * 15 / 30) and bool(gaps.clear["m"])
+    assert gaps.points["n"] == pytest.approx(100 / 30) and not gaps.clear["n"]
+    members = items[items.vectors != "sum"].assign(who=lambda t: t.vectors)
+    across = scores.across(members, specialists, benchmarks, 0).set_index("task")
+    assert (across.who["m"], across.points["m"]) == ("b", pytest.approx(-100 * 20 / 30))
+    assert (across.who["n"], across.points["n"]) == ("a", pytest.approx(-100 * 21 / 30))

@@ -105,7 +105,7 @@ def effects(top=0.8, random=0.05, general=0.8):
     ]:
         about = dict(member="pre", task=task, unit="nats per token", ablated=ablated, share=share, change=change)
         rows.append(about | dict(change_low=change - 0.1, change_high=change + 0.1))
-    choice = dict(member="pre", task="choices", unit="ΔP (%)", ablated="top", change_low=0, change_high=9, change=5)
+    choice = dict(member="pre", task="drugs", unit="ΔP (%)", ablated="top", change_low=0, change_high=9, change=5)
     return pd.DataFrame([*rows, *(choice | dict(share=share) for share in (0.01, 0.05, 1.0))])
 
 
@@ -149,3 +149,42 @@ def test_knowing_a_name_is_not_knowing_the_fact(name, low, said):
 @pytest.mark.parametrize(("effect", "said"), [(0.0, "holds"), (1e-9, "differs")])
 def test_identical_prompts_must_have_no_effect_at_all(effect, said):
     assert said in verdict(findings.no_change, {"pre": 0.0, "ft": effect})
+
+
+def gaps(points, clear=True, **columns):
+    """Differences of one specialist on one benchmark."""
+    about = dict(
+        who="ft", reference="pre", member="ft", task="tuningvec_t", what="score", low=points - 1, high=points + 1
+    )
+    return pd.DataFrame([about | dict(points=points, p=0.01, clear=clear) | columns])
+
+
+OUTCOMES = [(30.0, True, "holds"), (30.0, False, "within chance"), (-30.0, True, "differs")]
+ACCURACY, NEGATION = (paper.by_member(cells) for cells in (paper.accuracy(), paper.negation_accuracy()))
+
+
+@pytest.mark.parametrize(("points", "clear", "said"), OUTCOMES)
+def test_gains_hold_beyond_chance_alone(points, clear, said):
+    assert said in verdict(findings.domain_gain, gaps(points, clear), ACCURACY)
+    assert said in verdict(findings.keeps_instructions, gaps(points, clear, what="thought"), ["thought"])
+    assert said in verdict(findings.negation_falls, gaps(-points, clear), NEGATION)
+    assert said in verdict(findings.instructions_fall, gaps(-points, clear, what="valid"), ["valid"])
+    assert said in verdict(findings.across_domains, gaps(-points, clear), paper.maths_across_domains().head(1))
+    ratios = pd.DataFrame([dict(vectors="sum", scale=1.0, task="t", ratio=0.9, low=0.8, high=1.0)])
+    assert said in verdict(findings.sum_of_vectors, ratios, gaps(points, clear))
+
+
+@pytest.mark.parametrize(("points", "clear", "said"), OUTCOMES)
+def test_weights_are_judged_under_both_prompts(points, clear, said):
+    prompt = gaps(90.0, effect="prompt")
+    both = pd.concat(
+        [gaps(points, clear, effect="weights"), gaps(points, clear, effect="weights", what="lenient"), prompt]
+    )
+    assert said in verdict(findings.weights_or_prompt, both)
+    mixed = pd.concat([gaps(30.0, True, effect="weights"), gaps(2.0, False, effect="weights"), prompt])
+    assert "within chance" in verdict(findings.weights_or_prompt, mixed)
+
+
+def test_negation_at_one_is_a_control():
+    assert "holds" in verdict(findings.negation_is_the_pretrained_model, {"a": True})
+    assert "differs" in verdict(findings.negation_is_the_pretrained_model, {"a": True, "b": False})

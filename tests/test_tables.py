@@ -54,3 +54,41 @@ def test_a_corpus_that_ends_early_is_said():
     assert list(whole) == ["member", "documents", "tokens", "rows", "window"]
     short = tables.read(pd.DataFrame([row | dict(asked=1000)]))
     assert short["shorter than asked"].tolist() == ["90 of 1,000 tokens"]
+
+
+SCORES = pd.DataFrame(
+    dict(who=who, task=f"tuningvec_{task}", metric="acc", n=10, score=score, low=score - 9, high=score + 9)
+    for who, (drugs, visits) in {"pre": (20.0, 30.0), "ft": (90.0, 28.0)}.items()
+    for task, score in (("drugs", drugs), ("visits", visits))
+)
+GAPS = pd.DataFrame(
+    dict(who="ft", reference="pre", task=f"tuningvec_{task}", what="score", points=points, low=points - 5,
+         high=points + 5, p=0.01, clear=clear)
+    for task, points, clear in [("drugs", 70.0, True), ("visits", -2.0, False)]
+)  # fmt: skip
+
+
+def test_scores_are_shaded_with_a_sign_and_only_beyond_chance():
+    table = tables.benchmarks(SCORES, GAPS).set_index("model")
+    assert table.drugs["pre"] == "20.0 (11, 29)"
+    assert table.drugs["ft"] == "[▲ 90.0 (81, 99)]{.better}"
+    assert table.visits["ft"] == "▽ 28.0 (19, 37)"
+    worse = tables.benchmarks(SCORES, GAPS.assign(points=-70.0)).set_index("model")
+    assert worse.drugs["ft"] == "[▼ 90.0 (81, 99)]{.worse}"
+    means = pd.DataFrame(dict(who=["pre", "ft"], score=[25.0, 59.0], low=[20.0, 50.0], high=[30.0, 68.0]))
+    assert tables.benchmarks(SCORES, means=means).average.tolist() == ["25.0 (20, 30)", "59.0 (50, 68)"]
+
+
+def test_effects_have_a_row_for_each_pair():
+    table = tables.effects(pd.concat([GAPS, GAPS.assign(what="stopped_token", points=0.0)]))
+    assert table.columns.tolist() == ["task", "compared", "score", "stopped, token"]
+    assert table.score.tolist() == ["[▲ +70.0 (+65.0, +75.0)]{.better}", "▽ −2.0 (−7.0, +3.0)"]
+    assert table.compared.tolist() == ["ft − pre"] * 2 and table["stopped, token"].str.startswith("0").all()
+
+
+def test_replies_are_quoted_as_they_are():
+    replies = ["<think>x|y</think>\n**B**", "long " * 50]
+    items = pd.DataFrame(dict(who=["a", "b"], task="tuningvec_t", item=0, reply=replies))
+    table = tables.replies(items, {"tuningvec_t": "Which $x$?"}, {"with": "a", "without": "b"}, longest=20)
+    assert table["with"][0] == "&lt;think&gt;x&#124;y&lt;/think&gt;<br>&#42; &#91;…&#93;"
+    assert table.question[0] == "Which &#36;x&#36;?" and table.without[0].endswith("&#91;…&#93;")

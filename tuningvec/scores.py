@@ -23,7 +23,12 @@ Values = Float[np.ndarray, " items"]
 
 def metric(items: pd.DataFrame, task: str) -> str:
     """The column that holds the score of a task."""
-    return main(items[items.task == task].dropna(axis=1, how="all"))
+    return main(_columns(items, task))
+
+
+def _columns(items: pd.DataFrame, task: str) -> list[str]:
+    """The columns that hold something of a task."""
+    return list(items[items.task == task].dropna(axis=1, how="all"))
 
 
 def main(row: Container[str]) -> str:
@@ -42,7 +47,8 @@ def of_tasks(items: pd.DataFrame, seed: int, lenient: bool = False) -> pd.DataFr
     rows = []
     for who, task in _pairs(items):
         name = metric(items, task)
-        found = values(items, who, task, LENIENT.get(name, name) if lenient else name)
+        column = LENIENT.get(name) if lenient and LENIENT.get(name) in _columns(items, task) else name
+        found = values(items, who, task, column)
         rows.append(dict(who=who, task=task, metric=name, n=len(found)) | _interval(found, seed))
     return pd.DataFrame(rows)
 
@@ -100,9 +106,11 @@ def differences(items: pd.DataFrame, pairs: Sequence[tuple[str, str]], seed: int
     """
     rows = []
     for (who, other), task in itertools.product(pairs, items.task.unique()):
-        name = metric(items, task)
-        columns = {"score": name} | ({"lenient": LENIENT[name]} | {i: i for i in INSTRUCTIONS} if name == "acc" else {})
+        name, known = metric(items, task), _columns(items, task)
+        columns = {"score": name, "lenient": LENIENT.get(name, ""), **{i: i for i in INSTRUCTIONS}}
         for what, column in columns.items():
+            if column not in known:
+                continue
             both = [values(items, one, task, column) for one in (who, other)]
             if all(map(len, both)):
                 rows.append(dict(who=who, reference=other, task=task, what=what) | _difference(*both, seed))
@@ -131,12 +139,10 @@ def _holm(p: pd.Series) -> pd.Series:
 def curves(items: pd.DataFrame, task: str, seed: int) -> pd.DataFrame:
     """Score, lenient score and instructions kept by λ, for θ_ft − λT prompted in the member's own format."""
     asked = items[items.own & (items.task == task)]
-    name = metric(items, task)
+    known = [name for name in (metric(items, task), *LENIENT.values(), *INSTRUCTIONS) if name in _columns(items, task)]
+    swept = asked[["scale", "who"]].drop_duplicates().itertuples(index=False, name=None)
     rows = []
-    for (scale, who), what in itertools.product(
-        asked[["scale", "who"]].drop_duplicates().itertuples(index=False, name=None),
-        [name, *([LENIENT[name], *INSTRUCTIONS] if name in LENIENT else [])],
-    ):
+    for (scale, who), what in itertools.product(swept, known):
         rows.append(dict(scale=scale, what=what) | _interval(values(asked, who, task, what), seed))
     return pd.DataFrame(rows)
 

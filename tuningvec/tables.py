@@ -17,6 +17,7 @@ from tuningvec.stats import wilson
 
 LONGEST_IN_ONE_LINE = 45  # characters of a cell; tables without longer ones scroll and do not wrap
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+CODES = {ord(sign): f"&#{ord(sign)};" for sign in "\\|*_`$[]{}~#"}  # signs that Markdown would read
 MATH = SYMBOLS | {
     "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": "ε", "d_out": "$d_{out}$",
     "d_in": "$d_{in}$", "k": "$k$", "SSA_V": "$SSA_V$", "SSA_UV": "$SSA_{UV}$", "null_V": "null (V)",
@@ -407,9 +408,7 @@ def _quoted(text: str, longest: int) -> str:
     """Text as it is, in a cell of a table, with a mark where it was cut."""
     cut = text.strip()[:longest] + (" […]" if len(text.strip()) > longest else "")
     shown = html.escape(cut) or "(nothing)"
-    for sign in "\\|*_`$[]{}~#":
-        shown = shown.replace(sign, f"&#{ord(sign)};")
-    return shown.replace("\n", "<br>")
+    return shown.translate(CODES).replace("\n", "<br>")
 
 
 def printed(cells: pd.DataFrame) -> pd.DataFrame:
