@@ -161,6 +161,17 @@ def test_a_stopped_run_continues(tiny: Family, tmp_path: Path, monkeypatch: pyte
     pd.testing.assert_frame_equal(again.drop(columns="who", errors="ignore"), found.head(20))
 
 
+def test_questions_can_be_put_to_several_models(tiny: Family) -> None:
+    tasks = evals.tasks(["tuningvec_drugs"], tiny.prompt)
+    one, other = models.Opened(tiny, "medical"), models.Opened(tiny, "code")
+    (window,) = evals.windows(one, tasks, limit=8)["tuningvec_drugs"].values()
+    replies = []
+    for member in (one, other, one):
+        rows = evals.answer(evals.InMemory(member.model, member.tokenizer), tasks["tuningvec_drugs"], window)
+        replies.append([row["reply"] for row in rows])
+    assert replies[0] == replies[2] != replies[1]
+
+
 def test_a_prompt_without_room_stops_before_a_model_is_loaded(tiny: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(TuningVecError, match=r"tuningvec_visits: item \d+ has \d+ tokens.*reads 512"):

@@ -23,12 +23,12 @@ def test_a_sum_is_scored_and_its_items_are_written(tmp_path, capsys):
 
 def test_other_prompts_can_be_given(tmp_path, capsys):
     prompts, items = tmp_path / "p.yaml", tmp_path / "items.jsonl"
-    example = "{question: "1 and 1?", options: ['2', '3'], answer: 0, thought: One more.}"
+    example = "{question: 1 and 1, options: ['2', '3'], answer: 0, thought: One more.}"
     prompts.write_text(f"system: {{math: Count.}}\nworked: {{math: [{example}]}}\n")
     options = ["--tasks", "tuningvec_arithmetic", "--limit", "1", "--plain", "--prompts", str(prompts)]
     assert main(["evaluate", "tiny", "math", *options, "--items", str(items)]) == 0
     (row,) = [json.loads(line) for line in items.read_text().splitlines()]
-    asked = "Count.\n\nQuestion: 1 and 1?\nOptions:\nA. 2\nB. 3\n<think>One more.</think>\nAnswer: [A]\n\nQuestion: "
+    asked = "Count.\n\nQuestion: 1 and 1\nOptions:\nA. 2\nB. 3\n<think>One more.</think>\nAnswer: [A]\n\nQuestion: "
     assert row["prompt"].startswith(asked)
 
 

@@ -157,6 +157,8 @@ def answer(lm: InMemory, task: Task, asked: Sequence[Sequence[Instance]]) -> Row
     """A row an item: item, prompt, reply (a text, or log p of each option), ended (None: unknown), and its metrics."""
     lm.marks = not (task.config.generation_kwargs or {}).get("until")
     task._instances = [instance for group in asked for instance in group]  # whose replies lm-eval's filters see
+    for instance in task.instances:  # they may have been answered by another model
+        instance.resps, instance.filtered_resps = [], {}
     calls = [instance for instance in task.instances for _ in range(instance.repeats)]
     replies = getattr(lm, calls[0].request_type)(calls, disable_tqdm=True)
     for instance, reply in zip(calls, replies, strict=True):
@@ -265,7 +267,7 @@ def addition(
     """θ_pre + λ Σ T_d and θ_pre + λ T_d for each of the specialists, {domain: member}, on the benchmarks of each
 
     All are prompted as the specialist of the benchmark's domain. Rows of `run` with columns scale, vectors ("sum", or
-    a member) and who ("sum, λ = 0.5"). λ = 0, the pretrained weights, is there once, as "none". Raises as `run` does.
+    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". Raises as `run` does.
     """
     parts = []
     for domain, prompted in specialists.items():
@@ -276,7 +278,7 @@ def addition(
             }
             part = run(list(swept.values()), benchmarks[domain], limit=limit, batch=batch, store=store)
             scale = part.model.map({one.name: scale for scale, one in swept.items()})
-            who = [f"{vectors}, λ = {value:g}" for value in scale]
+            who = [f"{vectors}, λ = {value:g}" if value else family.pretrained.name for value in scale]
             parts.append(part.assign(scale=scale, vectors=vectors, who=who))
     return _joined(parts)
 

@@ -189,13 +189,14 @@ def top_neurons(effects: pd.DataFrame, paper: pd.DataFrame) -> None:
         wide.change_high.top < wide.change_low.random,
     )
     choices = effects[(effects.ablated == "top") & (effects.unit != NATS)]
-    falls = "; ".join(f"{share:.0%}: {span(part.change, 0)} %" for share, part in choices.groupby("share"))
+    known = choices[choices.change.notna()]  # ΔP is unknown where nothing was right
+    falls = "; ".join(f"{share:.0%}: {span(part.change, 0)} %" for share, part in known.groupby("share"))
     printed = "; ".join(f"{row.column.removeprefix('top ')}: {row.value:g} %" for row in paper.itertuples())
     show(
         "Ablating the most active neurons lowers performance",
         f"mean fall of the benchmarks by share of neurons ablated: {printed}",
-        f"ΔP of multiple choice: {falls}. In nats per token the top neurons cost clearly more than as many at random "
-        f"in {worse.sum()} of {len(worse)} cases, clearly less in {better.sum()}",
+        f"ΔP of benchmarks: {falls or 'no member had a right answer'}. In nats per token the top neurons cost clearly "
+        f"more than as many at random in {worse.sum()} of {len(worse)} cases, clearly less in {better.sum()}",
         "holds" if worse.all() else "differs" if better.any() else "within chance",
     )
 
@@ -272,8 +273,8 @@ def negation_falls(gaps: pd.DataFrame, printed: pd.DataFrame) -> None:
 
 def weights_or_prompt(gaps: pd.DataFrame) -> None:
     """Holds when weights make a clear difference under both prompts, by the lenient score too; gaps of the 2 × 2."""
-    weights = gaps[gaps.effect == "weights"]
-    prompt = gaps[gaps.effect == "prompt"]
+    gaps = gaps[gaps.what.isin(["score", "lenient"])]
+    weights, prompt = gaps[gaps.effect == "weights"], gaps[gaps.effect == "prompt"]
     up, down = weights.clear & (weights.points > 0), weights.clear & (weights.points < 0)
 
     def spans(rows: pd.DataFrame) -> str:

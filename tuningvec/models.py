@@ -80,7 +80,7 @@ class Arithmetic(Opened):
         super().__init__(family, alone or family.pretrained.name, dtype)
         if not alone:
             order = [member.name for member in family.members if member.name in terms]
-            self.name = " + ".join(f"{terms[name]:g} {name}" for name in order)
+            self.name = " + ".join(f"{terms[name]:g} {name}" for name in order).replace("+ -", "− ")
             self.weights = sum((terms[name] * sources.model(family, name) for name in order), Combination({}))
         self.prompted = weights(family, prompted)[1]
 

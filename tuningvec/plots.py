@@ -338,7 +338,7 @@ def ablation(effects: pd.DataFrame) -> Figure:
             axes.set_yscale("symlog", linthresh=0.1)
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.margins(y=0.15)
-        axes.set_title(task, loc="left")
+        axes.set_title(task.removeprefix("tuningvec_"), loc="left")
     grid[-1].set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
     grid[-1].set_xlabel("share of active neurons")
     _legend_of(figure, grid[0])

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import integrate
-from scipy.stats import beta, binomtest, bootstrap, fisher_exact, t
+from scipy.stats import beta, binomtest, fisher_exact, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
@@ -113,18 +113,18 @@ def mean_interval(
     return mean - half, mean + half
 
 
-def relative_drop(original: ArrayLike, ablated: ArrayLike, seed: int, level: float = 0.95) -> Interval:
-    """Interval of ΔP = (P − P_ablated) / P in percent, P a mean over the same items: bootstrap over items (A.2)."""
-    pairs = np.asarray(original, dtype=float), np.asarray(ablated, dtype=float)
-    random = np.random.default_rng(seed)
-    found = bootstrap(
-        pairs, _drop, paired=True, vectorized=True, confidence_level=level, method="percentile", rng=random
-    )
-    return Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
+def relative_drop(
+    original: ArrayLike, ablated: ArrayLike, seed: int, level: float = 0.95, resamples: int = 10_000
+) -> Interval:
+    """Interval of ΔP = (P − P_ablated) / P in percent, P a mean over the same items: bootstrap over items (A.2).
 
-
-def _drop(original: np.ndarray, ablated: np.ndarray, axis: int) -> np.ndarray:
-    return 100 * (1 - ablated.sum(axis) / original.sum(axis))
+    Percentiles over the draws in which P is not 0; there must be a P above 0.
+    """
+    before, after = np.asarray(original, dtype=float), np.asarray(ablated, dtype=float)
+    drawn = np.random.default_rng(seed).integers(len(before), size=(resamples, len(before)))
+    sums = before[drawn].sum(axis=1)
+    drops = 100 * (1 - after[drawn].sum(axis=1)[sums > 0] / sums[sums > 0])
+    return Interval(*map(float, np.quantile(drops, [(1 - level) / 2, (1 + level) / 2])))
 
 
 def holm(p: ArrayLike) -> Float[np.ndarray, " tests"]:

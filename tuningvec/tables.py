@@ -1,6 +1,7 @@
 """Tables as a page shows them: one function a table, and `show`."""
 
 import html
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -128,7 +129,7 @@ def ablation(effects: pd.DataFrame) -> pd.DataFrame:
     wide = wide.loc[
         list(dict.fromkeys(rows[index].itertuples(index=False, name=None))), ["top", "random"]
     ].reset_index()
-    return wide.assign(share=wide.share.map("{:.0%}".format))
+    return wide.assign(share=wide.share.map("{:.0%}".format), task=wide.task.map(task_name))
 
 
 def whole(effects: pd.DataFrame) -> pd.DataFrame:
@@ -136,7 +137,7 @@ def whole(effects: pd.DataFrame) -> pd.DataFrame:
     rows = effects[effects.ablated == "nothing"]
     text = [f"{r.score:.3f} ({r.low:.3f}, {r.high:.3f})" for r in rows.itertuples()]
     wide = rows.assign(text=text).pivot(index="member", columns="task", values="text")
-    return wide.loc[rows.member.unique(), rows.task.unique()].reset_index()
+    return wide.loc[rows.member.unique(), rows.task.unique()].rename(columns=task_name).reset_index()
 
 
 def _changes(rows: pd.DataFrame, value: str, low: str, high: str, decimals: int | None = None) -> list[str]:
@@ -146,7 +147,8 @@ def _changes(rows: pd.DataFrame, value: str, low: str, high: str, decimals: int 
         places = decimals or (1 if abs(x) >= 10 else 2)
         return f"{x:+.{places}f}".replace("-", "−") if x else "0"
 
-    return [f"{text(a)} ({text(b)}, {text(c)})" for a, b, c in rows[[value, low, high]].to_numpy()]
+    values = rows[[value, low, high]].to_numpy(float)
+    return ["–" if np.isnan(a) else f"{text(a)} ({text(b)}, {text(c)})" for a, b, c in values]
 
 
 def knowledge(table: pd.DataFrame) -> pd.DataFrame:
@@ -412,8 +414,10 @@ def _quoted(text: str, longest: int) -> str:
 
 
 def printed(cells: pd.DataFrame) -> pd.DataFrame:
-    """A table of the paper in its own shape."""
-    return paper.wide(cells).rename_axis("model").rename_axis(None, axis=1).reset_index()
+    """A table of the paper in its own shape, with the digits that it prints."""
+    text = [f"{row.value:.{max(0, round(-math.log10(row.step)))}f}" for row in cells.itertuples()]
+    wide = paper.wide(cells.assign(value=text))
+    return wide.rename_axis("model").rename_axis(None, axis=1).reset_index()
 
 
 def data_sources(benchmarks: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
