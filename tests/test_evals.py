@@ -22,6 +22,7 @@ from tuningvec.store import Store
 from tuningvec.tasks import FOLDER, scoring
 
 MIRROR = Path(__file__).parents[2] / "shared" / "mirror"
+ROOMY = dict(max_position_embeddings=10_000, vocab_size=10_000)
 ASKED = Prompt(system={"medicine": "Answer."}, worked={"medicine": []})
 STOCK = Path(lm_eval.__file__).parent / "tasks"
 
@@ -58,7 +59,7 @@ def scripted(task_name: str, replies: Sequence[str], pad_is_end: bool) -> tuple[
     if pad_is_end:
         tokenizer.pad_token = tokenizer.eos_token
     task = evals.tasks([task_name], ASKED)[task_name]
-    asked = evals.requests(task, tokenizer, chat=True, limit=len(replies), longest=10_000)
+    asked = evals.requests(task, tokenizer, chat=True, limit=len(replies), config=ROOMY)
     script = {}
     for (instance,), reply in zip(asked, replies, strict=True):
         ids = tokenizer(reply.removesuffix("…"), add_special_tokens=False)["input_ids"]
@@ -93,7 +94,7 @@ def test_metrics_of_scripted_replies(batch: int, pad_is_end: bool) -> None:
     replies = [r.format(right=a, wrong=b) for r, a, b in zip(REPLIES, right, wrong, strict=True)]
     model, tokenizer = scripted("tuningvec_drugs", replies, pad_is_end)
     lm = evals.InMemory(model, tokenizer, batch)
-    asked = evals.requests(task, tokenizer, chat=True, limit=len(replies), longest=10_000)
+    asked = evals.requests(task, tokenizer, chat=True, limit=len(replies), config=ROOMY)
     rows = evals.answer(lm, task, asked)
     assert [tuple(row[name] for name in METRICS) for row in rows] == list(REPLIES.values())
     assert [row["reply"] for row in rows if row["ended"]] == [r for r in replies if not r.endswith("…")]
@@ -176,10 +177,15 @@ def test_a_prompt_without_room_stops_before_a_model_is_loaded(tiny: Family, monk
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(TuningVecError, match=r"tuningvec_visits: item \d+ has \d+ tokens.*reads 512"):
         evals.run([models.Opened(tiny, "medical")], evals.tasks(["tuningvec_visits"], tiny.prompt))
-    plain = models.Opened(tiny, "medical")
+    plain, drugs = models.Opened(tiny, "medical"), evals.tasks(["tuningvec_drugs"], tiny.prompt)
     plain.tokenizer.chat_template = None
     with pytest.raises(TuningVecError, match="no chat template"):
-        evals.run([plain], evals.tasks(["tuningvec_drugs"]), chat=True)
+        evals.run([plain], drugs, chat=True)
+    with pytest.raises(TuningVecError, match="limit is 0"):
+        evals.run([plain], drugs, limit=0)
+    few = ROOMY | dict(vocab_size=1000)
+    with pytest.raises(TuningVecError, match=r"tuningvec_drugs: item 0 holds token \d+; the model has rows for 1000"):
+        evals.requests(drugs["tuningvec_drugs"], plain.tokenizer, chat=False, limit=1, config=few)
 
 
 def test_unknown_tasks_are_named() -> None:
@@ -194,7 +200,7 @@ def test_a_chat_template_without_system_role_keeps_the_instructions(tiny: Family
         "[{{ m.role }}] {{ m.content }}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
     )
     task = evals.tasks(["tuningvec_drugs"])["tuningvec_drugs"]
-    (((instance,),)) = evals.requests(task, tokenizer, chat=True, limit=1, longest=10_000)
+    (((instance,),)) = evals.requests(task, tokenizer, chat=True, limit=1, config=ROOMY)
     prompt = instance.args[0]
     assert prompt.startswith("[user] You are a physician") and prompt.count("[assistant]") == 2
     assert "Question: What is the class of imatinib?" in prompt
@@ -204,14 +210,14 @@ def test_prompts_hold_system_worked_example_and_question(tiny: Family) -> None:
     tokenizer = models.Opened(tiny, "medical").tokenizer
     task = evals.tasks(["tuningvec_drugs"])["tuningvec_drugs"]
     for chat in (True, False):
-        ((instance,),) = evals.requests(task, tokenizer, chat=chat, limit=1, longest=10_000)
+        ((instance,),) = evals.requests(task, tokenizer, chat=chat, limit=1, config=ROOMY)
         prompt = instance.args[0]
         assert ("<|im_start|>" in prompt) == chat
         order = ["You are a physician", "(A, B, C or D)", "Vitamin B12", "Answer: [B]", "class of imatinib"]
         places = [prompt.index(part) for part in order]
         assert places == sorted(places)
     other = evals.tasks(["tuningvec_drugs"], ASKED)["tuningvec_drugs"]
-    ((instance,),) = evals.requests(other, tokenizer, chat=False, limit=1, longest=10_000)
+    ((instance,),) = evals.requests(other, tokenizer, chat=False, limit=1, config=ROOMY)
     assert instance.args[0].startswith("Answer.\n\nQuestion: What is the class of imatinib?")
 
 

@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuningvec.__main__ import main
+from tuningvec.family import data_folder
 
 
 def test_a_sum_is_scored_and_its_items_are_written(tmp_path, capsys):
@@ -25,11 +26,12 @@ def test_other_prompts_can_be_given(tmp_path, capsys):
     prompts, items = tmp_path / "p.yaml", tmp_path / "items.jsonl"
     example = "{question: 1 and 1, options: ['2', '3'], answer: 0, thought: One more.}"
     prompts.write_text(f"system: {{math: Count.}}\nworked: {{math: [{example}]}}\n")
-    options = ["--tasks", "tuningvec_arithmetic", "--limit", "1", "--plain", "--prompts", str(prompts)]
+    options = ["--tasks", "tuningvec_arithmetic", "--limit", "1", "--tokens", "5", "--plain", "--prompts", str(prompts)]
     assert main(["evaluate", "tiny", "math", *options, "--items", str(items)]) == 0
     (row,) = [json.loads(line) for line in items.read_text().splitlines()]
     asked = "Count.\n\nQuestion: 1 and 1\nOptions:\nA. 2\nB. 3\n<think>One more.</think>\nAnswer: [A]\n\nQuestion: "
     assert row["prompt"].startswith(asked)
+    assert len(AutoTokenizer.from_pretrained(data_folder() / "families/tiny/math")(row["reply"])["input_ids"]) <= 5
 
 
 def test_a_sum_is_written_for_other_programs(tmp_path, capsys):

@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tasks", nargs="+", required=True, metavar="task", help="tasks or groups of lm-eval, or ours"
     )
     evaluate.add_argument("--limit", type=int, help="take the first items of each task")
+    evaluate.add_argument("--tokens", type=int, help="the longest reply, for a quick look")
     evaluate.add_argument("--plain", action="store_true", help="plain text instead of the chat format")
     evaluate.add_argument("--hub", help="a folder that holds data sets in the hub's layout")
     evaluate.add_argument("--prompts", type=Path, help="a YAML file with other system prompts and worked examples")
@@ -91,8 +92,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     from tuningvec.store import Store
 
     prompt = Prompt.read(options.prompts) if options.prompts else Family.load(options.family).prompt
+    tasks = evals.tasks(options.tasks, prompt, options.hub)
+    for task in tasks.values():
+        if options.tokens and task.OUTPUT_TYPE == "generate_until":
+            task.set_config("generation_kwargs", {"max_gen_toks": options.tokens}, update=True)
     items = evals.run(
-        [_asked(options, options.dtype)], evals.tasks(options.tasks, prompt, options.hub),
+        [_asked(options, options.dtype)], tasks,
         chat=False if options.plain else None, limit=options.limit, batch=options.batch, store=Store(),
     )  # fmt: skip
     if options.items:

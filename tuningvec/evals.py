@@ -107,13 +107,15 @@ def _main(task: Task) -> str:
 
 
 def requests(
-    task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool, limit: int | None, longest: int
+    task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool, limit: int | None, config: Mapping[str, Any]
 ) -> list[list[Instance]]:
     """What a model is asked of each of the first `limit` items, in the tokenizer's chat format or as plain text.
 
-    Raises TuningVecError where the tokenizer has no chat template, and for a prompt that leaves a model that reads
-    `longest` tokens no room for the reply.
+    Raises TuningVecError for a limit below 1, where the tokenizer has no chat template, and for a prompt that a model of
+    this `config` cannot read: longer than it reads with a reply, or with tokens that it lacks.
     """
+    if limit is not None and limit < 1:
+        raise TuningVecError(f"limit is {limit}; it is a number of items, or None for all")
     if chat and not tokenizer.chat_template:
         raise TuningVecError(f"{tokenizer.name_or_path} has no chat template; prompt it in plain text")
     system = task.config.description
@@ -129,11 +131,16 @@ def requests(
     for instance in task.instances:
         room = instance.args[1].get("max_gen_toks", 0) if instance.request_type == "generate_until" else 0
         text = instance.args[0] + (instance.args[1] if instance.request_type == "loglikelihood" else "")
-        length = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-        if length + room > longest:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) + room > config["max_position_embeddings"]:
             raise TuningVecError(
-                f"{task.task_name}: item {instance.doc_id} has {length} tokens and its reply up to {room}; the model "
-                f"reads {longest}; leave the task out"
+                f"{task.task_name}: item {instance.doc_id} has {len(ids)} tokens and its reply up to {room}; the model "
+                f"reads {config['max_position_embeddings']}; leave the task out"
+            )
+        if max(ids) >= config["vocab_size"]:
+            raise TuningVecError(
+                f"{task.task_name}: item {instance.doc_id} holds token {max(ids)}; the model has rows for "
+                f"{config['vocab_size']}: a sum of members cannot read what the pretrained member lacks"
             )
     return [list(group) for _, group in groupby(task.instances, key=lambda instance: instance.doc_id)]
 
@@ -221,18 +228,19 @@ def negation(
     scales: Sequence[float],
     *,
     dtype: str,
+    plain: bool = True,
     limit: int | None = None,
     batch: int = BATCH,
     store: Store | None = None,
 ) -> pd.DataFrame:
-    """θ_ft − λT over the scales, prompted as the fine-tuned member; the ends, λ = 0 and 1, in plain text too.
+    """θ_ft − λT over the scales, prompted as the fine-tuned member; with `plain`, λ = 0 and 1 in plain text as well.
 
     Rows of `run` with columns scale, own (whether in that member's own format) and who (see `negated`). Raises as `run`
     does.
     """
     swept = {scale: models.negated(family, member, scale, dtype) for scale in scales}
     settings = [(True, None, swept)]
-    if next(iter(swept.values())).tokenizer.chat_template:
+    if plain and next(iter(swept.values())).tokenizer.chat_template:
         settings.append((False, False, {scale: one for scale, one in swept.items() if scale in (0, 1)}))
     parts = []
     for own, chat, some in settings:
@@ -264,7 +272,7 @@ def addition(
     batch: int = BATCH,
     store: Store | None = None,
 ) -> pd.DataFrame:
-    """θ_pre + λ Σ T_d and θ_pre + λ T_d for each of the specialists, {domain: member}, on the benchmarks of each
+    """θ_pre + λ Σ T_d and θ_pre + λ T_d for every specialist, {domain: member}, on the benchmarks of their domains.
 
     All are prompted as the specialist of the benchmark's domain. Rows of `run` with columns scale, vectors ("sum", or
     a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". Raises as `run` does.
@@ -287,15 +295,9 @@ def windows(
     one: Opened, benchmarks: Mapping[str, Task], chat: bool | None = None, limit: int | None = None
 ) -> dict[str, Windows]:
     """What a model is asked by each task, in windows of items named by what is asked in them; raises as `requests`."""
-    longest, rows = (one.like.config[key] for key in ("max_position_embeddings", "vocab_size"))
-    if len(one.tokenizer) > rows:
-        raise TuningVecError(
-            f"{one.prompted.folder}: its tokenizer has {len(one.tokenizer)} tokens, {one.name} has rows for {rows}; a "
-            "sum of members cannot be prompted with tokens that the pretrained member lacks"
-        )
     found = {}
     for name, task in benchmarks.items():
-        groups = requests(task, one.tokenizer, in_chat(one, task, chat), limit, longest)
+        groups = requests(task, one.tokenizer, in_chat(one, task, chat), limit, one.like.config)
         parts = [groups[start : start + WINDOW] for start in range(0, len(groups), WINDOW)]
         found[name] = {_piece(part): part for part in parts}
     return found
