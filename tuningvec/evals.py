@@ -111,8 +111,8 @@ def requests(
 ) -> list[list[Instance]]:
     """What a model is asked of each of the first `limit` items, in the tokenizer's chat format or as plain text.
 
-    Raises TuningVecError for a limit below 1, where the tokenizer has no chat template, and for a prompt that a model of
-    this `config` cannot read: longer than it reads with a reply, or with tokens that it lacks.
+    Raises TuningVecError for a limit below 1, where the tokenizer has no chat template, and for a prompt that a model
+    of this `config` cannot read: longer than it reads with a reply, or with tokens that it lacks.
     """
     if limit is not None and limit < 1:
         raise TuningVecError(f"limit is {limit}; it is a number of items, or None for all")
