@@ -368,8 +368,8 @@ def ablation_heatmap(effects: pd.DataFrame) -> Figure:
 
 
 CURVES = {  # columns of items, how they are called and drawn
-    "acc": ("right, `Answer: [X]`", "o", "-"),
-    "acc_lenient": ("right, any form", "s", "--"),
+    "acc": ("right, in the form asked for", "o", "-"),
+    "acc_lenient": ("right, in any form", "s", "--"),
     "thought": ("thought encapsulated", "^", ":"),
     "stopped_token": ("stopped by end token", "D", "-."),
     "passed": ("passes its tests", "o", "-"),
@@ -395,7 +395,7 @@ def negation(curves: Mapping[str, pd.DataFrame]) -> Figure:
         axes.set(ylim=(-4, 104), ylabel="% of items", xticks=sorted(rows.scale.unique()))
         axes.set_title(title, loc="left")
     grid[-1, 0].set_xlabel(r"$\lambda$ of $\theta_{ft} - \lambda T$")
-    _legend_of(figure, grid[0, 0])
+    _legend_of(figure, *grid[:, 0])
     return figure
 
 
@@ -491,7 +491,7 @@ def patching_example(example: tuple[Any, Mapping[str, Any]], sites: tuple[str, .
     return figure
 
 
-def _legend_of(figure: Figure, axes: Axes) -> None:
-    """One legend below for panels that share their marks."""
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
+def _legend_of(figure: Figure, *panels: Axes) -> None:
+    """One legend below for the marks of all these panels."""
+    marks = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=2, frameon=False)

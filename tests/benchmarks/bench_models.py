@@ -7,11 +7,13 @@ pretrained member of the family smollm2.
 import statistics
 from functools import partial
 
+import lm_eval
 import torch
 from bench_weights import REPEATS, peak, seconds
+from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel
 
-from tuningvec import models
+from tuningvec import evals, models
 from tuningvec.corpus import Tokens, tokens
 from tuningvec.family import Family
 from tuningvec.neurons import activation_profile
@@ -19,6 +21,7 @@ from tuningvec.patching import Patcher
 from tuningvec.prompts import Prompts, answers
 
 BATCH, ROWS = 8, 16  # of 256 tokens
+ITEMS = 16  # of a benchmark
 SHORT, BATCHES = 32, 200  # tokens of a row, and rows one by one, for the memory
 
 
@@ -72,6 +75,25 @@ def bench_patching(model: PreTrainedModel, family: Family) -> None:
         )
 
 
+def bench_evaluation(one: models.Opened, family: Family) -> None:
+    """Replies with their scores, windows and marks against lm-eval's own loop over the same items and batches."""
+    name = "tuningvec_drugs"
+    tasks = evals.tasks([name], family.prompt)
+
+    def plain() -> None:
+        lm = HFLM(pretrained=one.model, tokenizer=one.tokenizer, batch_size=ITEMS)
+        options = dict(limit=ITEMS, bootstrap_iters=0, apply_chat_template=True, fewshot_as_multiturn=True)
+        lm_eval.evaluate(lm, {"tasks": tasks}, **options)
+
+    def ours() -> None:
+        lm = evals.InMemory(one.model, one.tokenizer, ITEMS)
+        for window in evals.windows(one, tasks, limit=ITEMS)[name].values():
+            evals.answer(lm, tasks[name], window)
+
+    ratio = statistics.median(seconds(ours) / seconds(plain) for _ in range(REPEATS))
+    print(f"evaluation of {ITEMS} items: {ratio:.2f} × lm-eval's own loop", flush=True)
+
+
 def main() -> None:
     torch.manual_seed(0)
     family = Family.load("smollm2")
@@ -80,6 +102,7 @@ def main() -> None:
     given = Tokens(whole.ids[:ROWS], whole.mask[:ROWS], whole.documents, whole.asked)
     for member in opened.values():
         bench_capture(member.model, given)
+    bench_evaluation(opened["bfloat16"], family)
     model = opened["float32"].model
     bench_memory(model)
     bench_patching(model, family)
