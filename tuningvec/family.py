@@ -279,6 +279,11 @@ class Family(Spec):
         return tuple(m for m in self.fine_tuned if m.role == "domain" and m.domain in self.benchmarks)
 
     @property
+    def compares_domains(self) -> bool:
+        """Whether there are specialists of more than one domain."""
+        return len({member.domain for member in self.specialists}) > 1
+
+    @property
     def has_whole_members(self) -> bool:
         """Whether some fine-tuned member is more than an adapter."""
         return any(not isinstance(m.source, Adapter) for m in self.fine_tuned)

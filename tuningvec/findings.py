@@ -149,6 +149,8 @@ def depth(trends: pd.DataFrame, alpha: float = 0.05) -> None:
 
 def _of_signs(holds: pd.Series, differs: pd.Series) -> Verdict:
     """Of what is clear in each member: that the claim holds there, or that the opposite does."""
+    if holds.empty:
+        return "cannot be known"
     return "holds" if holds.all() else "differs" if differs.any() else "within chance"
 
 

@@ -114,7 +114,7 @@ def differences(items: pd.DataFrame, pairs: Sequence[tuple[str, str]], seed: int
             both = [values(items, one, task, column) for one in (who, other)]
             if all(map(len, both)):
                 rows.append(dict(who=who, reference=other, task=task, what=what) | _difference(*both, seed))
-    return _judged(pd.DataFrame(rows))
+    return _judged(pd.DataFrame(rows, columns=["who", "reference", "task", "what", "points", "low", "high", "p"]))
 
 
 def _judged(table: pd.DataFrame) -> pd.DataFrame:
@@ -155,9 +155,7 @@ def two_by_two(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     ends = items[items.scale.isin([0, 1])].drop_duplicates(["scale", "own"])
     corner = {(row.scale, row.own): row.who for row in ends.itertuples()}
     if len(corner) < 4:
-        return pd.DataFrame(
-            columns=["who", "reference", "task", "what", "points", "low", "high", "p", "clear", "effect"]
-        )
+        return differences(items, [], seed).assign(effect="")
     weights = [(corner[0, own], corner[1, own]) for own in (True, False)]
     prompt = [(corner[scale, True], corner[scale, False]) for scale in (0, 1)]
     table = differences(items, weights + prompt, seed)
