@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lm_eval
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -296,8 +297,11 @@ def test_scores_compare_on_the_same_items() -> None:
     assert ratio.ratio["one"] == 1 and ratio.low["two"] < ratio.ratio["two"] < ratio.high["two"] < 1
     nothing = items.assign(acc=items.acc.where(items.who == "two", 0.0))
     assert scores.normalised(nothing, "one", "t", 0).ratio.isna().all()
-    mean = scores.averages(items, ["t"], 0).set_index("who")
-    assert mean.score["one"] == pytest.approx(found.score["one"])
+    more = pd.concat([items, items.assign(task="u", acc=0.0), items.assign(task="v", acc=np.nan, rouge1=0.3)])
+    means = scores.averages(more, {"d": ["t", "u", "v", "w"], "e": ["t"]}, 0)
+    assert list(means) == ["d, mean"]
+    mean = means["d, mean"].set_index("who")
+    assert mean.score["one"] == pytest.approx(found.score["one"] / 2) and mean.low["one"] < mean.score["one"]
 
 
 def swept(task: str = "t") -> pd.DataFrame:

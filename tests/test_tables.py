@@ -76,7 +76,7 @@ def test_scores_are_shaded_with_a_sign_and_only_beyond_chance():
     worse = tables.benchmarks(SCORES, GAPS.assign(points=-70.0)).set_index("model")
     assert worse.drugs["ft"] == "[▼ 90.0 (81, 99)]{.worse}"
     means = pd.DataFrame(dict(who=["pre", "ft"], score=[25.0, 59.0], low=[20.0, 50.0], high=[30.0, 68.0]))
-    assert tables.benchmarks(SCORES, means=means).average.tolist() == ["25.0 (20, 30)", "59.0 (50, 68)"]
+    assert tables.benchmarks(SCORES, means={"average": means}).average.tolist() == ["25.0 (20, 30)", "59.0 (50, 68)"]
 
 
 def test_effects_have_a_row_for_each_pair():

@@ -6,6 +6,7 @@ points; intervals are 95 %.
 
 import itertools
 from collections.abc import Collection, Container, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,15 +82,26 @@ def _interval(found: Values, seed: int) -> dict[str, float]:
     return dict(score=100 * found.mean(), low=100 * low, high=100 * high)
 
 
-def averages(items: pd.DataFrame, tasks: Sequence[str], seed: int) -> pd.DataFrame:
-    """Plain mean over tasks, as the paper averages, with a bootstrap interval over the items of each."""
-    rows = []
-    for who in items.who.unique():
-        found = [values(items, who, task) for task in tasks]
-        low, high = bootstrap_mean(found, seed)
-        mean = np.mean([part.mean() for part in found])
-        rows.append(dict(who=who, score=100 * mean, low=100 * low, high=100 * high))
-    return pd.DataFrame(rows)
+def averages(items: pd.DataFrame, benchmarks: Mapping[str, Collection[str]], seed: int) -> dict[str, pd.DataFrame]:
+    """By domain with several benchmarks, {domain: tasks}: their plain mean of each `who`, as the paper averages.
+
+    Accuracies and ROUGE-1 are not averaged together. Intervals are bootstraps over the items of each benchmark.
+    """
+    found = {}
+    for domain, tasks in benchmarks.items():
+        asked = [task for task in tasks if task in set(items.task)]
+        for text in (False, True):
+            some = [task for task in asked if (metric(items, task) == "rouge1") == text]
+            if len(some) > 1:
+                name = f"{domain}, mean" + (" ROUGE-1" if text else "")
+                found[name] = pd.DataFrame([_average(items, who, some, seed) for who in items.who.unique()])
+    return found
+
+
+def _average(items: pd.DataFrame, who: str, tasks: Sequence[str], seed: int) -> dict[str, Any]:
+    each = [values(items, who, task) for task in tasks]
+    low, high = bootstrap_mean(each, seed)
+    return dict(who=who, score=100 * np.mean([part.mean() for part in each]), low=100 * low, high=100 * high)
 
 
 def against(items: pd.DataFrame, reference: str) -> list[tuple[str, str]]:

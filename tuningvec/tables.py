@@ -335,19 +335,18 @@ def percentages(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def benchmarks(
-    found: pd.DataFrame, gaps: pd.DataFrame | None = None, means: pd.DataFrame | None = None
+    found: pd.DataFrame, gaps: pd.DataFrame | None = None, means: Mapping[str, pd.DataFrame] | None = None
 ) -> pd.DataFrame:
     """Scores with their intervals, a row each `who`, a column a task; marked where `gaps` compares them with another.
 
-    `found` is of `scores.of_tasks`, `gaps` of `scores.differences`, `means` of `scores.averages`.
+    `found` is of `scores.of_tasks`, `gaps` of `scores.differences`, `means`, further columns, of `scores.averages`.
     """
     marks = _marks(gaps[gaps.what == "score"], "task") if gaps is not None else {}
     cells = [_marked(_percent(row), marks.get((row.who, row.task))) for row in found.itertuples()]
     wide = found.assign(cell=cells).pivot(index="who", columns="task", values="cell")
     wide = wide.loc[found.who.unique(), found.task.unique()].fillna("–")
-    if means is not None:
-        average = {row.who: _percent(row) for row in means.itertuples()}
-        wide["average"] = [average[who] for who in wide.index]
+    for name, mean in (means or {}).items():
+        wide[name] = pd.Series({row.who: _percent(row) for row in mean.itertuples()})
     return wide.rename(columns=task_name).rename_axis("model").reset_index()
 
 
