@@ -189,6 +189,18 @@ def test_a_prompt_without_room_stops_before_a_model_is_loaded(tiny: Family, monk
         evals.requests(drugs["tuningvec_drugs"], plain.tokenizer, chat=False, limit=1, config=few)
 
 
+def test_domains_and_specialists_that_are_not_there_are_said(tiny: Family) -> None:
+    with pytest.raises(
+        TuningVecError, match=r"tiny\.yaml: benchmarks: no domain 'law'; there are medicine, math, code"
+    ):
+        evals.of_domains(tiny, "accuracy", ["law"])
+    drugs = evals.of_domains(tiny, domains=["medicine"])
+    assert [list(some) for some in drugs.values()] == [["tuningvec_drugs"]]
+    assert evals.of_domains(tiny, "rouge1") == {}
+    with pytest.raises(TuningVecError, match="a sum needs two"):
+        evals.addition(tiny, {"medicine": "medical"}, drugs, [1], dtype="float32")
+
+
 def test_unknown_tasks_are_named() -> None:
     with pytest.raises(TuningVecError, match=r"no task 'tuningvec_nothing'; one of tuningvec_aci1"):
         evals.tasks(["tuningvec_nothing"])

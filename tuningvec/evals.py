@@ -90,16 +90,23 @@ def tasks(
     return found
 
 
-def of_domains(family: Family, score: str | None = None, local_root: str | None = None) -> dict[str, dict[str, Task]]:
-    """The family's benchmarks by domain; those scored by accuracy or by "rouge1" alone, if told."""
-    found = {domain: tasks(names, family.prompt, local_root) for domain, names in family.benchmarks.items()}
-    if score is None:
-        return found
-    wanted = {
-        domain: {n: t for n, t in some.items() if (_main(t) == "rouge1") == (score == "rouge1")}
-        for domain, some in found.items()
-    }
-    return {domain: some for domain, some in wanted.items() if some}
+def of_domains(
+    family: Family, score: str | None = None, domains: Sequence[str] | None = None, local_root: str | None = None
+) -> dict[str, dict[str, Task]]:
+    """The family's benchmarks by domain; those scored by "accuracy" or by "rouge1" alone, if told.
+
+    Raises TuningVecError for a domain that the family has no benchmarks for, and as `tasks` does.
+    """
+    found = {}
+    for domain in family.benchmarks if domains is None else domains:
+        if domain not in family.benchmarks:
+            there = ", ".join(family.benchmarks)
+            raise TuningVecError(f"{family.file}: benchmarks: no domain {domain!r}; there are {there}")
+        some = tasks(family.benchmarks[domain], family.prompt, local_root)
+        found[domain] = {
+            n: t for n, t in some.items() if score is None or (_main(t) == "rouge1") == (score == "rouge1")
+        }
+    return {domain: some for domain, some in found.items() if some}
 
 
 def _main(task: Task) -> str:
@@ -275,8 +282,14 @@ def addition(
     """θ_pre + λ Σ T_d and θ_pre + λ T_d for every specialist, {domain: member}, on the benchmarks of their domains.
 
     All are prompted as the specialist of the benchmark's domain. Rows of `run` with columns scale, vectors ("sum", or
-    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". Raises as `run` does.
+    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". Raises as `run` does, and
+    for fewer than two specialists.
     """
+    if len(specialists) < 2:
+        raise TuningVecError(
+            f"{family.file}: {len(specialists)} domain models with benchmarks; a sum needs two: name the page in the "
+            "family's left_out, with the reason"
+        )
     parts = []
     for domain, prompted in specialists.items():
         sums = {SUM: list(specialists.values())} | {member: [member] for member in specialists.values()}
