@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--tokens", type=int, help="the longest reply, for a quick look")
     evaluate.add_argument("--plain", action="store_true", help="plain text instead of the chat format")
     evaluate.add_argument("--hub", help="a folder that holds data sets in the hub's layout")
+    evaluate.add_argument("--include", type=Path, nargs="+", default=[], help="folders with further tasks of lm-eval")
     evaluate.add_argument("--prompts", type=Path, help="a YAML file with other system prompts and worked examples")
     evaluate.add_argument("--dtype", default="bfloat16")
     evaluate.add_argument("--batch", type=int, default=32)
@@ -92,7 +93,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from tuningvec.store import Store
 
     prompt = Prompt.read(options.prompts) if options.prompts else Family.load(options.family).prompt
-    tasks = evals.tasks(options.tasks, prompt, options.hub)
+    tasks = evals.tasks(options.tasks, prompt, options.hub, options.include)
     for task in tasks.values():
         if options.tokens and task.OUTPUT_TYPE == "generate_until":
             task.set_config("generation_kwargs", {"max_gen_toks": options.tokens}, update=True)
