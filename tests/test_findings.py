@@ -166,6 +166,7 @@ ACCURACY, NEGATION = (paper.by_member(cells) for cells in (paper.accuracy(), pap
 @pytest.mark.parametrize(("points", "clear", "said"), OUTCOMES)
 def test_gains_hold_beyond_chance_alone(points, clear, said):
     assert said in verdict(findings.domain_gain, gaps(points, clear), ACCURACY)
+    assert said in verdict(findings.text_gain, gaps(points, clear), paper.by_member(paper.rouge()))
     assert said in verdict(findings.keeps_instructions, gaps(points, clear, what="thought"), ["thought"])
     assert said in verdict(findings.negation_falls, gaps(-points, clear), NEGATION)
     assert said in verdict(findings.instructions_fall, gaps(-points, clear, what="valid"), ["valid"])
