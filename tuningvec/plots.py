@@ -334,10 +334,12 @@ def ablation(effects: pd.DataFrame) -> Figure:
         axes.axhline(0, color="black", lw=0.8)
         (unit,) = effects.unit[effects.task == task].unique()
         axes.set_ylabel(unit)
-        if unit != PERCENT:
+        if unit == PERCENT:
+            axes.set_ylim(-110, 110)
+        else:
             axes.set_yscale("symlog", linthresh=0.1)
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.margins(y=0.15)
+            axes.margins(y=0.15)
         axes.set_title(task.removeprefix("tuningvec_"), loc="left")
     grid[-1].set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
     grid[-1].set_xlabel("share of active neurons")
