@@ -80,7 +80,8 @@ def test_scores_are_shaded_with_a_sign_and_only_beyond_chance():
 
 
 def test_effects_have_a_row_for_each_pair():
-    table = tables.effects(pd.concat([GAPS, GAPS.assign(what="stopped_token", points=0.0)]))
+    gaps = GAPS.assign(compared="ft − pre")
+    table = tables.effects(pd.concat([gaps, gaps.assign(what="stopped_token", points=0.0)]))
     assert table.columns.tolist() == ["task", "compared", "score", "stopped, token"]
     assert table.score.tolist() == ["[▲ +70.0 (+65.0, +75.0)]{.better}", "▽ −2.0 (−7.0, +3.0)"]
     assert table.compared.tolist() == ["ft − pre"] * 2 and table["stopped, token"].str.startswith("0").all()

@@ -162,17 +162,22 @@ def curves(items: pd.DataFrame, task: str, seed: int) -> pd.DataFrame:
 def two_by_two(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Differences between θ_ft (λ = 0) and θ_pre (λ = 1) in either prompt, and between the prompts with either weights.
 
-    As `differences`, with `effect`: "weights" or "prompt". Empty where the member has plain text alone.
+    As `differences`, with `effect`, "weights" or "prompt", and `compared`, in words. Empty where the member has plain
+    text alone.
     """
     ends = items[items.scale.isin([0, 1])].drop_duplicates(["scale", "own"])
     corner = {(row.scale, row.own): row.who for row in ends.itertuples()}
-    if len(corner) < 4:
-        return differences(items, [], seed).assign(effect="")
-    weights = [(corner[0, own], corner[1, own]) for own in (True, False)]
-    prompt = [(corner[scale, True], corner[scale, False]) for scale in (0, 1)]
-    table = differences(items, weights + prompt, seed)
-    pairs = zip(table.who, table.reference, strict=True)
-    return table.assign(effect=["weights" if pair in weights else "prompt" for pair in pairs])
+    effects = {}
+    if len(corner) == 4:
+        effects = {
+            (corner[0, True], corner[1, True]): ("weights", "θ_ft − θ_pre, chat"),
+            (corner[0, False], corner[1, False]): ("weights", "θ_ft − θ_pre, plain"),
+            (corner[0, True], corner[0, False]): ("prompt", "chat − plain, θ_ft"),
+            (corner[1, True], corner[1, False]): ("prompt", "chat − plain, θ_pre"),
+        }
+    table = differences(items, list(effects), seed)
+    named = [effects[pair] for pair in zip(table.who, table.reference, strict=True)]
+    return table.assign(effect=[effect for effect, _ in named], compared=[words for _, words in named])
 
 
 def across(

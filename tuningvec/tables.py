@@ -365,12 +365,12 @@ def task_name(task: str) -> str:
 
 
 def effects(gaps: pd.DataFrame) -> pd.DataFrame:
-    """Differences in points, a row a pair and task, a column each thing compared; marked where beyond chance."""
+    """Differences in points, a row each task and pair (`compared`), a column each score; marked where beyond chance."""
     cells = [
         _marked(text, (row.points, row.clear))
         for text, row in zip(_changes(gaps, "points", "low", "high", decimals=1), gaps.itertuples(), strict=True)
     ]
-    rows = gaps.assign(cell=cells, compared=_pair(gaps.rename(columns={"who": "first", "reference": "second"})))
+    rows = gaps.assign(cell=cells)
     wide = rows.pivot(index=["task", "compared"], columns="what", values="cell")
     order = list(dict.fromkeys(zip(rows.task, rows.compared, strict=True)))
     wide = wide.loc[order, rows.what.unique()].reset_index()
@@ -408,7 +408,7 @@ def replies(items: pd.DataFrame, questions: Mapping[str, str], whos: Mapping[str
 def _quoted(text: str, longest: int) -> str:
     """Text as it is, in a cell of a table, with a mark where it was cut."""
     cut = text.strip()[:longest] + (" […]" if len(text.strip()) > longest else "")
-    shown = html.escape(cut) or "(nothing)"
+    shown = html.escape(cut, quote=False) or "(nothing)"
     return shown.translate(CODES).replace("\n", "<br>")
 
 
