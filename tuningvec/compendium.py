@@ -27,7 +27,10 @@ from tuningvec.template import fill
 
 Executed = list[tuple["Page", NotebookNode]]
 NO_FAMILY = "paper"  # folder and name of pages about the paper alone
-VERSIONS = ("torch", "transformers", "safetensors", "numpy", "nnsight", "lm_eval", "papermill", "jupyter-book")
+VERSIONS = (
+    "torch", "transformers", "safetensors", "numpy", "nnsight", "datasets", "lm_eval", "math-verify", "rouge_score",
+    "papermill", "jupyter-book",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ class Page:
 
     def digest(self) -> str:
         """A checksum of what the page depends on: notebook, family and weights, package, paper's data, versions."""
-        package = Path(__file__).parent.glob("*.py")
+        here = Path(__file__).parent
+        package = [*here.glob("*.py"), *(here / "tasks").glob("*.py"), *(here / "tasks").glob("*yaml")]
         paper = (data_folder() / "paper").glob("*.csv")
         files = [self.notebook, *_inputs(self.family), *sorted(package), *sorted(paper)]
         lines = [f"{file.name} {_file_digest(file)}" for file in files]
