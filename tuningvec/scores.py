@@ -170,10 +170,10 @@ def two_by_two(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     effects = {}
     if len(corner) == 4:
         effects = {
-            (corner[0, True], corner[1, True]): ("weights", "θ_ft − θ_pre, chat"),
-            (corner[0, False], corner[1, False]): ("weights", "θ_ft − θ_pre, plain"),
-            (corner[0, True], corner[0, False]): ("prompt", "chat − plain, θ_ft"),
-            (corner[1, True], corner[1, False]): ("prompt", "chat − plain, θ_pre"),
+            (corner[0, True], corner[1, True]): ("weights", r"$\theta_{ft} - \theta_{pre}$, chat"),
+            (corner[0, False], corner[1, False]): ("weights", r"$\theta_{ft} - \theta_{pre}$, plain"),
+            (corner[0, True], corner[0, False]): ("prompt", r"chat − plain, $\theta_{ft}$"),
+            (corner[1, True], corner[1, False]): ("prompt", r"chat − plain, $\theta_{pre}$"),
         }
     table = differences(items, list(effects), seed)
     named = [effects[pair] for pair in zip(table.who, table.reference, strict=True)]

@@ -69,10 +69,13 @@ def number(value: float | np.number | NAType, digits: int) -> str:
 def measured(table: pd.DataFrame) -> None:
     """Display when, on what machine and from which weights a stored table was measured."""
     runs = table.attrs["runs"]
-    lines = dict.fromkeys(
-        f"- {run['measured'][:16].replace('T', ' ')}, {run['machine']}, {run['device']}, torch {run['torch']}"
-        for run in runs
-    )
+    times: dict[str, list[str]] = {}
+    for run in runs:
+        where = f"{run['machine']}, {run['device']}, torch {run['torch']}"
+        times.setdefault(where, []).append(run["measured"][:16].replace("T", " "))
+    lines = [
+        f"- {min(when)}{f' to {max(when)}' if max(when) > min(when) else ''}, {where}" for where, when in times.items()
+    ]
     weights = {label: terms for run in runs for label, terms in run["inputs"]["weights"].items()}
     sums = [
         f"- {label or 'pretrained'}: "
