@@ -199,6 +199,10 @@ def test_domains_and_specialists_that_are_not_there_are_said(tiny: Family) -> No
     assert evals.of_domains(tiny, "rouge1") == {}
     with pytest.raises(TuningVecError, match="a sum needs two"):
         evals.addition(tiny, {"medicine": "medical"}, drugs, [1], dtype="float32")
+    with pytest.raises(TuningVecError, match=r"scales \[0.5\]: 1, the specialist"):
+        evals.addition(tiny, {"medicine": "medical", "math": "math"}, drugs, [0.5], dtype="float32")
+    with pytest.raises(TuningVecError, match=r"scales \[0.5, 1\]: 0 and 1"):
+        evals.negation(tiny, "medical", drugs["medicine"], [0.5, 1], dtype="float32")
 
 
 def test_unknown_tasks_are_named() -> None:

@@ -243,8 +243,10 @@ def negation(
     """θ_ft − λT over the scales, prompted as the fine-tuned member; with `plain`, λ = 0 and 1 in plain text as well.
 
     Rows of `run` with columns scale, own (whether in that member's own format) and who (see `negated`). Raises as `run`
-    does.
+    does, and for scales without 0 and 1.
     """
+    if not {0, 1} <= set(scales):
+        raise TuningVecError(f"scales {list(scales)}: 0 and 1, the two models that are compared, must be among them")
     swept = {scale: models.negated(family, member, scale, dtype) for scale in scales}
     settings = [(True, None, swept)]
     if plain and next(iter(swept.values())).tokenizer.chat_template:
@@ -282,14 +284,16 @@ def addition(
     """θ_pre + λ Σ T_d and θ_pre + λ T_d for every specialist, {domain: member}, on the benchmarks of their domains.
 
     All are prompted as the specialist of the benchmark's domain. Rows of `run` with columns scale, vectors ("sum", or
-    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". Raises as `run` does, and
-    for fewer than two specialists.
+    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". Raises as `run` does, for
+    fewer than two specialists and for scales without 1.
     """
     if len(specialists) < 2:
         raise TuningVecError(
             f"{family.file}: {len(specialists)} domain models with benchmarks; a sum needs two: name the page in the "
             "family's left_out, with the reason"
         )
+    if 1 not in scales:
+        raise TuningVecError(f"scales {list(scales)}: 1, the specialist that scores are divided by, must be among them")
     parts = []
     for domain, prompted in specialists.items():
         sums = {SUM: list(specialists.values())} | {member: [member] for member in specialists.values()}

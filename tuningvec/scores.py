@@ -184,12 +184,7 @@ def across(
     items: pd.DataFrame, specialists: Mapping[str, str], benchmarks: Mapping[str, Collection[str]], seed: int
 ) -> pd.DataFrame:
     """Each specialist minus that of a benchmark's own domain, {domain: member}, on that benchmark; as `differences`."""
-    parts = [
-        differences(items[items.task.isin(benchmarks[domain])], against(items, own), seed)
-        for domain, own in specialists.items()
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    return _judged(table[table.what == "score"])
+    return _by_domain(items, benchmarks, {domain: against(items, own) for domain, own in specialists.items()}, seed)
 
 
 def sum_against_others(
@@ -198,14 +193,21 @@ def sum_against_others(
     """θ_pre + Σ T_d minus each θ_pre + T_d of another domain, on the benchmarks of a domain; as `differences`."""
     whole = items[items.scale == 1]
     who = whole.drop_duplicates("vectors").set_index("vectors").who
-    parts = [
-        differences(
-            whole[whole.task.isin(benchmarks[domain])],
-            [(who["sum"], who[other]) for other in specialists.values() if other != own],
-            seed,
-        )
+    pairs = {
+        domain: [(who["sum"], who[other]) for other in specialists.values() if other != own]
         for domain, own in specialists.items()
-    ]
+    }
+    return _by_domain(whole, benchmarks, pairs, seed)
+
+
+def _by_domain(
+    items: pd.DataFrame,
+    benchmarks: Mapping[str, Collection[str]],
+    pairs: Mapping[str, Sequence[tuple[str, str]]],
+    seed: int,
+) -> pd.DataFrame:
+    """Differences in score between the pairs of each domain on its benchmarks, judged together."""
+    parts = [differences(items[items.task.isin(benchmarks[domain])], some, seed) for domain, some in pairs.items()]
     table = pd.concat(parts, ignore_index=True)
     return _judged(table[table.what == "score"])
 
