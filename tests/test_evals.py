@@ -361,3 +361,13 @@ def test_sums_are_normalised_by_the_domain_s_own_vector_and_compared_with_others
     across = scores.across(members, specialists, benchmarks, 0).set_index("task")
     assert (across.who["m"], across.points["m"]) == ("b", pytest.approx(-100 * 20 / 30))
     assert (across.who["n"], across.points["n"]) == ("a", pytest.approx(-100 * 21 / 30))
+
+
+def test_instructions_are_counted_over_all_tasks() -> None:
+    kept = pd.concat([swept("t"), swept("u").assign(thought=0.0), pd.DataFrame([dict(who="x", task="v", rouge1=0.3)])])
+    found = scores.of_instructions(kept, 0).set_index(["who", "instruction"])
+    own, plain = evals.negated(0), evals.negated(0, own=False)
+    assert found.n.unique().tolist() == [60]
+    assert (found.score[own, "thought"], found.score[plain, "thought"], found.score[own, "valid"]) == (50, 0, 100)
+    gaps = scores.differences(scores.pooled(kept), [(own, plain)], 0).set_index("what")
+    assert gaps.points["thought"] == 50 and bool(gaps.clear["thought"]) and not gaps.clear["valid"]

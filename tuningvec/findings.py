@@ -9,6 +9,7 @@ from IPython.display import Markdown, display
 
 from tuningvec.components import SYMBOLS
 from tuningvec.family import Family
+from tuningvec.scores import task_name
 
 KEY = "tuningvec.finding"  # the key under which an output carries a finding, for the front page
 VERDICTS = "tuningvec.verdicts"  # and that under which the audit's summary carries how many verdicts of each kind
@@ -243,7 +244,7 @@ def text_gain(gaps: pd.DataFrame, printed: pd.DataFrame) -> None:
 
 def _gain(claim: str, gaps: pd.DataFrame, printed: pd.DataFrame, what: str, scale: float) -> None:
     """`printed` holds what the paper has of each member, `scale` brings it to points."""
-    each = "; ".join(f"{r.who} {_task(r.task)} {_points(r)}" for r in gaps.itertuples())
+    each = "; ".join(f"{r.who} {task_name(r.task)} {_points(r)}" for r in gaps.itertuples())
     averages = printed[printed.column == "Average"]
     base = averages.drop_duplicates("family", keep="first").set_index("family").value
     tuned = averages.drop_duplicates("family", keep="last")
@@ -272,7 +273,7 @@ def keeps_instructions(gaps: pd.DataFrame, kept: Sequence[str]) -> None:
 def negation_falls(gaps: pd.DataFrame, printed: pd.DataFrame) -> None:
     """Holds when every specialist without T, prompted as with it, is clearly worse on each benchmark of its domain."""
     rows = gaps[gaps.what == "score"]
-    each = "; ".join(f"{r.member} {_task(r.task)} {_points(r)}" for r in rows.itertuples())
+    each = "; ".join(f"{r.member} {task_name(r.task)} {_points(r)}" for r in rows.itertuples())
     averages = printed[printed.column == "Average"]
     falls = averages.groupby("family", sort=False).value.agg(lambda v: v.iloc[-1] - v.iloc[0])
     show(
@@ -332,7 +333,7 @@ def instructions_fall(gaps: pd.DataFrame, kept: Sequence[str]) -> None:
 
 def across_domains(gaps: pd.DataFrame, printed: pd.DataFrame) -> None:
     """Holds when on every benchmark each specialist of another domain is clearly below the domain's own."""
-    each = "; ".join(f"{r.who} on {_task(r.task)} {_points(r)}" for r in gaps.itertuples())
+    each = "; ".join(f"{r.who} on {task_name(r.task)} {_points(r)}" for r in gaps.itertuples())
     show(
         "What a domain model gained does not carry over to other domains",
         "; ".join(f"{row.row.split(' · ')[-1]} {row.value:g} (Table {row.table})" for row in printed.itertuples()),
@@ -345,9 +346,9 @@ def sum_of_vectors(ratios: pd.DataFrame, gaps: pd.DataFrame) -> None:
     """Holds when θ_pre + Σ T_d is clearly better than each vector of another domain alone, on every benchmark."""
     best = ratios[ratios.vectors == "sum"]
     whole = best[best.scale == 1]
-    each = "; ".join(f"{_task(r.task)} {r.ratio:.2f} ({r.low:.2f}, {r.high:.2f})" for r in whole.itertuples())
+    each = "; ".join(f"{task_name(r.task)} {r.ratio:.2f} ({r.low:.2f}, {r.high:.2f})" for r in whole.itertuples())
     top = best.loc[best.groupby("task", sort=False).ratio.idxmax()]
-    where = "; ".join(f"{_task(r.task)} {r.ratio:.2f} at λ = {r.scale:g}" for r in top.itertuples())
+    where = "; ".join(f"{task_name(r.task)} {r.ratio:.2f} at λ = {r.scale:g}" for r in top.itertuples())
     show(
         "The sum of tuning vectors serves both domains",
         "better than the maths model on medicine, than the medical one on three of nine maths benchmarks (Fig. 4, no "
@@ -356,10 +357,6 @@ def sum_of_vectors(ratios: pd.DataFrame, gaps: pd.DataFrame) -> None:
         f"in {(gaps.clear & (gaps.points > 0)).sum()} of {len(gaps)} cases",
         _of_signs(gaps.clear & (gaps.points > 0), gaps.clear & (gaps.points < 0)),
     )
-
-
-def _task(name: str) -> str:
-    return name.removeprefix("tuningvec_").replace("_", " ")
 
 
 def _sign(value: float) -> str:

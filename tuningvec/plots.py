@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tuningvec.components import KINDS, MATRICES, SYMBOLS
 from tuningvec.findings import PERCENT
+from tuningvec.scores import task_name
 from tuningvec.stats import wilson
 
 MARKERS = "oDs^vP*"
@@ -340,7 +341,7 @@ def ablation(effects: pd.DataFrame) -> Figure:
             axes.set_yscale("symlog", linthresh=0.1)
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.margins(y=0.15)
-        axes.set_title(task.removeprefix("tuningvec_"), loc="left")
+        axes.set_title(task_name(task), loc="left")
     grid[-1].set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
     grid[-1].set_xlabel("share of active neurons")
     _legend_of(figure, grid[0])
@@ -354,13 +355,9 @@ def ablation_heatmap(effects: pd.DataFrame) -> Figure:
     figure, grid = plt.subplots(len(shares), 1, figsize=(WIDTH, 1.1 + len(shares) * (0.5 + 0.42 * len(tasks))))
     for axes, share in zip(np.atleast_1d(grid), shares, strict=True):
         wide = rows[rows.share == share].pivot(index="task", columns="member", values="change")
-        wide = wide.loc[tasks, rows.member.unique()].rename(index=lambda task: task.removeprefix("tuningvec_"))
-        text = wide.map(lambda value: "P = 0" if np.isnan(value) else f"{value:.0f}".replace("-", "−"))
-        sns.heatmap(
-            wide, annot=text.where(wide.notna(), ""), fmt="", vmin=-100, vmax=100, cmap="RdBu_r", linewidths=1,
-            ax=axes, cbar=False,
-        )  # fmt: skip
-        for y, x in np.argwhere(wide.isna().to_numpy()):
+        wide = wide.loc[tasks, rows.member.unique()].rename(index=task_name)
+        sns.heatmap(wide, annot=True, fmt=".0f", vmin=-100, vmax=100, cmap="RdBu_r", linewidths=1, ax=axes, cbar=False)
+        for y, x in np.argwhere(wide.isna().to_numpy()):  # which the heat map leaves empty
             axes.text(x + 0.5, y + 0.5, "P = 0", ha="center", va="center", fontsize="small")
         axes.set(xlabel="", ylabel="")
         axes.set_title(f"top {share:.0%} of active neurons", loc="left")
@@ -416,7 +413,7 @@ def addition(ratios: pd.DataFrame) -> Figure:
             axes.plot(place, rows.ratio, marker=marker, ms=5, lw=1.3, color=colour, label=_vector_label(one))
         axes.axhline(1, color="black", lw=0.8)
         axes.set(ylabel="normalised score", ylim=(-0.05, None), xticks=sorted(part.scale.unique()))
-        axes.set_title(task.removeprefix("tuningvec_"), loc="left")
+        axes.set_title(task_name(task), loc="left")
     grid[-1, 0].set_xlabel(r"$\lambda$ of $\theta_{pre} + \lambda \sum_d T_d$")
     _legend_of(figure, grid[0, 0])
     return figure
@@ -441,7 +438,7 @@ def score_differences(gaps: pd.DataFrame) -> Figure:
         axes.axvline(0, color="black", lw=0.8)
         axes.set_yticks(range(len(whos)), whos)
         axes.set_ylim(len(whos) - 0.5, -0.5)
-        axes.set_title(task.removeprefix("tuningvec_").replace("_", " "), loc="left")
+        axes.set_title(task_name(task), loc="left")
     grid[-1, 0].set_xlabel("difference in points")
     return figure
 

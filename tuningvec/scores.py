@@ -32,6 +32,11 @@ def _columns(items: pd.DataFrame, task: str) -> list[str]:
     return list(items[items.task == task].dropna(axis=1, how="all"))
 
 
+def task_name(task: str) -> str:
+    """A task without the package's name."""
+    return task.removeprefix("tuningvec_").replace("_", " ")
+
+
 def main(row: Container[str]) -> str:
     """The first of MAIN that a row has."""
     return next(name for name in MAIN if name in row)
@@ -68,12 +73,11 @@ def of_metrics(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 def of_instructions(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Share of replies that keep each instruction, over all multiple-choice and maths items together (Tables 3, 9)."""
-    asked = items[items.valid.notna()]
+    asked = pooled(items)
     rows = []
-    for who in asked.who.unique():
-        part = asked[asked.who == who]
-        for name in INSTRUCTIONS:
-            rows.append(dict(who=who, instruction=name, n=len(part)) | _interval(part[name].to_numpy(float), seed))
+    for who, name in itertools.product(asked.who.unique(), INSTRUCTIONS):
+        found = values(asked, who, "all", name)
+        rows.append(dict(who=who, instruction=name, n=len(found)) | _interval(found, seed))
     return pd.DataFrame(rows)
 
 
@@ -102,6 +106,12 @@ def _average(items: pd.DataFrame, who: str, tasks: Sequence[str], seed: int) -> 
     each = [values(items, who, task) for task in tasks]
     low, high = bootstrap_mean(each, seed)
     return dict(who=who, score=100 * np.mean([part.mean() for part in each]), low=100 * low, high=100 * high)
+
+
+def pooled(items: pd.DataFrame) -> pd.DataFrame:
+    """The items that have an answer to give, of all tasks, as one task "all"."""
+    asked = items[items.valid.notna()]
+    return asked.assign(task="all", item=asked.task + " " + asked["item"].astype(str))
 
 
 def against(items: pd.DataFrame, reference: str) -> list[tuple[str, str]]:

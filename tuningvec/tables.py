@@ -14,6 +14,7 @@ from tuningvec import paper
 from tuningvec.components import KINDS, MATRICES, SYMBOLS
 from tuningvec.family import GGUF, Family, Hub
 from tuningvec.findings import span
+from tuningvec.scores import task_name
 from tuningvec.stats import wilson
 
 LONGEST_IN_ONE_LINE = 45  # characters of a cell; tables without longer ones scroll and do not wrap
@@ -360,11 +361,6 @@ def instructions(found: pd.DataFrame, gaps: pd.DataFrame | None = None) -> pd.Da
     wide = found.assign(cell=cells).pivot(index="who", columns="instruction", values="cell")
     wide = wide.loc[found.who.unique(), found.instruction.unique()]
     return wide.rename(columns=lambda name: name.replace("_", ", ")).rename_axis("model").reset_index()
-
-
-def task_name(task: str) -> str:
-    """A task without the package's name."""
-    return task.removeprefix("tuningvec_").replace("_", " ")
 
 
 def effects(gaps: pd.DataFrame) -> pd.DataFrame:
