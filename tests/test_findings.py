@@ -160,6 +160,7 @@ def gaps(points, clear=True, **columns):
 
 
 OUTCOMES = [(30.0, True, "holds"), (30.0, False, "within chance"), (-30.0, True, "differs")]
+KEPT, NEGATED = (paper.by_member(cells) for cells in (paper.instructions(), paper.negation_instructions()))
 ACCURACY, NEGATION = (paper.by_member(cells) for cells in (paper.accuracy(), paper.negation_accuracy()))
 
 
@@ -167,12 +168,12 @@ ACCURACY, NEGATION = (paper.by_member(cells) for cells in (paper.accuracy(), pap
 def test_gains_hold_beyond_chance_alone(points, clear, said):
     assert said in verdict(findings.domain_gain, gaps(points, clear), ACCURACY)
     assert said in verdict(findings.text_gain, gaps(points, clear), paper.by_member(paper.rouge()))
-    assert said in verdict(findings.keeps_instructions, gaps(points, clear, what="thought"), ["thought"])
+    assert said in verdict(findings.keeps_instructions, gaps(points, clear, what="thought"), ["thought"], KEPT)
     assert said in verdict(findings.negation_falls, gaps(-points, clear), NEGATION)
-    assert said in verdict(findings.instructions_fall, gaps(-points, clear, what="valid"), ["valid"])
+    assert said in verdict(findings.instructions_fall, gaps(-points, clear, what="valid"), ["valid"], NEGATED)
     assert said in verdict(findings.across_domains, gaps(-points, clear), paper.maths_across_domains().head(1))
     ratios = pd.DataFrame([dict(vectors="sum", scale=1.0, task="t", ratio=0.9, low=0.8, high=1.0)])
-    assert said in verdict(findings.sum_of_vectors, ratios, gaps(points, clear))
+    assert said in verdict(findings.sum_of_vectors, ratios, gaps(points, clear), pd.Series(dict(value=3.0, n=9)))
 
 
 @pytest.mark.parametrize(("points", "clear", "said"), OUTCOMES)

@@ -245,25 +245,30 @@ def text_gain(gaps: pd.DataFrame, printed: pd.DataFrame) -> None:
 def _gain(claim: str, gaps: pd.DataFrame, printed: pd.DataFrame, what: str, scale: float) -> None:
     """`printed` holds what the paper has of each member, `scale` brings it to points."""
     each = "; ".join(f"{r.who} {task_name(r.task)} {_points(r)}" for r in gaps.itertuples())
-    averages = printed[printed.column == "Average"]
-    base = averages.drop_duplicates("family", keep="first").set_index("family").value
-    tuned = averages.drop_duplicates("family", keep="last")
-    rises = "; ".join(f"{r.member} {_sign(scale * (r.value - base[r.family]))}" for r in tuned.itertuples())
+    rises = _rises(printed[printed.column == "Average"], scale)
     show(
         claim,
-        f"{what} minus that of the first model of the family in Table {averages.table.iloc[0]}, in points: {rises}",
+        f"{what} minus that of the first model of the family in Table {printed.table.iloc[0]}, in points: {rises}",
         f"score minus that of the pretrained member, in points: {each}",
         _of_signs(gaps.clear & (gaps.points > 0), gaps.clear & (gaps.points < 0)),
     )
 
 
-def keeps_instructions(gaps: pd.DataFrame, kept: Sequence[str]) -> None:
+def _rises(printed: pd.DataFrame, scale: float = 1) -> str:
+    """The mean of the last member of each family minus that of its first, in cells of one of the paper's tables."""
+    means = printed.groupby(["family", "member"], sort=False).value.mean() * scale
+    ends = {family: part.droplevel("family") for family, part in means.groupby("family", sort=False)}
+    return "; ".join(f"{part.index[-1]} {_sign(part.iloc[-1] - part.iloc[0])}" for part in ends.values())
+
+
+def keeps_instructions(gaps: pd.DataFrame, kept: Sequence[str], printed: pd.DataFrame) -> None:
     """Holds when every specialist keeps each of these instructions clearly more often than the pretrained member."""
     rows = gaps[gaps.what.isin(kept)]
     up, down = rows.clear & (rows.points > 0), rows.clear & (rows.points < 0)
     show(
         "Fine-tuned models follow the instructions of the prompt better than the pretrained one",
-        "said of Table 9; of its fine-tuned models some keep the thought less often than their pretrained one",
+        f"Table {printed.table.iloc[0]}, mean of its instructions minus that of the first model of the family, in "
+        f"points: {_rises(printed)}; of the thought alone: {_rises(printed[printed.column == 'Thought'])}",
         f"clearly more often in {up.sum()} of {len(rows)} cases (specialist, benchmark, instruction), clearly less "
         f"often in {down.sum()}; the mean difference is {_sign(rows.points.mean())} points",
         _of_signs(up, down),
@@ -274,12 +279,10 @@ def negation_falls(gaps: pd.DataFrame, printed: pd.DataFrame) -> None:
     """Holds when every specialist without T, prompted as with it, is clearly worse on each benchmark of its domain."""
     rows = gaps[gaps.what == "score"]
     each = "; ".join(f"{r.member} {task_name(r.task)} {_points(r)}" for r in rows.itertuples())
-    averages = printed[printed.column == "Average"]
-    falls = averages.groupby("family", sort=False).value.agg(lambda v: v.iloc[-1] - v.iloc[0])
+    falls = _rises(printed[printed.column == "Average"])
     show(
         "Removing the tuning vector lowers the scores",
-        "average of Table 1 without T minus with T, in points: "
-        + "; ".join(f"{f} {_sign(v)}" for f, v in falls.items()),
+        f"average of Table {printed.table.iloc[0]} without T minus with T, in points: {falls}",
         f"λ = 1 minus λ = 0 under one prompt, in points: {each}",
         _of_signs(rows.clear & (rows.points < 0), rows.clear & (rows.points > 0)),
     )
@@ -316,7 +319,7 @@ def negation_is_the_pretrained_model(same: Mapping[str, bool]) -> None:
     )
 
 
-def instructions_fall(gaps: pd.DataFrame, kept: Sequence[str]) -> None:
+def instructions_fall(gaps: pd.DataFrame, kept: Sequence[str], printed: pd.DataFrame) -> None:
     """Holds when every specialist without T keeps each of these instructions clearly less often."""
     rows = gaps[gaps.what.isin(kept)]
     up, down = rows.clear & (rows.points > 0), rows.clear & (rows.points < 0)
@@ -325,7 +328,7 @@ def instructions_fall(gaps: pd.DataFrame, kept: Sequence[str]) -> None:
     )
     show(
         "Removing the tuning vector lowers instruction following",
-        "in Table 3 of two models of three; the third was tuned from an instruct model and does not fall",
+        f"Table {printed.table.iloc[0]}, mean of its instructions without T minus with T, in points: {_rises(printed)}",
         f"λ = 1 minus λ = 0 under one prompt, in points: {each}; clearly lower in {down.sum()} of {len(rows)} cases",
         _of_signs(down, up),
     )
@@ -342,7 +345,7 @@ def across_domains(gaps: pd.DataFrame, printed: pd.DataFrame) -> None:
     )
 
 
-def sum_of_vectors(ratios: pd.DataFrame, gaps: pd.DataFrame) -> None:
+def sum_of_vectors(ratios: pd.DataFrame, gaps: pd.DataFrame, printed: pd.Series) -> None:
     """Holds when θ_pre + Σ T_d is clearly better than each vector of another domain alone, on every benchmark."""
     best = ratios[ratios.vectors == "sum"]
     whole = best[best.scale == 1]
@@ -351,8 +354,8 @@ def sum_of_vectors(ratios: pd.DataFrame, gaps: pd.DataFrame) -> None:
     where = "; ".join(f"{task_name(r.task)} {r.ratio:.2f} at λ = {r.scale:g}" for r in top.itertuples())
     show(
         "The sum of tuning vectors serves both domains",
-        "better than the maths model on medicine, than the medical one on three of nine maths benchmarks (Fig. 4, no "
-        "values)",
+        "better than the maths model on medicine, and than the medical one on "
+        f"{printed['value']:g} of {printed['n']} maths benchmarks (Fig. 4, no values)",
         f"normalised score at λ = 1: {each}; largest over λ: {where}. Clearly above a vector of another domain alone "
         f"in {(gaps.clear & (gaps.points > 0)).sum()} of {len(gaps)} cases",
         _of_signs(gaps.clear & (gaps.points > 0), gaps.clear & (gaps.points < 0)),
