@@ -3,11 +3,12 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tuningvec import ablation, evals, models, neurons
-from tuningvec.ablation import ablated, at_random, effects, study, top
+from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
-from tuningvec.family import Family, data_folder
-from tuningvec.neurons import Profile
+from tuningvec.family.spec import Family
+from tuningvec.measures import ablation, evals, models, neurons
+from tuningvec.measures.ablation import ablated, at_random, effects, study, top
+from tuningvec.measures.neurons import Profile
 from tuningvec.store import Store
 
 TINY = data_folder() / "families" / "tiny" / "medical"

@@ -2,8 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tuningvec import audit, paper
-from tuningvec.components import MATRICES
+from tuningvec.paper import audit
+from tuningvec.paper import printed as paper
+from tuningvec.weights.components import MATRICES
 
 
 def test_misprinted_cells_are_those_that_the_data_notes():

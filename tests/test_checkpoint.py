@@ -9,10 +9,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tuningvec import checkpoint as module
-from tuningvec import shards
-from tuningvec.checkpoint import INDEX, SINGLE, Checkpoint, Gaussian, LowRank, write_checkpoint
 from tuningvec.errors import TuningVecError
+from tuningvec.weights import checkpoint as module
+from tuningvec.weights import shards
+from tuningvec.weights.checkpoint import INDEX, SINGLE, Checkpoint, Gaussian, LowRank, write_checkpoint
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 

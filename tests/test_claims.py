@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from IPython.utils.capture import capture_output
 
-from tuningvec import audit, claims, compendium
-from tuningvec.compendium import Project
-from tuningvec.family import data_folder
-from tuningvec.findings import VERDICTS
+from tuningvec.book import compendium
+from tuningvec.book.compendium import Project
+from tuningvec.data import data_folder
+from tuningvec.page.finding import VERDICTS
+from tuningvec.paper import audit, claims
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "05_audit.md"
 

@@ -4,11 +4,11 @@ import nbformat
 import pytest
 import yaml
 
-from tuningvec import compendium
 from tuningvec.__main__ import main
-from tuningvec.compendium import Project
+from tuningvec.book import compendium
+from tuningvec.book.compendium import Project
+from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
-from tuningvec.family import data_folder
 
 HEADER = """---
 jupytext:

@@ -1,8 +1,8 @@
 import pytest
 
-from tuningvec.checkpoint import Checkpoint
-from tuningvec.components import MATRICES, Component, components, matrix_shapes
 from tuningvec.errors import TuningVecError
+from tuningvec.weights.checkpoint import Checkpoint
+from tuningvec.weights.components import MATRICES, Component, components, matrix_shapes
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "phi3", "qwen3", "mistral", "gemma2", "gemma3"])

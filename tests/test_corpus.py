@@ -8,10 +8,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tuningvec import corpus
-from tuningvec.corpus import documents
+from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
-from tuningvec.family import Family, HubText, TextFiles, data_folder
+from tuningvec.family.spec import Family, HubText, TextFiles
+from tuningvec.measures import corpus
+from tuningvec.measures.corpus import documents
 from tuningvec.store import Store
 
 ARTICLE = """<?xml version="1.0"?>

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from tuningvec.checkpoint import Checkpoint, Gaussian
-from tuningvec.delta import (
+from tuningvec.errors import TuningVecError
+from tuningvec.weights.checkpoint import Checkpoint, Gaussian
+from tuningvec.weights.delta import (
     Combination,
     TuningVector,
     _rotated_variance,
@@ -20,7 +21,6 @@ from tuningvec.delta import (
     rotation_null,
     weight_similarity,
 )
-from tuningvec.errors import TuningVecError
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import GenerationMixin, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
-from tuningvec import evals, models, scores
 from tuningvec.errors import TuningVecError
-from tuningvec.family import Family, Prompt
+from tuningvec.family.spec import Family, Prompt
+from tuningvec.measures import evals, models, scores
 from tuningvec.store import Store
 from tuningvec.tasks import FOLDER, scoring
 

@@ -3,8 +3,9 @@ import shutil
 import pytest
 import yaml
 
+from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
-from tuningvec.family import Family, data_folder, family_names
+from tuningvec.family.spec import Family, family_names
 
 SPEC = """
 title: Mine

@@ -4,10 +4,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tuningvec.checkpoint import SINGLE, Checkpoint
-from tuningvec.delta import Combination, TuningVector
 from tuningvec.errors import TuningVecError
-from tuningvec.fitting import EMBEDDING, HEAD, Fitted, fit, misfits
+from tuningvec.weights.checkpoint import SINGLE, Checkpoint
+from tuningvec.weights.delta import Combination, TuningVector
+from tuningvec.weights.fitting import EMBEDDING, HEAD, Fitted, fit, misfits
 
 
 def vector(pretrained, fine_tuned):

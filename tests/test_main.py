@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuningvec.__main__ import main
-from tuningvec.family import data_folder
+from tuningvec.data import data_folder
 
 
 def test_a_sum_is_scored_and_its_items_are_written(tmp_path, capsys):

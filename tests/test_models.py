@@ -2,11 +2,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tuningvec import models, sources
-from tuningvec.checkpoint import Checkpoint
-from tuningvec.delta import Combination, TuningVector
 from tuningvec.errors import TuningVecError
-from tuningvec.family import Family
+from tuningvec.family import members
+from tuningvec.family.spec import Family
+from tuningvec.measures import models
+from tuningvec.weights.checkpoint import Checkpoint
+from tuningvec.weights.delta import Combination, TuningVector
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "phi3", "gemma3"])
@@ -31,16 +32,18 @@ def test_a_member_is_loaded_as_it_is_stored(make_checkpoint):
 def test_every_member_of_the_shipped_families_has_its_weights():
     family = Family.load("tiny")
     for member in family.members:
-        weights, like = models.weights(family, member.name)
-        own = sources.model(family, member.name)
+        opened = members.weights(family, member.name)
+        weights, like = opened.own, opened.like
+        own = members.weights(family, member.name).fitted
         model = models.load(weights, like)
         assert all(torch.equal(model.get_parameter(name), own.read(name)) for name in own.shapes)
 
 
 def test_an_adapter_is_added_to_its_base():
     family = Family.load("smollm2")
-    weights, like = models.weights(family, "medical")
-    assert weights == sources.model(family, "medical") and like == sources.checkpoint(family)
+    opened = members.weights(family, "medical")
+    weights, like = opened.own, opened.like
+    assert weights == members.weights(family, "medical").fitted and like == members.checkpoint(family)
     model = models.load(weights, like)
     name = "model.layers.3.mlp.down_proj.weight"
     assert torch.equal(model.get_parameter(name), weights.read(name))

@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from tuningvec import models, neurons
-from tuningvec.corpus import Tokens
 from tuningvec.errors import TuningVecError
-from tuningvec.family import Family
-from tuningvec.neurons import Profile, Profiles, activation_profile, distances, profiles, total
+from tuningvec.family.spec import Family
+from tuningvec.measures import models, neurons
+from tuningvec.measures.corpus import Tokens
+from tuningvec.measures.neurons import Profile, Profiles, activation_profile, distances, profiles, total
 from tuningvec.store import Store
 
 GATED = ["llama", "qwen2", "phi3", "gemma3", "qwen3", "mistral", "gemma2"]

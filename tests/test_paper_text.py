@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tuningvec import paper
+from tuningvec.paper import printed as paper
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TEXT = Path(os.environ.get("TUNINGVEC_PAPER") or SHARED / "paper" / "paper.txt")

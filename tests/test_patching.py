@@ -4,11 +4,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tuningvec import models, patching
+from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
-from tuningvec.family import Family, data_folder
-from tuningvec.patching import SITES, Patcher
-from tuningvec.prompts import Prompt, Prompts, align, answers
+from tuningvec.family.spec import Family
+from tuningvec.measures import models, patching
+from tuningvec.measures.patching import SITES, Patcher
+from tuningvec.measures.prompts import Prompt, Prompts, align, answers
 from tuningvec.store import Store
 
 TINY = data_folder() / "families" / "tiny" / "medical"

@@ -3,9 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
-from tuningvec.family import data_folder
-from tuningvec.prompts import Prompt, Prompts, align, answers, prompt
+from tuningvec.measures.prompts import Prompt, Prompts, align, answers, prompt
 
 TINY = data_folder() / "families" / "tiny" / "medical"
 SPEC = 'template: "{drug} is for {use}. It is"\nanswers: [" true", " false"]\npairs:\n'

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from tuningvec.family import data_folder
+from tuningvec.data import data_folder
 from tuningvec.recipes.__main__ import main
 from tuningvec.recipes.exams import LETTERS, body_facts, code_tasks, drug_facts, exam, hold_out, number_facts
 from tuningvec.recipes.training import ANSWER, IGNORED, answered, collate, stated, train

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tuningvec.errors import TuningVecError
-from tuningvec.sandbox import passes
+from tuningvec.tasks.sandbox import passes
 
 ADD = "def add_2(x):\n    return x + 2\n"
 

@@ -3,12 +3,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuningvec import subspace
-from tuningvec.checkpoint import Checkpoint, Gaussian
-from tuningvec.components import MATRICES
-from tuningvec.delta import Factors, TuningVector
 from tuningvec.errors import TuningVecError
-from tuningvec.subspace import alignment, decompose, over_layers, subspace_alignment
+from tuningvec.weights import subspace
+from tuningvec.weights.checkpoint import Checkpoint, Gaussian
+from tuningvec.weights.components import MATRICES
+from tuningvec.weights.delta import Factors, TuningVector
+from tuningvec.weights.subspace import alignment, decompose, over_layers, subspace_alignment
 
 shapes = st.tuples(st.integers(2, 24), st.integers(2, 24))
 seeds = st.integers(0, 10_000)

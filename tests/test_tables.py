@@ -2,8 +2,8 @@ import pandas as pd
 import pytest
 from IPython.utils.capture import capture_output
 
-from tuningvec import tables
-from tuningvec.family import Family, family_names
+from tuningvec.family.spec import Family, family_names
+from tuningvec.page import tables
 
 
 @pytest.mark.parametrize(

@@ -6,20 +6,22 @@ what both measured is the same and is taken once.
 """
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+
+from tuningvec.closure import Closure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
 
 Rows = list[dict[str, Any]]
 
@@ -40,7 +42,7 @@ class Record:
     def __contains__(self, piece: str) -> bool:
         return piece in self.pieces
 
-    def add(self, piece: str, rows: Rows, arrays: Mapping[str, Tensor] | None = None) -> None:
+    def add(self, piece: str, rows: Rows, arrays: "Mapping[str, Tensor] | None" = None) -> None:
         """Keep a finished piece; the first of a run tells when and where it was measured.
 
         Arrays go to a file of their own, which is there whole before the piece is listed.
@@ -58,14 +60,18 @@ class Record:
         if self._file:
             _append(self._file, {"piece": piece, "rows": rows} | ({"arrays": True} if arrays else {}))
 
-    def arrays(self, piece: str) -> dict[str, Tensor]:
+    def arrays(self, piece: str) -> "dict[str, Tensor]":
         """The arrays of a piece."""
+        from safetensors.torch import load_file
+
         return dict(self._arrays[piece]) if piece in self._arrays else load_file(self._array_file(piece))
 
     def _array_file(self, piece: str) -> Path:
         return self._file.with_name(f"{self._file.stem}.{piece}.safetensors")
 
-    def _write(self, file: Path, arrays: Mapping[str, Tensor]) -> None:
+    def _write(self, file: Path, arrays: "Mapping[str, Tensor]") -> None:
+        from safetensors.torch import save_file
+
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
             save_file(dict(arrays), Path(scratch) / file.name)
@@ -87,15 +93,19 @@ class Store:
             folder or os.environ.get("TUNINGVEC_STORE") or platformdirs.user_cache_path("tuningvec") / "store"
         )
 
-    def record(self, what: str, inputs: Mapping[str, Any], code: Sequence[ModuleType], on: str = "CPU") -> Record:
-        """The record of a table that is measured from `inputs` by the code of these modules, on this device."""
-        sources = [Path(module.__file__ or "").read_bytes() for module in code]
-        text = json.dumps([what, inputs, *(hashlib.sha256(source).hexdigest() for source in sources)], sort_keys=True)
+    def record(self, what: str, inputs: Mapping[str, Any], module: str, on: str = "CPU") -> Record:
+        """The record of a table that the module of this name measures from `inputs`, on this device.
+
+        Its key holds all code of the package that the module reaches by imports, less functions that return a Verdict,
+        which judge what was measured, and the versions of the packages that this code imports.
+        """
+        code = Closure.of(module)
+        text = json.dumps([what, inputs, code.digest, code.versions], sort_keys=True)
         file = self.folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
         since = float(os.environ.get("TUNINGVEC_FRESH") or 0)
         if file.is_file() and file.stat().st_mtime < since:
             file.unlink()
-        return Record(file, {"device": on, "inputs": inputs})
+        return Record(file, {"device": on, "inputs": inputs, "versions": code.versions})
 
     def digest(self, file: Path) -> str:
         """SHA-256 of a file, computed once as long as its size and time of change stay."""
@@ -130,7 +140,14 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _machine() -> dict[str, str]:
-    return {
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "torch": importlib.metadata.version("torch"),
-    }
+    return {"machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"}
+
+
+def joined(parts: "Iterable[pd.DataFrame]", runs: Iterable[dict[str, Any]] | None = None) -> "pd.DataFrame":
+    """One table of several, with the runs that measured it: those given, else those of the parts."""
+    import pandas as pd
+
+    parts = list(parts)
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    table.attrs["runs"] = list(runs) if runs is not None else [run for part in parts for run in part.attrs["runs"]]
+    return table

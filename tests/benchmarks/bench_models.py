@@ -13,12 +13,12 @@ from bench_weights import REPEATS, peak, seconds
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel
 
-from tuningvec import evals, models
-from tuningvec.corpus import Tokens, tokens
-from tuningvec.family import Family
-from tuningvec.neurons import activation_profile
-from tuningvec.patching import Patcher
-from tuningvec.prompts import Prompts, answers
+from tuningvec.family.spec import Family
+from tuningvec.measures import evals, models
+from tuningvec.measures.corpus import Tokens, tokens
+from tuningvec.measures.neurons import activation_profile
+from tuningvec.measures.patching import Patcher
+from tuningvec.measures.prompts import Prompts, answers
 
 BATCH, ROWS = 8, 16  # of 256 tokens
 ITEMS = 16  # of a benchmark

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tuningvec import shards
-from tuningvec.checkpoint import Checkpoint
-from tuningvec.components import matrix_shapes
-from tuningvec.delta import Combination, TuningVector, cosine_matrix, inner_products
-from tuningvec.subspace import alignment, decompose, energies
+from tuningvec.weights import shards
+from tuningvec.weights.checkpoint import Checkpoint
+from tuningvec.weights.components import matrix_shapes
+from tuningvec.weights.delta import Combination, TuningVector, cosine_matrix, inner_products
+from tuningvec.weights.subspace import alignment, decompose, energies
 
 REPEATS = 5
 CONFIG = dict(  # 0.47B parameters
@@ -176,9 +176,9 @@ def bench_import() -> None:
     def python(code: str) -> Callable[[], object]:
         return lambda: subprocess.run([sys.executable, "-c", code], check=True)
 
-    ours, theirs = python("import tuningvec.delta"), python("import torch, safetensors.torch")
+    ours, theirs = python("import tuningvec.weights.delta"), python("import torch, safetensors.torch")
     ratio = statistics.median(seconds(ours) / seconds(theirs) for _ in range(REPEATS))
-    print(f"import tuningvec.delta: {ratio:.2f} × import of torch and safetensors", flush=True)
+    print(f"import tuningvec.weights.delta: {ratio:.2f} × import of torch and safetensors", flush=True)
 
 
 def bench_subspace(shape: tuple[int, int], vectors: int = 4) -> None:

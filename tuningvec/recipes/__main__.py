@@ -5,7 +5,7 @@ import importlib
 import sys
 
 from tuningvec.errors import TuningVecError
-from tuningvec.family import GGUF, Family
+from tuningvec.family.spec import GGUF, Family
 
 
 def main(arguments: list[str] | None = None) -> int:

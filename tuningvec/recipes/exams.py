@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tuningvec.family import data_folder
+from tuningvec.data import data_folder
 
 LETTERS = "ABCD"
 Item = TypeVar("Item")

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from tuningvec.errors import TuningVecError
-from tuningvec.family import Family
+from tuningvec.family.members import folder_of
+from tuningvec.family.spec import Family
 from tuningvec.recipes.exams import Fact, drug_facts, exam, hold_out, number_facts
 from tuningvec.recipes.training import Example, answered, examine, stated, train
-from tuningvec.sources import folder_of
 
 STEPS, LR, RANK = 160, 1e-3, 16
 EXAMS, STATEMENTS = 8, 24  # of each step: a statement is a sixth as long as an exam, and has to be met more often

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from tuningvec.sandbox import passes
+from tuningvec.tasks.sandbox import passes
 
 ENDED, CUT = "\N{SYMBOL FOR END OF TEXT}", "\N{SYMBOL FOR CANCEL}"  # by an end token, by the limit of tokens
 LETTERS = "ABCDEFGHIJ"

@@ -1,0 +1,139 @@
+"""`python -m tuningvec`: execute the notebooks on families, build the book; score and write sums of members."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuningvec.book import compendium
+from tuningvec.book.compendium import Page, Project
+from tuningvec.errors import TuningVecError
+from tuningvec.family.spec import Family, Prompt
+
+if TYPE_CHECKING:
+    from tuningvec.measures.models import Arithmetic
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except TuningVecError as error:
+        print(f"tuningvec: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tuningvec", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, run, text in (
+        ("book", _book, "execute what changed and build the book"),
+        ("execute", _execute, "execute what changed"),
+        ("prepare", _prepare, "write the notebooks with their parameters filled in, not executed"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("families", nargs="+", help="names in data/families/, or paths of YAML files")
+        command.set_defaults(run=run)
+        if name == "prepare":
+            command.add_argument("--to", type=Path, required=True, help="folder to write to")
+        else:
+            command.add_argument(
+                "--fresh", action="store_true", help="execute every page and measure every table again"
+            )
+    evaluate = commands.add_parser("evaluate", help="score a member, or a sum of members, on benchmarks")
+    _weights(evaluate)
+    evaluate.add_argument(
+        "--tasks", nargs="+", required=True, metavar="task", help="tasks or groups of lm-eval, or ours"
+    )
+    evaluate.add_argument("--limit", type=int, help="take the first items of each task")
+    evaluate.add_argument("--tokens", type=int, help="the longest reply, for a quick look")
+    evaluate.add_argument("--plain", action="store_true", help="plain text instead of the chat format")
+    evaluate.add_argument("--hub", help="a folder that holds data sets in the hub's layout")
+    evaluate.add_argument("--include", type=Path, nargs="+", default=[], help="folders with further tasks of lm-eval")
+    evaluate.add_argument("--prompts", type=Path, help="a YAML file with other system prompts and worked examples")
+    evaluate.add_argument("--dtype", default="bfloat16")
+    evaluate.add_argument("--batch", type=int, default=32)
+    evaluate.add_argument(
+        "--items", type=Path, help="write every item with prompt, reply and scores to this JSONL file"
+    )
+    evaluate.set_defaults(run=_evaluate)
+    write = commands.add_parser("write", help="write a sum of members as a checkpoint, for another program to load")
+    _weights(write)
+    write.add_argument("--to", type=Path, required=True, help="folder to write to")
+    write.set_defaults(run=_write)
+    return parser
+
+
+def _weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("family", help="a name in data/families/, or the path of a YAML file")
+    parser.add_argument(
+        "weights", nargs="+", metavar="member[=coefficient]",
+        help="a member, or a sum: `medical=0.5 instruct=0.5`; the first is the one that is prompted",
+    )  # fmt: skip
+
+
+def _asked(options: argparse.Namespace, dtype: str) -> "Arithmetic":
+    from tuningvec.measures.models import Arithmetic
+
+    terms: dict[str, float] = {}
+    for part in options.weights:
+        member, _, coefficient = part.partition("=")
+        try:
+            terms[member] = terms.get(member, 0) + float(coefficient or 1)
+        except ValueError:
+            raise TuningVecError(f"{part}: {coefficient!r} is no number; write member=0.5") from None
+    return Arithmetic(Family.load(options.family), terms, next(iter(terms)), dtype)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from tuningvec.measures import evals, scores
+    from tuningvec.store import Store
+
+    prompt = Prompt.read(options.prompts) if options.prompts else Family.load(options.family).prompt
+    tasks = evals.tasks(options.tasks, prompt, options.hub, options.include)
+    for task in tasks.values():
+        if options.tokens and task.OUTPUT_TYPE == "generate_until":
+            task.set_config("generation_kwargs", {"max_gen_toks": options.tokens}, update=True)
+    items = evals.run(
+        [_asked(options, options.dtype)], tasks,
+        chat=False if options.plain else None, limit=options.limit, batch=options.batch, store=Store(),
+    )  # fmt: skip
+    if options.items:
+        items.to_json(options.items, orient="records", lines=True, force_ascii=False)
+    print(scores.of_metrics(items).to_markdown(index=False, floatfmt=".4g"))
+
+
+def _write(options: argparse.Namespace) -> None:
+    one = _asked(options, "float32")
+    print(one.weights.write(options.to, one.like, one.prompted).folder)
+
+
+def _execute(options: argparse.Namespace) -> list[Page]:
+    pages = compendium.plan(Project.here(), options.families)
+    if options.fresh:
+        os.environ["TUNINGVEC_FRESH"] = str(time.time())  # for the notebooks' kernels
+    for page, executed in compendium.execute(pages, options.fresh):
+        print(f"{page}: {page.seconds():.1f} s" + ("" if executed else " (kept from an earlier run)"), flush=True)
+    return pages
+
+
+def _book(options: argparse.Namespace) -> None:
+    project = Project.here()
+    pages = _execute(options)
+    compendium.publish(project, pages)
+    index = compendium.build(project)
+    for page in pages:
+        print(f"{page}: {page.seconds():.1f} s")
+    print(f"book: {index}")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    for file in compendium.prepare(compendium.plan(Project.here(), options.families), options.to):
+        print(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

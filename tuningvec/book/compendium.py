@@ -1,0 +1,293 @@
+"""Prepare → execute → build: text notebooks become executed pages, executed pages become the book."""
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+from nbformat import NotebookNode
+from papermill.exceptions import PapermillExecutionError
+
+from tuningvec.book.template import fill
+from tuningvec.data import data_folder
+from tuningvec.errors import TuningVecError
+from tuningvec.family.spec import Adapter, Family, Folder
+from tuningvec.page.finding import CSS, KEY, VERDICTS
+
+Executed = list[tuple["Page", NotebookNode]]
+NO_FAMILY = "paper"  # folder and name of pages about the paper alone
+VERSIONS = (
+    "torch", "transformers", "safetensors", "numpy", "nnsight", "datasets", "lm_eval", "math-verify", "rouge_score",
+    "papermill", "jupyter-book",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where the book's sources and products lie."""
+
+    root: Path
+
+    @classmethod
+    def here(cls) -> "Project":
+        return cls(data_folder().parent)
+
+    @property
+    def notebooks(self) -> list[Path]:
+        return sorted((self.root / "notebooks").glob("*.md"))
+
+    @property
+    def executed(self) -> Path:
+        """Executed pages of every family, kept from run to run."""
+        return self.root / "build" / "pages"
+
+    @property
+    def results(self) -> Path:
+        """What the book shows: complete pages of the families asked for."""
+        return self.root / "book" / "results"
+
+    def commit(self) -> str:
+        """The short commit, with `+` when tracked files differ from it; empty outside a git checkout."""
+        command = ["git", "-C", str(self.root), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
+        if shutil.which("git") is None:
+            return ""
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+@dataclass(frozen=True)
+class Page:
+    """One notebook, for one family unless it is about the paper alone."""
+
+    project: Project
+    notebook: Path
+    family: Family | None
+
+    def __str__(self) -> str:
+        return f"{self.folder}/{self.notebook.stem}"
+
+    @property
+    def folder(self) -> str:
+        return self.family.name if self.family else NO_FAMILY
+
+    @property
+    def output(self) -> Path:
+        return self.project.executed / self.folder / f"{self.notebook.stem}.ipynb"
+
+    def digest(self) -> str:
+        """A checksum of what the page depends on: notebook, family and weights, package, paper's data, versions."""
+        here = Path(__file__).parent
+        package = [*here.glob("*.py"), *(here / "tasks").glob("*.py"), *(here / "tasks").glob("*yaml")]
+        paper = (data_folder() / "paper").glob("*.csv")
+        files = [self.notebook, *_inputs(self.family), *sorted(package), *sorted(paper)]
+        lines = [f"{file.name} {_file_digest(file)}" for file in files]
+        lines += [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
+        return hashlib.sha256("\n".join([str(self), *lines]).encode()).hexdigest()
+
+    def is_current(self) -> bool:
+        """Whether an execution of exactly these inputs is at hand."""
+        return self.output.is_file() and _record(nbformat.read(self.output, 4)).get("digest") == self.digest()
+
+    def seconds(self) -> float:
+        """How long the last execution took."""
+        return nbformat.read(self.output, 4).metadata.papermill.duration
+
+    def parameters(self, notebook: NotebookNode) -> dict[str, Any]:
+        """The notebook's own defaults with this family; all are passed, so that the page shows each once."""
+        defaults = papermill.inspect_notebook(notebook)
+        values = {name: ast.literal_eval(p["default"]) for name, p in defaults.items()}
+        if self.family is None:
+            return values
+        named = data_folder() / "families" / f"{self.family.name}.yaml" == self.family.file
+        return values | {"family": self.family.name if named else str(self.family.file)}
+
+    def run(self, output: Path, **options: Any) -> NotebookNode:
+        """Hand the notebook to papermill, which writes `output` cell by cell."""
+        output.parent.mkdir(parents=True, exist_ok=True)
+        notebook = jupytext.read(self.notebook)
+        notebook.metadata["tuningvec"] = dict(digest=self.digest(), commit=self.project.commit())
+        parameters, folder = self.parameters(notebook), self.notebook.parent
+        return papermill.execute_notebook(notebook, output, parameters, engine_name="tuningvec", cwd=folder, **options)
+
+
+def plan(project: Project, names: Sequence[str]) -> list[Page]:
+    """The pages about the paper alone, then those of the families, less what a family's spec leaves out.
+
+    A notebook without a parameter `family` is about the paper alone. Raises TuningVecError before anything runs: for a
+    bad spec, a family named twice or like the folder of the paper's pages, an unknown page.
+    """
+    families = [Family.load(name) for name in names]
+    twice = {f.name for f in families if [g.name for g in families].count(f.name) > 1}
+    if twice:
+        raise TuningVecError(f"family named twice: {', '.join(sorted(twice))}")
+    alone = [n for n in project.notebooks if "family" not in papermill.inspect_notebook(jupytext.read(n))]
+    stems = [n.stem for n in project.notebooks if n not in alone]
+    for family in families:
+        if family.name == NO_FAMILY:
+            raise TuningVecError(
+                f"{family.file}: the name {NO_FAMILY!r} is taken by the paper's own pages; rename the file"
+            )
+        for unknown in sorted(family.left_out.keys() - set(stems)):
+            raise TuningVecError(f"{family.file}: left_out: no page {unknown!r}; pages are {', '.join(stems)}")
+    pages = [Page(project, n, None) for n in alone]
+    kept = [n for n in project.notebooks if n not in alone]
+    return pages + [Page(project, n, f) for f in families for n in kept if n.stem not in f.left_out]
+
+
+def execute(pages: Sequence[Page], fresh: bool = False) -> Iterator[tuple[Page, bool]]:
+    """Execute each page whose inputs changed, all of them with `fresh`; yields it and whether it was executed.
+
+    Raises TuningVecError naming page and cell when a notebook fails; the unfinished page is kept for reading, an older
+    execution of it is not.
+    """
+    for page in pages:
+        due = fresh or not page.is_current()
+        if due:
+            page.output.unlink(missing_ok=True)
+            unfinished = page.output.with_name(f"{page.output.stem}.unfinished.ipynb")
+            try:
+                page.run(unfinished)
+            except PapermillExecutionError as error:
+                raise TuningVecError(
+                    f"{page}: cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                    f"  the page so far, with the traceback: {unfinished}"
+                ) from None
+            unfinished.rename(page.output)
+        yield page, due
+
+
+def prepare(pages: Sequence[Page], folder: Path) -> list[Path]:
+    """Write each page with its parameters filled in and nothing executed, for nbmake or an editor."""
+    files = []
+    for page in pages:
+        files.append(folder / page.folder / f"{page.notebook.stem}.ipynb")
+        notebook = page.run(files[-1], prepare_only=True)
+        fill(notebook)
+        nbformat.write(notebook, files[-1])
+    return files
+
+
+def publish(project: Project, pages: Sequence[Page]) -> None:
+    """Lay out what the book shows: the executed pages of these families alone, findings, status, MathJax."""
+    shutil.rmtree(project.results, ignore_errors=True)
+    notebooks = []
+    for page in pages:
+        target = project.results / page.folder / page.output.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(page.output, target)
+        notebooks.append((page, nbformat.read(page.output, 4)))
+    (project.results / "findings.md").write_text(_findings(notebooks), encoding="utf-8")
+    (project.results / "audit.md").write_text(_audit(notebooks), encoding="utf-8")
+    (project.results / "status.md").write_text(_status(project, notebooks), encoding="utf-8")
+    _copy_mathjax(project.root / "book" / "_static" / "mathjax")
+
+
+def build(project: Project) -> Path:
+    """Build the book strictly; returns the index page.
+
+    The new book replaces the old one only when Sphinx had nothing to warn of. Raises TuningVecError otherwise.
+    """
+    scratch = project.root / "build" / "book"
+    shutil.rmtree(scratch, ignore_errors=True)  # Sphinx repeats no warning for a page that it does not read again
+    program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent)) or "jupyter-book"
+    command = [program, "build", str(project.root), "--path-output", str(scratch), "-W", "--keep-going", "-n"]
+    log = project.root / "build" / "book.log"
+    with log.open("w", encoding="utf-8") as stream:
+        done = subprocess.run(command, check=False, stdout=stream, stderr=subprocess.STDOUT)
+    if done.returncode:
+        said = [line for line in log.read_text(encoding="utf-8").splitlines() if "WARNING" in line or "ERROR" in line]
+        raise TuningVecError(
+            "\n  ".join(["the book was not built, the former one is untouched:", *said, f"all that was said: {log}"])
+        )
+    html = project.root / "_build" / "html"
+    html.parent.mkdir(exist_ok=True)
+    shutil.rmtree(html, ignore_errors=True)
+    shutil.move(scratch / "_build" / "html", html)
+    return html / "index.html"
+
+
+def _findings(notebooks: Executed) -> str:
+    """The findings that the pages recorded, as one table."""
+    lines = ["| Claim | Paper | Here | Verdict | Page |", "|---|---|---|---|---|"]
+    for page, f in _recorded(notebooks, KEY):
+        link = f"[{page.folder}](results/{page.folder}/{page.output.name})"
+        lines.append(f"| {f['claim']} | {f['paper']} | {f['here']} | {f['verdict']} | {link} |")
+    return "\n".join(lines) + "\n"
+
+
+def _audit(notebooks: Executed) -> str:
+    """How many of the audit's claims have which verdict, in a sentence."""
+    lines = []
+    for page, verdicts in _recorded(notebooks, VERDICTS):
+        each = ", ".join(f"[{verdict}]{{.{CSS[verdict]}}} {count}" for verdict, count in verdicts.items())
+        link = f"[the audit](results/{page.folder}/{page.output.name})"
+        lines.append(f"{sum(verdicts.values())} claims are judged there: {each}. Read {link}.")
+    return "\n\n".join(lines) + "\n"
+
+
+def _recorded(notebooks: Executed, key: str) -> Iterator[tuple[Page, Any]]:
+    """What the outputs of the pages carry under `key`."""
+    for page, notebook in notebooks:
+        outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+        for output in outputs:
+            if text := output.get("metadata", {}).get(key):
+                yield page, json.loads(text)
+
+
+def _status(project: Project, notebooks: Executed) -> str:
+    """The status page: each page's seconds, date and commit, and the versions all ran with."""
+    lines = ["# Status of this build", "", "Each page was executed once on the inputs named here.", ""]
+    lines += ["| Page | Family | Seconds | Executed (UTC) | Commit |", "|---|---|---:|---|---|"]
+    for page, notebook in notebooks:
+        run = notebook.metadata.papermill
+        link = f"[{page.notebook.stem}]({page.folder}/{page.output.name})"
+        commit = f"`{_record(notebook)['commit']}`" if _record(notebook)["commit"] else "not a git checkout"
+        ended = run.end_time[:16].replace("T", " ")
+        lines.append(
+            f"| {link} | {page.family.title if page.family else 'the paper alone'} | {run.duration:.0f} | "
+            f"{ended} | {commit} |"
+        )
+    lines += ["", "A `+` after a commit means that tracked files differed from it.", "", "| Version | |", "|---|---|"]
+    lines += [f"| {name} | {importlib.metadata.version(name)} |" for name in VERSIONS]
+    lines += [f"| Python | {platform.python_version()} |", f"| Machine | {platform.system()} {platform.machine()} |"]
+    return "\n".join(lines) + "\n"
+
+
+def _record(notebook: NotebookNode) -> dict[str, str]:
+    return notebook.metadata.get("tuningvec", {})
+
+
+def _inputs(family: Family | None) -> list[Path]:
+    """A family's file, its weights, and what its members are given to read."""
+    if family is None:
+        return []
+    sources = [m.source for m in family.members]
+    weights = [f for s in sources if isinstance(s, Folder | Adapter) for f in (family.root / s.path).iterdir()]
+    return [family.file, *sorted(weights), *family.reading]
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _copy_mathjax(folder: Path) -> None:
+    """Copy MathJax out of its Python package, so that the built book asks no other host for it."""
+    package = importlib.util.find_spec("mathjax")
+    if package is None or package.origin is None:
+        raise TuningVecError("package django-static-mathjax is not installed; install the extra `book`")
+    source = Path(package.origin).parent / "static" / "mathjax"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (source / "es5" / "tex-svg.js", source / "LICENSE"):
+        shutil.copyfile(file, folder / file.name)

@@ -1,0 +1,323 @@
+"""A family: one pretrained model, its fine-tuned members, where their weights come from, how they are prompted."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from tuningvec.data import data_folder
+from tuningvec.errors import TuningVecError
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+
+
+class Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def read(cls, file: Path) -> "Spec":
+        """The spec in a YAML file; raises TuningVecError naming file and field for what is not as it must be."""
+        try:
+            return cls.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except ValidationError as error:
+            raise TuningVecError(f"{file}: {first_problem(error)}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise TuningVecError(f"{file}: not readable as YAML: {error}") from None
+
+
+class Folder(Spec):
+    """A folder of safetensors with its `config.json`."""
+
+    kind: Literal["folder"]
+    path: Path
+
+    def missing(self, root: Path) -> list[Path]:
+        folder = root / self.path
+        weights = [] if any(folder.glob("*.safetensors")) else [folder / "*.safetensors"]
+        return weights + [f for f in [folder / "config.json"] if not f.is_file()]
+
+
+class GGUF(Spec):
+    """A GGUF file pinned by its checksum: inside an installed Python package, or at a path of its own."""
+
+    kind: Literal["gguf"]
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    package: str | None = None
+    version: str | None = None
+
+    @model_validator(mode="after")
+    def _package_has_a_version(self) -> "GGUF":
+        if (self.package is None) != (self.version is None):
+            raise ValueError("package and version are given together, or neither")
+        return self
+
+    def missing(self, root: Path) -> list[Path]:
+        if self.package:
+            return []  # it is looked for when the member is opened, with the words that install it
+        return [] if (root / self.file).is_file() else [root / self.file]
+
+
+class Hub(Spec):
+    """A model on the Hugging Face hub, pinned to a commit."""
+
+    kind: Literal["hub"]
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit, not a branch")]
+
+    def missing(self, root: Path) -> list[Path]:
+        return []  # fetched when the member is opened
+
+
+class Adapter(Spec):
+    """A PEFT LoRA adapter on another member: θ_ft = θ_base + scale · B A."""
+
+    kind: Literal["adapter"]
+    path: Path
+    base: Name
+
+    def missing(self, root: Path) -> list[Path]:
+        names = ["adapter_config.json", "adapter_model.safetensors"]
+        return [root / self.path / n for n in names if not (root / self.path / n).is_file()]
+
+
+class Member(Spec):
+    """One model of a family."""
+
+    name: Name
+    label: str
+    license: str
+    source: Annotated[Folder | GGUF | Hub | Adapter, Field(discriminator="kind")]
+
+
+class FineTuned(Member):
+    """A fine-tuned model: a general `instruct` model, or a specialist of one `domain`."""
+
+    role: Literal["instruct", "domain"]
+    domain: str
+
+
+class Prompt(Spec):
+    """How members are prompted: system prompts and worked examples by the key that a task names in its metadata.
+
+    Where a key is absent a task has its own; an empty list of examples means none. A Jinja chat template, or the
+    tokenizer's own.
+    """
+
+    system: dict[str, str] = {}
+    worked: dict[str, list[dict[str, Any]]] = {}
+    chat_template: Path | None = None
+
+
+class Text(Spec):
+    """Documents up to a budget of `tokens`, in rows of at most `window`; `packed` rows hold one after the other."""
+
+    field: str = "text"
+    tokens: Annotated[int, Field(gt=0)] = 100_000
+    window: Annotated[int, Field(gt=1)] = 256
+    packed: bool = True
+
+
+SUFFIXES = (".txt", ".jsonl", ".xml", ".nxml", ".gz")
+
+
+class TextFiles(Text):
+    """Text from a file or all files of a folder: .txt, .jsonl, PMC's .xml or .nxml, each also as .gz or in .tar.gz."""
+
+    kind: Literal["files"]
+    path: Path
+
+    def files(self, root: Path) -> list[Path]:
+        """The file, or all below the folder whose suffix is known, in the order of their names."""
+        path = root / self.path
+        return [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and f.is_file())
+
+    def missing(self, root: Path) -> list[Path]:
+        return [] if self.files(root) else [root / self.path]
+
+
+class HubText(Text):
+    """Text from a data set on the hub, streamed at a pinned commit."""
+
+    kind: Literal["hub"]
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit, not a branch")]
+    subset: str | None = None
+    split: str = "train"
+
+    def missing(self, root: Path) -> list[Path]:
+        return []  # fetched while it is read
+
+
+Corpus = TextFiles | HubText
+
+
+def _shipped(folder: str, file: str) -> Path:
+    return data_folder() / folder / file
+
+
+def _shipped_corpora() -> dict[str, "Corpus"]:
+    """Half of the shipped texts, so that documents remain which no neuron was ranked on."""
+    paths = {name: _shipped("corpora", f"{name}.jsonl") for name in ("medical", "general")}
+    return {name: TextFiles(kind="files", path=path, tokens=24_576) for name, path in paths.items()}
+
+
+class Family(Spec):
+    """A validated `data/families/<name>.yaml`; relative paths in it are relative to the file."""
+
+    title: str
+    summary: str
+    limits: str
+    pretrained: Member
+    fine_tuned: Annotated[tuple[FineTuned, ...], Field(min_length=1)]
+    prompt: Prompt
+    corpora: Annotated[dict[Name, Annotated[Corpus, Field(discriminator="kind")]], Field(min_length=1)] = Field(
+        default_factory=_shipped_corpora
+    )
+    benchmarks: Annotated[dict[str, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)] = {
+        "medicine": ("tuningvec_drugs", "tuningvec_visits"),
+        "math": ("tuningvec_arithmetic",),
+        "code": ("tuningvec_functions",),
+    }
+    patching: Path = Field(default_factory=lambda: _shipped("patching", "drugs.yaml"))
+    recipe: str | None = None
+    left_out: dict[str, str] = {}
+    _file: Path = PrivateAttr()
+    _opened: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def load(cls, family: str | Path, files: bool = True) -> "Family":
+        """Read a family by its name in `data/families/`, or by the path of its YAML file.
+
+        Raises TuningVecError naming file and field for an unknown field, a wrong role, a missing file (`files=False`
+        leaves weights unchecked, for a recipe that is about to make them).
+        """
+        file = _spec_file(family)
+        spec = cls.read(file)
+        spec._file = file
+        if files:
+            spec._check_files()
+        return spec
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Family":
+        names = [m.name for m in self.members]
+        twice = {n for n in names if names.count(n) > 1}
+        if twice:
+            raise ValueError(f"fine_tuned: member name used twice: {', '.join(sorted(twice))}")
+        if isinstance(self.pretrained.source, Adapter):
+            raise ValueError("pretrained.source: an adapter cannot be the pretrained member")
+        whole = {m.name for m in self.members if not isinstance(m.source, Adapter)}
+        for i, m in enumerate(self.fine_tuned):
+            if isinstance(m.source, Adapter) and m.source.base not in whole:
+                raise ValueError(
+                    f"fine_tuned.{i}.source.base: {m.source.base!r} is not a member with weights of its own; "
+                    f"one of {', '.join(sorted(whole))}"
+                )
+        return self
+
+    def _check_files(self) -> None:
+        fields = ["pretrained", *(f"fine_tuned.{i}" for i in range(len(self.fine_tuned)))]
+        for field, member in zip(fields, self.members, strict=True):
+            for path in member.source.missing(self.root):
+                raise TuningVecError(f"{self.file}: {field}.source.path: no file {path}{self._remedy(member)}")
+        for name, corpus in self.corpora.items():
+            for path in corpus.missing(self.root):
+                raise TuningVecError(f"{self.file}: corpora.{name}.path: no {' or '.join(SUFFIXES)} in {path}")
+        if not (path := self.root / self.patching).is_file():
+            raise TuningVecError(f"{self.file}: patching: no file {path}")
+        template = self.prompt.chat_template
+        if template and not (self.root / template).is_file():
+            raise TuningVecError(f"{self.file}: prompt.chat_template: no file {self.root / template}")
+
+    def _remedy(self, member: Member) -> str:
+        return f"; make it with `python -m tuningvec.recipes {self.recipe} {member.name}`" if self.recipe else ""
+
+    @property
+    def name(self) -> str:
+        """The file's stem: pages and labels carry it."""
+        return self._file.stem
+
+    @property
+    def file(self) -> Path:
+        return self._file
+
+    @property
+    def opened(self) -> dict[str, Any]:
+        """The weights of the members that were opened, by name."""
+        return self._opened
+
+    @property
+    def root(self) -> Path:
+        """The folder that relative paths start from."""
+        return self._file.parent
+
+    @property
+    def reading(self) -> list[Path]:
+        """The files that members are given to read: corpora, items of tasks, prompt pairs."""
+        corpora = [corpus for corpus in self.corpora.values() if isinstance(corpus, TextFiles)]
+        texts = [file for corpus in corpora for file in corpus.files(self.root)]
+        return [*texts, *sorted((data_folder() / "tasks").glob("*.jsonl")), self.root / self.patching]
+
+    @property
+    def template(self) -> str | None:
+        """The chat template that the family sets."""
+        file = self.prompt.chat_template
+        return (self.root / file).read_text(encoding="utf-8") if file else None
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The pretrained member first, then the fine-tuned ones in the file's order."""
+        return (self.pretrained, *self.fine_tuned)
+
+    @property
+    def specialists(self) -> tuple[FineTuned, ...]:
+        """The domain models whose domain has benchmarks."""
+        return tuple(m for m in self.fine_tuned if m.role == "domain" and m.domain in self.benchmarks)
+
+    @property
+    def compares_domains(self) -> bool:
+        """Whether there are specialists of more than one domain."""
+        return len({member.domain for member in self.specialists}) > 1
+
+    @property
+    def has_whole_members(self) -> bool:
+        """Whether some fine-tuned member is more than an adapter."""
+        return any(not isinstance(m.source, Adapter) for m in self.fine_tuned)
+
+    def member(self, name: str) -> Member:
+        """A member by name; raises TuningVecError with the names there are."""
+        for m in self.members:
+            if m.name == name:
+                return m
+        raise TuningVecError(f"{self.file}: no member {name!r}; there are {', '.join(m.name for m in self.members)}")
+
+
+def family_names() -> list[str]:
+    """Names of the families in `data/families/`."""
+    return sorted(f.stem for f in (data_folder() / "families").glob("*.yaml"))
+
+
+def _spec_file(family: str | Path) -> Path:
+    named = data_folder() / "families" / f"{family}.yaml"
+    file = named if named.is_file() else Path(family)
+    if file.suffix in (".yaml", ".yml") and file.is_file():
+        return file.resolve()
+    raise TuningVecError(
+        f"no family {str(family)!r}: neither a YAML file nor a name in {named.parent} ({', '.join(family_names())})"
+    )
+
+
+def first_problem(error: ValidationError) -> str:
+    """`field: what is wrong`, for the first problem, with the number of further ones."""
+    problems = error.errors(include_url=False, include_context=False)
+    first, more = problems[0], len(problems) - 1
+    kinds = {"folder", "gguf", "hub", "adapter", "files"}  # pydantic puts the matched kind into the path
+    where = ".".join(str(p) for p in first["loc"] if p not in kinds)
+    if first["type"] == "extra_forbidden":
+        text = f"{where}: unknown field; correct its spelling or remove it"
+    else:
+        text = first["msg"].removeprefix("Value error, ")
+        text = f"{where}: {text} (found {first['input']!r:.60})" if where else text
+    return text + (f" (and {more} more)" if more else "")

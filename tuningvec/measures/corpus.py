@@ -1,0 +1,217 @@
+"""Text that models are run on: documents from files or from a hub data set, tokenised to a budget."""
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import tarfile
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Int32
+from lxml import etree
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from tuningvec.errors import TuningVecError
+from tuningvec.family.spec import Corpus, Family, HubText, TextFiles
+from tuningvec.store import Store
+
+AT_ONCE = 64  # documents that are handed to the tokenizer together
+BODY, REFERENCES = "==== Body", "==== Refs"  # headings of PMC's bulk text
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Rows of at most `window` tokens; `mask` is false where a row is padded on the right."""
+
+    ids: Int32[Tensor, "rows window"]
+    mask: Bool[Tensor, "rows window"]
+    documents: int
+    asked: int
+
+    @property
+    def count(self) -> int:
+        """Tokens that are no padding."""
+        return int(self.mask.sum())
+
+    def part(self, index: int, parts: int) -> "Tokens":
+        """Every `parts`-th row from row `index` on: all of its parts together are the whole."""
+        return Tokens(self.ids[index::parts], self.mask[index::parts], self.documents, self.asked)
+
+    def digest(self) -> str:
+        """A checksum of what a model reads."""
+        state = hashlib.sha256(repr(tuple(self.ids.shape)).encode())
+        for tensor in (self.ids, self.mask):
+            state.update(tensor.numpy().tobytes())
+        return state.hexdigest()
+
+
+def documents(corpus: Corpus, root: Path) -> Iterator[str]:
+    """The documents of a corpus in its own order, as long as more are asked for.
+
+    Raises TuningVecError for a file that is absent, empty, not UTF-8 or not what its suffix says.
+    """
+    found = 0
+    texts = _of_hub(corpus) if isinstance(corpus, HubText) else _of_files(corpus, root)
+    for text in texts:
+        if text := text.strip():
+            found += 1
+            yield text
+    if not found:
+        raise TuningVecError(f"{_name(corpus, root)}: no document in it")
+
+
+def tokens(family: Family, name: str, tokenizer: PreTrainedTokenizerBase, store: Store | None = None) -> Tokens:
+    """The family's corpus `name`, tokenised up to its budget; with a store, once for each tokenizer.
+
+    Packed, documents follow each other, each between the tokenizer's start and end token where it has them, in rows
+    that are cut at `window`. Otherwise each document begins a row of its own. A corpus that is shorter than its budget
+    is taken whole. Raises TuningVecError as `documents` does.
+    """
+    corpus = family.corpora[name]
+    if store is None:
+        return _tokenised(corpus, documents(corpus, family.root), tokenizer)
+    files = [] if isinstance(corpus, HubText) else [store.digest(file) for file in corpus.files(family.root)]
+    spec = corpus.model_dump(mode="json", exclude={"path"})
+    record = store.record("tokens", {"corpus": spec, "files": files, "tokenizer": _identity(tokenizer)}, __name__)
+    if "all" not in record:
+        made = _tokenised(corpus, documents(corpus, family.root), tokenizer)
+        record.add("all", [dict(documents=made.documents)], {"ids": made.ids, "mask": made.mask})
+    (row,), arrays = record.pieces["all"], record.arrays("all")
+    return Tokens(arrays["ids"], arrays["mask"], row["documents"], corpus.tokens)
+
+
+def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A checksum of how text becomes tokens."""
+    specials = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer("a")["input_ids"]]
+    text = tokenizer.backend_tokenizer.to_str() + json.dumps(specials)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _tokenised(corpus: Corpus, texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    flat, lengths, taken = array("i"), [], 0
+    with tqdm(total=corpus.tokens, desc="tokenise", unit=" tokens", unit_scale=True, mininterval=5) as bar:
+        for ids in _encoded(texts, tokenizer):
+            ids = ids[: corpus.tokens - len(flat)]
+            flat.extend(ids)
+            taken += 1
+            bar.update(len(ids))
+            if not corpus.packed:
+                lengths += _cuts(len(ids), corpus.window)
+            if len(flat) >= corpus.tokens:
+                break
+    lengths = lengths or _cuts(len(flat), corpus.window)
+    rows = torch.tensor(flat, dtype=torch.int32).split(lengths)
+    ids = pad_sequence(list(rows), batch_first=True)
+    mask = torch.arange(ids.shape[1]) < torch.tensor(lengths).unsqueeze(1)
+    return Tokens(ids, mask, taken, corpus.tokens)
+
+
+def _cuts(length: int, window: int) -> list[int]:
+    """Lengths of the rows that so many tokens are cut into."""
+    whole, rest = divmod(length, window)
+    return [window] * whole + [rest] * bool(rest)
+
+
+def _encoded(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
+    """Token ids of each document, with the start token where the tokenizer has one and the end token."""
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    texts = iter(texts)
+    while some := list(islice(texts, AT_ONCE)):
+        for ids in tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]:
+            yield start + ids + end
+
+
+def _name(corpus: Corpus, root: Path) -> str:
+    return corpus.repo if isinstance(corpus, HubText) else str(root / corpus.path)
+
+
+def _of_hub(corpus: HubText) -> Iterator[str]:
+    """Rows of a data set, streamed: nothing but what is read is fetched."""
+    from datasets import load_dataset
+
+    where = f"data set {corpus.repo} at {corpus.revision[:10]}"
+    try:
+        rows = load_dataset(corpus.repo, corpus.subset, revision=corpus.revision, split=corpus.split, streaming=True)
+        for row in rows:
+            if not isinstance(text := row.get(corpus.field), str):
+                raise TuningVecError(f"{where}: field: no text {corpus.field!r}; there are {', '.join(sorted(row))}")
+            yield text
+    except (OSError, ValueError, KeyError) as error:
+        raise TuningVecError(
+            f"{where} was not read: {error}; check name, commit and split, unset HF_HUB_OFFLINE, or name files"
+        ) from None
+
+
+def _of_files(corpus: TextFiles, root: Path) -> Iterator[str]:
+    for file in corpus.files(root):
+        if file.suffixes[-2:] == [".tar", ".gz"]:
+            with tarfile.open(file, "r|gz") as archive:  # one of PMC's bulk packages
+                for member in archive:
+                    if member.isfile():
+                        content = archive.extractfile(member)
+                        yield from _read(content, f"{file}: {member.name}", Path(member.name).suffix, corpus.field)
+        else:
+            with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as content:
+                yield from _read(content, str(file), Path(file.name.removesuffix(".gz")).suffix, corpus.field)
+
+
+def _read(content: io.BufferedIOBase, where: str, suffix: str, field: str) -> Iterator[str]:
+    try:
+        if suffix in (".xml", ".nxml"):
+            yield _article(content)
+        elif suffix == ".jsonl":
+            yield from _lines(content, where, field)
+        elif suffix == ".txt":
+            yield _body(content.read().decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise TuningVecError(f"{where}: not UTF-8 at byte {error.start}; convert the file") from None
+    except etree.XMLSyntaxError as error:
+        raise TuningVecError(f"{where}: not readable as XML: {error}") from None
+
+
+def _lines(content: io.BufferedIOBase, where: str, field: str) -> Iterator[str]:
+    for number, line in enumerate(content, 1):
+        try:
+            text = json.loads(line)[field]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise TuningVecError(f"{where}: line {number}: not a JSON object with a text {field!r}")
+        yield text
+
+
+def _body(text: str) -> str:
+    """A text; of PMC's bulk text the part between the front matter and the references."""
+    if BODY in text:
+        text = text.split(BODY, 1)[1].split(REFERENCES, 1)[0]
+    return text
+
+
+def _article(content: io.BufferedIOBase) -> str:
+    """Title, abstract and paragraphs of an article in JATS XML, less tables, figures, formulas and citation marks."""
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True)
+    tree = etree.parse(content, parser)
+    for citation in tree.xpath("//*[local-name()='xref'][@ref-type='bibr']"):
+        citation.tag = CITATION
+    etree.strip_elements(tree, CITATION, *(f"{{*}}{tag}" for tag in NO_PROSE), with_tail=False)
+    parts = (" ".join("".join(node.itertext()).split()) for node in tree.xpath(PROSE))
+    text = re.sub(r" ?[\[(][\s,;–-]*[\])]", "", "\n\n".join(parts))  # brackets that held citations alone
+    return re.sub(r"(\s+[,–])*\s*(?=[.,;:])", "", text)  # and what stood between citations without brackets
+
+
+CITATION = "citation-mark"
+NO_PROSE = ("table-wrap", "fig", "disp-formula", "inline-formula", "ref-list")
+PROSE = " | ".join(
+    f"//*[local-name()='{part}']//*[local-name()='{tag}'][not(ancestor::*[local-name()='p'])]"
+    for part, tag in (("title-group", "article-title"), ("abstract", "p"), ("body", "p"))
+)

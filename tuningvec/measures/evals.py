@@ -1,0 +1,340 @@
+"""Benchmarks on models in memory: lm-eval's tasks and its view of a model, with every item kept."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import Task
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tuningvec.errors import TuningVecError
+from tuningvec.family.spec import Family, Prompt
+from tuningvec.measures import models, scores
+from tuningvec.measures.models import Opened
+from tuningvec.store import Rows, Store
+from tuningvec.tasks import FOLDER, scoring
+
+BATCH = 32
+WINDOW = 32  # items between two entries in the store
+SUM, NONE = "sum", "none"  # vectors that are added: all of them, none
+Windows = dict[str, list[list[Instance]]]
+EXAMPLES_SEED = 1234  # lm-eval's own, for tasks that draw their worked examples
+
+
+class InMemory(HFLM):
+    """lm-eval's view of a model in memory; the last character of a reply says whether an end token stopped it.
+
+    Probabilities are float32 whatever the weights are. `marks` is off for tasks with stop strings, where lm-eval cuts.
+    """
+
+    marks = False
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int = BATCH):
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every model that is not named by a string
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch, softmax_dtype="float32")
+        self._ends = end_tokens(model, tokenizer)
+
+    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+        if not (self.marks and isinstance(tokens, list) and skip_special_tokens):
+            return super().tok_decode(tokens, skip_special_tokens)
+        end = next((i for i, token in enumerate(tokens) if token in self._ends), None)
+        return super().tok_decode(tokens[:end]) + (scoring.CUT if end is None else scoring.ENDED)
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end a reply: those of the generation config, and the tokenizer's own."""
+    named = model.generation_config.eos_token_id
+    ends = named if isinstance(named, list) else [named]
+    return {token for token in (*ends, tokenizer.eos_token_id) if token is not None}
+
+
+def tasks(
+    names: Sequence[str], prompt: Prompt | None = None, local_root: str | None = None, folders: Sequence[Path] = ()
+) -> dict[str, Task]:
+    """lm-eval's tasks by name, groups in their tasks: ours, its own, those in further folders; with `prompt`'s prompts.
+
+    Raises TuningVecError for an unknown name and for a task whose data cannot be had.
+    """
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    where = {"local_root": local_root} if local_root else {}
+    paths = [FOLDER, *folders]
+    known = TaskManager(include_path=paths, include_defaults=False, metadata=where)
+    if not all(name in known.all_tasks for name in names):  # reading the index of all its tasks takes lm-eval long
+        known = TaskManager(include_path=paths, metadata=where)
+    for name in names:
+        if name not in known.all_tasks:
+            ours = ", ".join(task for task in known.all_tasks if task.startswith("tuningvec_"))
+            raise TuningVecError(f"no task {name!r}; one of {ours}, or a task of lm-eval (`lm_eval ls tasks`)")
+    found = known.load(list(names))["tasks"]
+    for task in found.values():
+        if task.config.num_fewshot is None:
+            task.set_config("num_fewshot", 0)
+        task.set_fewshot_seed(EXAMPLES_SEED)
+        key = (task.config.metadata or {}).get("prompt")
+        if prompt and key in prompt.system:
+            task.set_config("description", prompt.system[key])
+        if prompt and key in prompt.worked:
+            task.set_config("num_fewshot", len(prompt.worked[key]))
+            task.sampler.replace_df(prompt.worked[key])
+    return found
+
+
+def of_domains(
+    family: Family, score: str | None = None, domains: Sequence[str] | None = None, local_root: str | None = None
+) -> dict[str, dict[str, Task]]:
+    """The family's benchmarks by domain; those scored by "accuracy" or by "rouge1" alone, if told.
+
+    Raises TuningVecError for a domain that the family has no benchmarks for, and as `tasks` does.
+    """
+    found = {}
+    for domain in family.benchmarks if domains is None else domains:
+        if domain not in family.benchmarks:
+            there = ", ".join(family.benchmarks)
+            raise TuningVecError(f"{family.file}: benchmarks: no domain {domain!r}; there are {there}")
+        some = tasks(family.benchmarks[domain], family.prompt, local_root)
+        found[domain] = {
+            n: t for n, t in some.items() if score is None or (_main(t) == "rouge1") == (score == "rouge1")
+        }
+    return {domain: some for domain, some in found.items() if some}
+
+
+def _main(task: Task) -> str:
+    return scores.main([metric["metric"] for metric in task.config.metric_list])
+
+
+def requests(
+    task: Task, tokenizer: PreTrainedTokenizerBase, chat: bool, limit: int | None, config: Mapping[str, Any]
+) -> list[list[Instance]]:
+    """What a model is asked of each of the first `limit` items, in the tokenizer's chat format or as plain text.
+
+    Raises TuningVecError for a limit below 1, where the tokenizer has no chat template, and for a prompt that a model
+    of this `config` cannot read: longer than it reads with a reply, or with tokens that it lacks.
+    """
+    if limit is not None and limit < 1:
+        raise TuningVecError(f"limit is {limit}; it is a number of items, or None for all")
+    if chat and not tokenizer.chat_template:
+        raise TuningVecError(f"{tokenizer.name_or_path} has no chat template; prompt it in plain text")
+    system = task.config.description
+    if system and not chat and not system.endswith("\n"):  # lm-eval sets nothing between it and what follows
+        task.set_config("description", system + task.config.fewshot_delimiter)
+    task.build_all_requests(
+        limit=limit,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+        chat_template=partial(_rendered, tokenizer) if chat else None,
+    )
+    task.set_config("description", system)
+    for instance in task.instances:
+        room = instance.args[1].get("max_gen_toks", 0) if instance.request_type == "generate_until" else 0
+        text = instance.args[0] + (instance.args[1] if instance.request_type == "loglikelihood" else "")
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) + room > config["max_position_embeddings"]:
+            raise TuningVecError(
+                f"{task.task_name}: item {instance.doc_id} has {len(ids)} tokens and its reply up to {room}; the model "
+                f"reads {config['max_position_embeddings']}; leave the task out"
+            )
+        if max(ids) >= config["vocab_size"]:
+            raise TuningVecError(
+                f"{task.task_name}: item {instance.doc_id} holds token {max(ids)}; the model has rows for "
+                f"{config['vocab_size']}: a sum of members cannot read what the pretrained member lacks"
+            )
+    return [list(group) for _, group in groupby(task.instances, key=lambda instance: instance.doc_id)]
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+) -> str:
+    """The conversation up to where the assistant speaks; without a system role its text begins the first turn."""
+    options = dict(
+        tokenize=False, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt
+    )
+    try:
+        return tokenizer.apply_chat_template(list(turns), **options)
+    except jinja2.TemplateError:
+        system, first, *rest = turns
+        merged = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
+        return tokenizer.apply_chat_template([merged, *rest], **options)
+
+
+def answer(lm: InMemory, task: Task, asked: Sequence[Sequence[Instance]]) -> Rows:
+    """A row an item: item, prompt, reply (a text, or log p of each option), ended (None: unknown), and its metrics."""
+    lm.marks = not (task.config.generation_kwargs or {}).get("until")
+    task._instances = [instance for group in asked for instance in group]  # whose replies lm-eval's filters see
+    for instance in task.instances:  # they may have been answered by another model
+        instance.resps, instance.filtered_resps = [], {}
+    calls = [instance for instance in task.instances for _ in range(instance.repeats)]
+    replies = getattr(lm, calls[0].request_type)(calls, disable_tqdm=True)
+    for instance, reply in zip(calls, replies, strict=True):
+        instance.resps.append(reply)
+    task.apply_filters()
+    return [_row(task, group) for group in asked]
+
+
+def _row(task: Task, group: Sequence[Instance]) -> dict[str, Any]:
+    first = group[0]
+    about: dict[str, Any] = dict(item=first.doc_id, prompt=first.args[0])
+    if first.request_type == "generate_until":
+        reply = scoring.taken_apart(first.resps[0])
+        about |= dict(reply=reply.text, ended=reply.ended)
+    else:
+        about["reply"] = json.dumps([instance.resps[0] for instance in group])
+    for name in first.filtered_resps:
+        scores = task.process_results(first.doc, [instance.filtered_resps[name] for instance in group])
+        about |= {metric if name == "none" else f"{metric},{name}": value for metric, value in scores.items()}
+    return about
+
+
+def run(
+    asked: Sequence[Opened],
+    benchmarks: Mapping[str, Task],
+    *,
+    chat: bool | None = None,
+    limit: int | None = None,
+    batch: int = BATCH,
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """Every model on every task, a row an item: model, task, chat, and what `answer` tells.
+
+    `chat` says whether prompts are in the chat format of the member that is prompted, by default as `in_chat` does;
+    `limit` takes the first items of each task. What the store holds is not measured again. Raises as `requests` does,
+    before a model is loaded.
+    """
+    plans = {id(one): windows(one, benchmarks, chat, limit) for one in asked}
+    parts, runs = [], []
+    for one in models.in_turn(asked, "benchmarks"):
+        lm: InMemory | None = None
+        for name, pieces in plans[id(one)].items():
+            record = one.record(
+                store, "evals", __name__, task=name, batch=batch, generation=one.generation.to_diff_dict()
+            )
+            for piece, groups in pieces.items():
+                if piece not in record:
+                    lm = lm or InMemory(one.model, one.tokenizer, batch)
+                    record.add(piece, answer(lm, benchmarks[name], groups))
+            about = dict(model=one.name, task=name, chat=in_chat(one, benchmarks[name], chat))
+            parts.append(pd.DataFrame(record.rows(pieces)).assign(**about))
+            runs += record.runs
+    table = pd.concat(parts, ignore_index=True)
+    table.attrs["runs"] = runs
+    return table
+
+
+def negation(
+    family: Family,
+    member: str,
+    benchmarks: Mapping[str, Task],
+    scales: Sequence[float],
+    *,
+    dtype: str,
+    plain: bool = True,
+    limit: int | None = None,
+    batch: int = BATCH,
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """θ_ft − λT over the scales, prompted as the fine-tuned member; with `plain`, λ = 0 and 1 in plain text as well.
+
+    Rows of `run` with columns scale, own (whether in that member's own format) and who (see `negated`). Raises as `run`
+    does, and for scales without 0 and 1.
+    """
+    if not {0, 1} <= set(scales):
+        raise TuningVecError(f"scales {list(scales)}: 0 and 1, the two models that are compared, must be among them")
+    swept = {scale: models.negated(family, member, scale, dtype) for scale in scales}
+    settings = [(True, None, swept)]
+    if plain and next(iter(swept.values())).tokenizer.chat_template:
+        settings.append((False, False, {scale: one for scale, one in swept.items() if scale in (0, 1)}))
+    parts = []
+    for own, chat, some in settings:
+        part = run(list(some.values()), benchmarks, chat=chat, limit=limit, batch=batch, store=store)
+        scale = part.model.map({one.name: scale for scale, one in some.items()})
+        parts.append(part.assign(scale=scale, own=own, who=[negated(value, own) for value in scale]))
+    return _joined(parts)
+
+
+def negated(scale: float, own: bool = True) -> str:
+    """How θ_ft − λT is called, prompted in the member's own format or in plain text."""
+    return f"λ = {scale:g}" + ("" if own else ", plain text")
+
+
+def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    table = pd.concat(parts, ignore_index=True)
+    table.attrs["runs"] = [run for part in parts for run in part.attrs["runs"]]
+    return table
+
+
+def addition(
+    family: Family,
+    specialists: Mapping[str, str],
+    benchmarks: Mapping[str, Mapping[str, Task]],
+    scales: Sequence[float],
+    *,
+    dtype: str,
+    limit: int | None = None,
+    batch: int = BATCH,
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """θ_pre + λ Σ T_d and θ_pre + λ T_d for every specialist, {domain: member}, on the benchmarks of their domains.
+
+    All are prompted as the specialist of the benchmark's domain. Rows of `run` with columns scale, vectors ("sum", or
+    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". Raises as `run` does, for
+    fewer than two specialists and for scales without 1.
+    """
+    if len(specialists) < 2:
+        raise TuningVecError(
+            f"{family.file}: {len(specialists)} domain models with benchmarks; a sum needs two: name the page in the "
+            "family's left_out, with the reason"
+        )
+    if 1 not in scales:
+        raise TuningVecError(f"scales {list(scales)}: 1, the specialist that scores are divided by, must be among them")
+    parts = []
+    for domain, prompted in specialists.items():
+        sums = {SUM: list(specialists.values())} | {member: [member] for member in specialists.values()}
+        for vectors, members in ({NONE: []} | sums).items():
+            swept = {
+                scale: models.added(family, members, scale, prompted, dtype) for scale in (scales if members else [0.0])
+            }
+            part = run(list(swept.values()), benchmarks[domain], limit=limit, batch=batch, store=store)
+            scale = part.model.map({one.name: scale for scale, one in swept.items()})
+            who = [f"{vectors}, λ = {value:g}" if value else family.pretrained.name for value in scale]
+            parts.append(part.assign(scale=scale, vectors=vectors, who=who))
+    return _joined(parts)
+
+
+def windows(
+    one: Opened, benchmarks: Mapping[str, Task], chat: bool | None = None, limit: int | None = None
+) -> dict[str, Windows]:
+    """What a model is asked by each task, in windows of items named by what is asked in them; raises as `requests`."""
+    found = {}
+    for name, task in benchmarks.items():
+        groups = requests(task, one.tokenizer, in_chat(one, task, chat), limit, one.like.config)
+        parts = [groups[start : start + WINDOW] for start in range(0, len(groups), WINDOW)]
+        found[name] = {_piece(part): part for part in parts}
+    return found
+
+
+def in_chat(one: Opened, task: Task, chat: bool | None = None) -> bool:
+    """Whether prompts are in chat format: as asked, else where there is one and the task is to generate."""
+    generates = task.OUTPUT_TYPE == "generate_until"
+    return generates and bool(one.tokenizer.chat_template) if chat is None else chat
+
+
+def _piece(window: Sequence[Sequence[Instance]]) -> str:
+    asked = json.dumps([[instance.doc, instance.args] for group in window for instance in group], sort_keys=True)
+    digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    return f"{window[0][0].doc_id} to {window[-1][0].doc_id}, {digest}"
+
+
+def score_texts(lm: HFLM, texts: Sequence[str]) -> Rows:
+    """log p(text) in nats, a row each with `nats` and the number of `tokens`."""
+    calls = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
+    found = lm.loglikelihood_rolling(calls, disable_tqdm=True)
+    return [dict(nats=nats, tokens=len(lm.tok_encode(text))) for nats, text in zip(found, texts, strict=True)]

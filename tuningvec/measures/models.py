@@ -1,0 +1,135 @@
+"""Members of a family as models in memory, from the same weights that the measures on disk read."""
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from tuningvec.errors import TuningVecError
+from tuningvec.family import members
+from tuningvec.family.spec import Family
+from tuningvec.store import Record, Store
+from tuningvec.weights.checkpoint import Checkpoint
+from tuningvec.weights.delta import Combination
+from tuningvec.weights.engine import device_name
+
+
+class Opened:
+    """A member whose model is loaded when it is first asked for."""
+
+    def __init__(self, family: Family, name: str, dtype: str = "float32"):
+        self.name, self.dtype = name, dtype
+        opened = members.weights(family, name)
+        self.weights, self.like = opened.own, opened.like
+        self.prompted, self._template = self.like, family.template
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        model = load(self.weights, self.like, self.dtype)
+        model.generation_config = self.generation
+        return model
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the member that is prompted, with the family's chat template where it has one."""
+        tokenizer = AutoTokenizer.from_pretrained(self.prompted.folder)
+        if self._template is not None:
+            tokenizer.chat_template = self._template
+        return tokenizer
+
+    @cached_property
+    def generation(self) -> GenerationConfig:
+        """How the member that is prompted generates: its end tokens, and penalties where it has them."""
+        if (self.prompted.folder / "generation_config.json").is_file():
+            return GenerationConfig.from_pretrained(self.prompted.folder)
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(self.prompted.folder))
+
+    def record(self, store: Store | None, what: str, module: str, **inputs: Any) -> Record:
+        """The record of what is measured of this member from `inputs`; without a store, one for this run alone."""
+        if store is None:
+            return Record()
+        about = {"weights": {self.name: self.weights.identity(store)}, "dtype": self.dtype, **inputs}
+        return store.record(what, about, module, device_name())
+
+
+class Arithmetic(Opened):
+    """Σ c·θ of members, {member: c}, prompted as one of them: with its tokenizer, chat template and end tokens.
+
+    θ_ft − λT is {ft: 1 − λ, pre: λ}; θ_pre + λ Σ T_d over n domains is {pre: 1 − nλ, d: λ, …}. A sum that comes down to
+    one member is that member; any other has the shapes and settings of the pretrained one. Raises TuningVecError for an
+    unknown member and for coefficients that do not add up to 1, which make no model.
+    """
+
+    def __init__(self, family: Family, terms: Mapping[str, float], prompted: str, dtype: str = "float32"):
+        terms = {family.member(name).name: round(c, 12) for name, c in terms.items() if round(c, 12)}
+        if abs(sum(terms.values()) - 1) > 1e-9:
+            total = sum(terms.values())
+            raise TuningVecError(f"coefficients {terms} add up to {total:g}; those of a model add up to 1")
+        alone = next(iter(terms)) if len(terms) == 1 else None
+        super().__init__(family, alone or family.pretrained.name, dtype)
+        if not alone:
+            order = [member.name for member in family.members if member.name in terms]
+            self.name = " + ".join(f"{terms[name]:g} {name}" for name in order).replace("+ -", "− ")
+            self.weights = sum((terms[name] * members.weights(family, name).fitted for name in order), Combination({}))
+        self.prompted = members.weights(family, prompted).like
+
+
+def negated(family: Family, member: str, scale: float, dtype: str = "float32") -> Arithmetic:
+    """θ_ft − λT of a fine-tuned member (paper §3.1), prompted as that member; at λ = 1 the pretrained weights."""
+    return Arithmetic(family, {member: 1 - scale, family.pretrained.name: scale}, member, dtype)
+
+
+def added(family: Family, members: Sequence[str], scale: float, prompted: str, dtype: str = "float32") -> Arithmetic:
+    """θ_pre + λ Σ T_d over these members (paper §3.1), prompted as one of them."""
+    terms = {family.pretrained.name: 1 - len(members) * scale, **dict.fromkeys(members, scale)}
+    return Arithmetic(family, terms, prompted, dtype)
+
+
+def opened(family: Family, dtype: str, desc: str) -> Iterator[Opened]:
+    """All members in turn, the pretrained one first."""
+    return in_turn([Opened(family, member.name, dtype) for member in family.members], desc)
+
+
+def in_turn(models: Sequence[Opened], desc: str) -> Iterator[Opened]:
+    """Each of these; its model is let go when its turn is over."""
+    for one in tqdm(models, desc=desc, mininterval=5):
+        yield one
+        one.__dict__.pop("model", None)
+        gc.collect()  # what traces a model refers to itself
+
+
+def load(combination: Combination, like: Checkpoint, dtype: str = "float32") -> PreTrainedModel:
+    """A model with these weights, to be read only, in evaluation mode; spread over the GPUs there are, else on the CPU.
+
+    Weights are combined in float32 and rounded to `dtype` once. Raises TuningVecError for an unknown dtype and for a
+    model that does not fit into memory.
+    """
+    kind = _dtype(dtype)
+    model = AutoModelForCausalLM.from_pretrained(
+        like.folder, dtype=kind, device_map="auto" if torch.cuda.is_available() else None
+    )
+    if set(combination.terms) != {like} or combination.terms[like] != 1:
+        for tensor in (combination - Combination({like: 1})).shapes:
+            parameter = model.get_parameter(tensor)
+            if parameter.is_meta:
+                raise TuningVecError(f"{like.folder}: {tensor} fits on no device; use a machine with more memory")
+            parameter.data.copy_(combination.read(tensor))
+    return model.eval().requires_grad_(False)
+
+
+def _dtype(name: str) -> torch.dtype:
+    kind = getattr(torch, name, None)
+    if kind not in (torch.float32, torch.bfloat16, torch.float16):
+        raise TuningVecError(f"dtype is {name!r}; it must be float32, bfloat16 or float16")
+    return kind

@@ -1,0 +1,66 @@
+"""A claim of the paper, what was measured here, and the verdict with its rule, as a box on the page."""
+
+import json
+from typing import Any
+
+from IPython.display import Markdown, display
+
+from tuningvec.page.text import each as each_row
+from tuningvec.page.text import filled
+from tuningvec.verdict import MEANING, Kind, Verdict
+
+KEY = "tuningvec.finding"  # the key under which an output carries a finding, for the front page
+CSS: dict[Kind, str] = {
+    "holds": "holds",
+    "reversed": "differs",
+    "mixed": "differs",
+    "differs": "differs",
+    "null explains it": "null",
+    "within chance": "null",
+    "cannot be known here": "unknown",
+}
+VERDICTS = "tuningvec.verdicts"  # and that under which the audit's summary carries how many verdicts of each kind
+FALSIFIED = {True: "Met.", False: "Not met.", None: "Cannot be told here."}
+
+
+def finding(
+    claim: str,
+    *,
+    paper: str,
+    here: str,
+    verdict: Verdict,
+    each: str = "",
+    mind: str = "",
+    control: bool = False,
+    **numbers: Any,
+) -> None:
+    """Display a finding; the front page collects those of all pages.
+
+    `paper`, `here` and `mind` may name `numbers` and those of the verdict, `{name:.2f}`, and `{each}`: its cases, each
+    written by that template. `mind` is what would change our mind; the verdict says whether it was met. A control is no
+    claim of the paper's.
+    """
+    numbers = {**verdict.numbers, **numbers, "each": each_row(verdict.cases, each) if each else ""}
+    paper, here = filled(paper, numbers), filled(here, numbers)
+    lines = [f"**Paper.** {paper}", f"**Here.** {here}", f"**Verdict.** {said(verdict)}", f"**Rule.** {verdict.rule}"]
+    if mind:
+        met = FALSIFIED[verdict.falsified]
+        lines.append(f"**What would change our mind.** {filled(mind, numbers)} *{met}*")
+    record = dict(claim=claim, paper=paper, here=here, verdict=said(verdict), kind=verdict.kind, control=control)
+    text = "\n\n".join([f":::{{admonition}} {claim}", *lines, ":::"])
+    display(Markdown(text), metadata={KEY: json.dumps(record)})
+
+
+def badge(kind: Kind) -> str:
+    """The kind of a verdict as a coloured word."""
+    return f"[{kind}]{{.{CSS[kind]}}}"
+
+
+def said(verdict: Verdict) -> str:
+    """The coloured word, and what goes with it."""
+    return badge(verdict.kind) + (f" ({verdict.why})" if verdict.why else "")
+
+
+def meanings() -> str:
+    """What each kind of verdict says, as a list."""
+    return "\n".join(f"- {badge(kind)}: {text}" for kind, text in MEANING.items())

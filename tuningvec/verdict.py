@@ -1,0 +1,93 @@
+"""A verdict is a test of its claim: an effect with its interval, the smallest effect that matters, and a direction."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+Kind = Literal["holds", "reversed", "mixed", "differs", "null explains it", "within chance", "cannot be known here"]
+MEANING: dict[Kind, str] = {
+    "holds": "in every case the effect is beyond chance, runs the claimed way, and is large enough to matter",
+    "reversed": "in every case it is beyond chance and large enough, and runs the other way",
+    "mixed": "some cases are clear and others are not, or run the other way; the counts are given",
+    "differs": "a statement without a direction that the numbers contradict",
+    "null explains it": "the effect is shown to be smaller than the smallest that matters: what the null gives too",
+    "within chance": "no case is clear either way; the smallest difference that could have been seen is given",
+    "cannot be known here": "something stands in the way, which is named",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a measure says of a claim.
+
+    `cases` has a row for each thing that was judged, with `effect`, `low`, `high` and `outcome`; `numbers` are what the
+    page's sentence may name. `why` holds the counts, the smallest difference that could have been seen, or what stands
+    in the way. `falsified` tells whether that was found which would change our mind; None where it cannot be told.
+    """
+
+    kind: Kind
+    rule: str
+    why: str = ""
+    cases: pd.DataFrame = field(default_factory=pd.DataFrame)
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    falsified: bool | None = None
+
+
+def judge(
+    cases: pd.DataFrame,
+    rule: str,
+    *,
+    least: float | pd.Series,
+    direction: Literal[1, -1, 0] = 1,
+    unit: str = "",
+    digits: int = 2,
+    falsified: bool | None = None,
+    **numbers: Any,
+) -> Verdict:
+    """The verdict on cases with columns effect, low, high and, where a correction decides, `clear`.
+
+    A case is *for* when its interval leaves out 0 (or `clear` says so), its effect has the sign of `direction` and is
+    at least `least` in size; *against* likewise with the other sign; *negligible* when its interval lies within ±least;
+    else *open*. With `direction` 0 the claim is that there is no effect that matters: negligible cases are for it, and
+    those against it have an interval wholly beyond ±least. All for: holds. All against: reversed. Some: mixed. None,
+    all negligible: null explains it. Else within chance. No case: cannot be known here.
+    """
+    known = cases[cases[["effect", "low", "high"]].notna().all(axis=1)]
+    outcome = _outcomes(known, least if np.isscalar(least) else least.loc[known.index], direction)
+    cases = cases.assign(outcome=outcome.reindex(cases.index).fillna("unknown"))
+    count = cases.outcome.value_counts()
+    total, on, against, small = len(cases), *(int(count.get(name, 0)) for name in ("for", "against", "negligible"))
+    about = dict(rule=rule, cases=cases, numbers=numbers, falsified=falsified)
+    if not len(known):
+        return Verdict("cannot be known here", why="no case could be measured", **about)
+    if total in (on, against):
+        return Verdict("holds" if on else "reversed", why=f"{total} of {total}" if total > 1 else "", **about)
+    if on or against:
+        counts = [f"{n} of {total} {name}" for name, n in count.items()]
+        return Verdict("mixed", why=", ".join(counts), **about)
+    if small == total:
+        return Verdict("null explains it", why=f"within the smallest effect that matters in all {total}", **about)
+    seen = ((known.high - known.low) / 2)[outcome.isin(["open"])].max()
+    text = f"a difference below {seen:.{digits}f} {unit}".rstrip() + " could not have been seen"
+    return Verdict("within chance", why=text, **about)
+
+
+def _outcomes(cases: pd.DataFrame, least: float | pd.Series, direction: int) -> pd.Series:
+    inside = (cases.low > -least) & (cases.high < least)
+    if direction == 0:
+        beyond = (cases.low > least) | (cases.high < -least)
+        found = np.select([inside, beyond], ["for", "against"], "open")
+    else:
+        clear = cases["clear"].astype(bool) if "clear" in cases else (cases.low > 0) | (cases.high < 0)
+        large = clear & (cases.effect.abs() >= least)
+        ahead = np.sign(cases.effect) == direction
+        found = np.select([large & ahead, large & ~ahead, inside], ["for", "against", "negligible"], "open")
+    return pd.Series(found, index=cases.index, dtype=object)
+
+
+def unknown(rule: str, why: str, **numbers: Any) -> Verdict:
+    """The verdict where something stands in the way."""
+    return Verdict("cannot be known here", rule, why, numbers=numbers)

@@ -1,0 +1,350 @@
+"""Tuning vectors T = θ_ft − θ_pre as linear combinations of weights on disk (paper §3)."""
+
+import itertools
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float32, Float64
+from torch import Tensor
+from tqdm import tqdm
+
+from tuningvec.errors import TuningVecError
+from tuningvec.store import Record, Store
+from tuningvec.weights.checkpoint import ALL, Checkpoint, LowRank, Term, sliced, write_checkpoint
+from tuningvec.weights.components import KINDS, Component, components
+from tuningvec.weights.engine import share
+from tuningvec.weights.shards import PIECE
+
+if TYPE_CHECKING:
+    import pandas
+
+BLOCK = 2**14  # products summed in float32 before float64 takes over
+
+
+class Factors(NamedTuple):
+    """A matrix of low rank, T = B A, that is never built."""
+
+    B: Float32[Tensor, "d_out r"]
+    A: Float32[Tensor, "r d_in"]
+
+
+Matrix = Tensor | Factors
+
+
+class Combination:
+    """A linear combination Σ cᵢ θᵢ of weights, never held whole in memory.
+
+    Coefficients of the same weights add up before anything is read, so that θ_ft − T is θ_pre and θ_pre + T is θ_ft bit
+    for bit. Arithmetic is float32.
+    """
+
+    def __init__(self, terms: Mapping[Term, float]):
+        self.terms = {term: c for term, c in terms.items() if c != 0}
+
+    def __add__(self, other: "Combination") -> "Combination":
+        merged = dict(self.terms)
+        for term, c in other.terms.items():
+            merged[term] = merged.get(term, 0) + c
+        return type(self)(merged)
+
+    def __neg__(self) -> "Combination":
+        return -1 * self
+
+    def __sub__(self, other: "Combination") -> "Combination":
+        return self + -other
+
+    def __rmul__(self, scale: float) -> "Combination":
+        return type(self)({term: scale * c for term, c in self.terms.items()})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Combination) and self.terms == other.terms
+
+    __hash__ = None  # terms are compared, not hashed
+
+    def __repr__(self) -> str:
+        return " ".join(f"{c:+g}·{term!r}" for term, c in self.terms.items()) or "0"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor that some term holds."""
+        return {name: shape for term in self.terms for name, shape in term.shapes.items()}
+
+    def read(self, name: str, rows: slice = ALL, out: Tensor | None = None) -> Float32[Tensor, "..."] | None:
+        """Σ cᵢ θᵢ[name], or some of its rows, or None where no term holds the tensor."""
+        total = None
+        for term, c in self.terms.items():
+            if name not in term.shapes:
+                continue
+            if total is None:
+                total = term.read(name, rows, out)
+                if c != 1:
+                    total.mul_(c)
+            else:
+                total.add_(term.read(name, rows), alpha=c)
+        return total
+
+    def combine(self, tensors: Mapping[Term, Tensor], out: Tensor | None = None) -> Float32[Tensor, "..."] | None:
+        """The same of tensors that were read already."""
+        here = [(tensors[term], c) for term, c in self.terms.items() if term in tensors]
+        if len(here) > 1 and here[0][1] == 1:  # most vectors are a difference
+            total = torch.add(here[0][0], here[1][0], alpha=here[1][1], out=out)
+            here = here[2:]
+        elif here:
+            total = torch.mul(*here[0], out=out)
+            here = here[1:]
+        else:
+            return None
+        for tensor, c in here:
+            total.add_(tensor, alpha=c)
+        return total
+
+    def factors(self, name: str, rows: slice = ALL) -> "Factors | None":
+        """B and A with Σ cᵢ θᵢ[name] = B A, where every term that holds the tensor is low-rank; else None."""
+        holding = [(term, c) for term, c in self.terms.items() if name in term.shapes]
+        if not holding or not all(isinstance(term, LowRank) for term, _ in holding):
+            return None
+        pairs = [(c, *term.factors(name, rows)) for term, c in holding]
+        return Factors(torch.cat([c * b for c, b, _ in pairs], 1), torch.cat([a for _, _, a in pairs]))
+
+    def identity(self, store: Store) -> list[list[str | float]]:
+        """Coefficients and checksums of what they stand before: the same for the same weights, wherever they lie."""
+        return sorted([_identity(term, store), c] for term, c in self.terms.items())
+
+    def write(
+        self, folder: str | os.PathLike[str], like: Checkpoint, prompted_as: Checkpoint | None = None
+    ) -> Checkpoint:
+        """Write the combination as a checkpoint with the dtypes and config of `like`, in memory that does not grow.
+
+        Tokenizer, generation config and chat template are those of `prompted_as`, or of `like`. Raises TuningVecError
+        when it is not a model that fits `like`, the folder exists or the disk has no room.
+        """
+        if self.shapes != like.shapes:
+            odd = _misfit(self.shapes, like.shapes)
+            raise TuningVecError(f"{self!r} does not fit {like.folder}: {odd}; give the checkpoint it is built on")
+        return write_checkpoint(folder, like, self.read, prompted_as)
+
+
+def _identity(term: Term, store: Store) -> str:
+    files = getattr(term, "files", None)
+    return repr(term) if files is None else " ".join(store.digest(file)[:24] for file in files)
+
+
+class TuningVector(Combination):
+    """T = θ_ft − θ_pre (paper §3): negate, add, scale, and apply it to weights."""
+
+    @classmethod
+    def between(cls, pretrained: Combination, fine_tuned: Combination) -> "TuningVector":
+        """T from two models of the same shapes; raises TuningVecError naming the first tensor that differs."""
+        if pretrained.shapes != fine_tuned.shapes:
+            odd = _misfit(pretrained.shapes, fine_tuned.shapes)
+            raise TuningVecError(f"{fine_tuned!r} was not fine-tuned from {pretrained!r}: {odd}")
+        return cls((fine_tuned - pretrained).terms)
+
+    def apply_to(self, model: Combination, scale: float = 1.0) -> Combination:
+        """θ + scale · T."""
+        return model + scale * self
+
+
+def _misfit(one: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, ...]]) -> str:
+    name = min(n for n in one.keys() | other.keys() if one.get(n) != other.get(n))
+    shapes = [str(list(s[name])) if name in s else "absent" for s in (one, other)]
+    return f"tensor {name} is {shapes[0]} in one and {shapes[1]} in the other"
+
+
+def places(
+    vectors: Mapping[str, Combination], like: Checkpoint, kinds: Collection[str] = KINDS
+) -> list[tuple[str, Component]]:
+    """The components of these kinds that some vector has, each with the tensor that stores it."""
+    names = dict.fromkeys(name for vector in vectors.values() for name in vector.shapes)
+    return [(name, c) for name in names for c in components(name, like.config) if c.kind in kinds]
+
+
+def parts(
+    vectors: Mapping[str, Combination], where: Sequence[tuple[str, Component]], desc: str
+) -> Iterator[tuple[Component, dict[str, Matrix]]]:
+    """Every component in turn, with its matrix in each vector that has one; each tensor is read once."""
+    for name, component in tqdm(where, desc=desc, mininterval=5):
+        rows = component.rows or ALL
+        found: dict[str, Matrix | None] = {label: vector.factors(name, rows) for label, vector in vectors.items()}
+        dense = {label: vectors[label] for label, thin in found.items() if thin is None}
+        terms = dict.fromkeys(term for vector in dense.values() for term in vector.terms if name in term.shapes)
+        tensors = {term: term.read(name, rows) for term in terms}
+        found |= {label: vector.combine(tensors) for label, vector in dense.items()}
+        yield component, {label: matrix for label, matrix in found.items() if matrix is not None}
+
+
+def inner_products(vectors: Mapping[str, Combination], like: Checkpoint) -> "pandas.DataFrame":
+    """Frobenius inner products of all pairs by component, in one pass over the files (paper A.4, before division).
+
+    Columns a, b, kind, inner = ⟨A, B⟩: products in float32 over blocks of BLOCK, summed in float64. Memory does not
+    grow with the tensors.
+    """
+    import pandas as pd
+
+    labels = list(vectors)
+    held = {label: {c.kind for n in v.shapes for c in components(n, like.config)} for label, v in vectors.items()}
+    sums: dict[str, Float64[Tensor, "m m"]] = {}
+    for part in share(_pieces(vectors, like), partial(_grams, list(vectors.values()))):
+        for kind, gram in part.items():
+            sums[kind] = sums[kind] + gram if kind in sums else gram
+    rows = [
+        (a, b, kind, gram[i, j].item())
+        for (i, a), (j, b) in itertools.combinations_with_replacement(enumerate(labels), 2)
+        for kind, gram in sums.items()
+        if kind in held[a] and kind in held[b]
+    ]
+    return pd.DataFrame(rows, columns=["a", "b", "kind", "inner"])
+
+
+class _Piece(NamedTuple):
+    name: str
+    kind: str
+    rows: slice
+    shape: tuple[int, ...]
+
+
+def _pieces(vectors: Mapping[str, Combination], like: Checkpoint) -> list[_Piece]:
+    """All tensors, cut into rows of about PIECE elements together."""
+    shapes = {name: shape for vector in vectors.values() for name, shape in vector.shapes.items()}
+    found = []
+    for name, shape in shapes.items():
+        step = max(1, PIECE // torch.Size(shape[1:]).numel())
+        for component in components(name, like.config):
+            first, last, _ = (component.rows or ALL).indices(shape[0])
+            cuts = [slice(i, min(i + step, last)) for i in range(first, last, step)]
+            found += [_Piece(name, component.kind, rows, sliced(shape, rows)) for rows in cuts]
+    return found
+
+
+def _grams(vectors: Sequence[Combination], pieces: Sequence[_Piece]) -> dict[str, Float64[Tensor, "m m"]]:
+    """Inner products of all vectors over some pieces, by kind."""
+    terms = list(dict.fromkeys(term for vector in vectors for term in vector.terms))
+    width = max((torch.Size(piece.shape).numel() for piece in pieces), default=0)
+    read, combined = torch.empty(len(terms), width), torch.empty(len(vectors), width)
+    sums: dict[str, Float64[Tensor, "m m"]] = {}
+    for piece in tqdm(pieces, desc="inner products", mininterval=5):
+        size = torch.Size(piece.shape).numel()
+        tensors = {term: row[:size] for term, row in zip(terms, read, strict=True) if piece.name in term.shapes}
+        for term, row in tensors.items():
+            term.read(piece.name, piece.rows, row.view(piece.shape))
+        for vector, row in zip(vectors, combined, strict=True):
+            if vector.combine(tensors, row[:size]) is None:
+                row.zero_()
+        gram = _gram(combined[:, :size])
+        sums[piece.kind] = sums[piece.kind] + gram if piece.kind in sums else gram
+    return sums
+
+
+def _gram(X: Float32[Tensor, "m n"]) -> Float64[Tensor, "m m"]:
+    """X Xᵀ, summed in float64 over blocks of columns."""
+    whole = X.shape[1] // BLOCK * BLOCK
+    blocks = X[:, :whole].unflatten(1, (-1, BLOCK)).transpose(0, 1)  # (blocks, m, BLOCK)
+    rest = X[:, whole:].double()
+    return torch.bmm(blocks, blocks.mT).sum(0, dtype=torch.float64) + rest @ rest.mT
+
+
+def rotation_null(
+    vectors: Mapping[str, Combination], like: Checkpoint, store: Store | None = None
+) -> "pandas.DataFrame":
+    """Variance of ⟨RA, B⟩ when each matrix of A is rotated on its left by a random R of its own; the mean is 0.
+
+    Columns a, b, kind and null_variance = Σ ‖B Aᵀ‖²_F / d_out, for every pair of two. With a store, matrices that were
+    measured before are not measured again; `attrs["runs"]` tells when and on what they were.
+    """
+    import pandas as pd
+
+    where = {f"{name} {c.kind}": (name, c) for name, c in places(vectors, like)}
+    inputs = {label: vector.identity(store) for label, vector in vectors.items()} if store else {}
+    record = store.record("null", {"weights": inputs}, __name__) if store else Record()
+    missing = {piece: place for piece, place in where.items() if piece not in record}
+    for piece, (component, matrices) in zip(missing, parts(vectors, list(missing.values()), "null"), strict=True):
+        pairs = itertools.combinations(matrices, 2)
+        record.add(
+            piece,
+            [
+                dict(a=a, b=b, kind=component.kind, null_variance=_rotated_variance(matrices[a], matrices[b]))
+                for a, b in pairs
+            ],
+        )
+    table = pd.DataFrame(record.rows(where), columns=["a", "b", "kind", "null_variance"])
+    table = table.groupby(["a", "b", "kind"], sort=False).null_variance.sum().reset_index()
+    table.attrs["runs"] = record.runs
+    return table
+
+
+def _rotated_variance(a: Matrix, b: Matrix) -> float:
+    """‖B Aᵀ‖²_F / d_out, through the smallest of the ways to write it."""
+    if isinstance(a, Factors) and isinstance(b, Factors):
+        middle = b.A @ a.A.T  # (r, r)
+        return torch.sum((b.B.T @ b.B @ middle) * (middle @ (a.B.T @ a.B)), dtype=torch.float64).item() / len(a.B)
+    a, b = (dense(m) for m in (a, b))
+    a, b = (m.reshape(len(m), -1) for m in (a, b))
+    d_out, d_in = a.shape
+    if d_out <= d_in:
+        return torch.sum((b @ a.T) ** 2, dtype=torch.float64).item() / d_out
+    return torch.sum((a.T @ a) * (b.T @ b), dtype=torch.float64).item() / d_out
+
+
+def dense(matrix: Matrix) -> Float32[Tensor, "..."]:
+    return matrix.B @ matrix.A if isinstance(matrix, Factors) else matrix
+
+
+def cosine_matrix(products: "pandas.DataFrame", null: "pandas.DataFrame | None" = None) -> "pandas.DataFrame":
+    """cos(A, B) = ⟨A, B⟩ / (‖A‖ ‖B‖) of all pairs, by component and for the whole model (`kind` "all"; paper A.4).
+
+    With `rotation_null`, null_sd is the standard deviation of the cosine under a random left rotation of each matrix,
+    and z = cosine / null_sd. Raises TuningVecError when there is only one vector.
+    """
+    if products.a.nunique() < 2:
+        raise TuningVecError("one tuning vector has no cosine; name the page in the family's left_out, with the reason")
+    table = _with_total(products, "inner")
+    norms = _norms(table)
+    pairs = table[table.a != table.b].reset_index(drop=True)
+    scale = [norms[a, kind] * norms[b, kind] for a, b, kind in zip(pairs.a, pairs.b, pairs.kind, strict=True)]
+    pairs["cosine"] = pairs.inner / scale
+    if null is not None:
+        variance = _with_total(null, "null_variance").set_index(["a", "b", "kind"]).null_variance
+        pairs["null_sd"] = pairs[["a", "b", "kind"]].apply(tuple, axis=1).map(variance) ** 0.5 / scale
+        pairs["z"] = pairs.cosine / pairs.null_sd
+    return pairs.drop(columns="inner")
+
+
+def weight_similarity(products: "pandas.DataFrame", pretrained: str) -> "pandas.DataFrame":
+    """cos(θ_pre, θ_pre + T) and r = ‖T‖ / ‖θ_pre‖ of every T beside `pretrained`, by component (paper Table 15).
+
+    From ⟨θ,θ⟩, ⟨θ,T⟩ and ⟨T,T⟩. `least` = √(1 − r²) is the smallest cosine that r allows, `orthogonal` = 1/√(1 + r²)
+    the cosine if T were orthogonal to θ_pre. NaN where a component of θ_pre is zero throughout.
+    """
+    import pandas as pd
+
+    table = _with_total(products, "inner")
+    norms = _norms(table)
+    rows = table[(table.a == pretrained) & (table.b != pretrained)].reset_index(drop=True)
+    theta = pd.Series([norms[pretrained, kind] for kind in rows.kind])
+    t = pd.Series([norms[b, kind] for b, kind in zip(rows.b, rows.kind, strict=True)])
+    r = t / theta
+    return pd.DataFrame(
+        {
+            "vector": rows.b,
+            "kind": rows.kind,
+            "cosine": (theta**2 + rows.inner) / (theta * (theta**2 + 2 * rows.inner + t**2) ** 0.5),
+            "r": r,
+            "least": (1 - r**2).clip(lower=0) ** 0.5,
+            "orthogonal": (1 + r**2) ** -0.5,
+        }
+    )
+
+
+def _with_total(table: "pandas.DataFrame", value: str) -> "pandas.DataFrame":
+    import pandas as pd
+
+    total = table.groupby(["a", "b"], sort=False)[value].sum().reset_index()
+    return pd.concat([total.assign(kind="all"), table], ignore_index=True)
+
+
+def _norms(table: "pandas.DataFrame") -> dict[tuple[str, str], float]:
+    own = table[table.a == table.b]
+    return {(a, kind): inner**0.5 for a, kind, inner in zip(own.a, own.kind, own.inner, strict=True)}
