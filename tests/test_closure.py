@@ -16,7 +16,7 @@ PACKAGE = Path(tuningvec.__file__).parent
 MEASURES = sorted(
     ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
     for file in PACKAGE.rglob("*.py")
-    if re.search(r"\brecord\([^)]*__name__", file.read_text(encoding="utf-8"))
+    if re.search(r"\brecord\(.{0,200}?__name__", file.read_text(encoding="utf-8"), re.DOTALL)
 )
 ASK = "import json; from tuningvec.closure import Closure; print(json.dumps({m: Closure.of(m).digest for m in %r}))"
 
