@@ -53,7 +53,8 @@ def judge(
     at least `least` in size; *against* likewise with the other sign; *negligible* when its interval lies within ±least;
     else *open*. With `direction` 0 the claim is that there is no effect that matters: negligible cases are for it, and
     those against it have an interval wholly beyond ±least. All for: holds. All against: reversed. Some: mixed. None,
-    all negligible: null explains it. Else within chance. No case: cannot be known here.
+    all negligible: null explains it. Else within chance, unless the open cases are clear of 0 and only their size is
+    in doubt, which is mixed. No case that could be measured: cannot be known here.
     """
     known = cases[cases[["effect", "low", "high"]].notna().all(axis=1)]
     outcome = _outcomes(known, least if np.isscalar(least) else least.loc[known.index], direction)
@@ -64,15 +65,20 @@ def judge(
     if not len(known):
         return Verdict("cannot be known here", why="no case could be measured", **about)
     if total in (on, against):
-        return Verdict("holds" if on else "reversed", why=f"{total} of {total}" if total > 1 else "", **about)
+        kind: Kind = "holds" if on else "reversed" if direction else "differs"
+        return Verdict(kind, why=f"{total} of {total}" if total > 1 else "", **about)
     if on or against:
         counts = [f"{n} of {total} {name}" for name, n in count.items()]
         return Verdict("mixed", why=", ".join(counts), **about)
     if small == total:
         return Verdict("null explains it", why=f"within the smallest effect that matters in all {total}", **about)
-    seen = ((known.high - known.low) / 2)[outcome.isin(["open"])].max()
-    text = f"a difference below {seen:.{digits}f} {unit}".rstrip() + " could not have been seen"
-    return Verdict("within chance", why=text, **about)
+    left = known[outcome == "open"]
+    if left.empty:
+        return Verdict("cannot be known here", why=f"{total - small} of {total} could not be measured", **about)
+    if direction and ((left.low > 0) | (left.high < 0)).all():
+        return Verdict("mixed", why="beyond chance, and not shown to be large enough to matter", **about)
+    seen = f"a difference below {((left.high - left.low) / 2).max():.{digits}f} {unit}".rstrip()
+    return Verdict("within chance", why=f"{seen} could not have been seen", **about)
 
 
 def _outcomes(cases: pd.DataFrame, least: float | pd.Series, direction: int) -> pd.Series:
