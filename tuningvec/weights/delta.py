@@ -196,33 +196,30 @@ def parts(
 
 
 def by_matrix(
-    what: str,
+    record: Record,
     vectors: Mapping[str, Combination],
     where: Sequence[tuple[str, Component]],
     measure: Callable[[Component, dict[str, Matrix]], Rows],
-    store: Store | None = None,
-    module: str = __name__,
-    on: str = "CPU",
-    **inputs: Any,
+    desc: str,
 ) -> "pandas.DataFrame":
-    """The rows that `measure` gives of every component, one after the other.
+    """The rows that `measure` gives of every component; those that the record holds are not measured again.
 
-    With a store, what was measured before by `module`, from the same weights and `inputs` on the same device, is not
-    measured again; `attrs["runs"]` tells when and on what it was.
+    `attrs["runs"]` tells when and on what they were.
     """
     import pandas as pd
 
     pieces = {f"{name} {component.kind}": (name, component) for name, component in where}
-    record = Record()
-    if store:
-        inputs["weights"] = {label: vector.identity(store) for label, vector in vectors.items()}
-        record = store.record(what, inputs, module, on)
     missing = {piece: place for piece, place in pieces.items() if piece not in record}
-    for piece, part in zip(missing, parts(vectors, list(missing.values()), what), strict=True):
+    for piece, part in zip(missing, parts(vectors, list(missing.values()), desc), strict=True):
         record.add(piece, measure(*part))
     table = pd.DataFrame(record.rows(pieces))
     table.attrs["runs"] = record.runs
     return table
+
+
+def identities(vectors: Mapping[str, Combination], store: Store) -> dict[str, Any]:
+    """What the store knows each of these weights by."""
+    return {label: vector.identity(store) for label, vector in vectors.items()}
 
 
 def inner_products(
@@ -308,9 +305,11 @@ def rotation_null(
 
     Columns a, b, kind; null_variance = Σ ‖B Aᵀ‖²_F / d_out, the variance of ⟨RA, B⟩ when each matrix of A is rotated on
     its left by a random R of its own (the mean is 0); reach_a = Σ ‖A P_B‖²_F and reach_b = Σ ‖B P_A‖²_F, where P
-    projects on the row space of the other's low-rank factor and is the identity for a full matrix.
+    projects on the row space of the other's low-rank factor and is the identity for a full matrix. With a store,
+    matrices that were measured before are not measured again; `attrs["runs"]` tells when and on what they were.
     """
-    found = by_matrix("null", vectors, places(vectors, like, tensors=tensors), _pair_rows, store)
+    record = store.record("null", {"weights": identities(vectors, store)}, __name__) if store else Record()
+    found = by_matrix(record, vectors, places(vectors, like, tensors=tensors), _pair_rows, "null")
     columns = ["a", "b", "kind", "null_variance", "reach_a", "reach_b"]
     table = found.reindex(columns=columns).groupby(columns[:3], sort=False).sum().reset_index()
     table.attrs["runs"] = found.attrs["runs"]

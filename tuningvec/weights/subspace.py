@@ -11,10 +11,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from tuningvec.errors import TuningVecError
-from tuningvec.store import Rows, Store
+from tuningvec.store import Record, Rows, Store
 from tuningvec.weights.checkpoint import Checkpoint
 from tuningvec.weights.components import MATRICES, Component
-from tuningvec.weights.delta import Combination, Factors, Matrix, by_matrix, dense, places
+from tuningvec.weights.delta import Combination, Factors, Matrix, by_matrix, dense, identities, places
 from tuningvec.weights.engine import device_name
 
 if TYPE_CHECKING:
@@ -146,8 +146,12 @@ def subspace_alignment(
     store, matrices that were measured before are not measured again; `attrs["runs"]` tells when and on what they were.
     """
     every = {"": Combination({pretrained: 1}), **vectors}
-    where, measure = places(every, pretrained, MATRICES), partial(_measured, epsilons=epsilons)
-    return by_matrix("alignment", every, where, measure, store, __name__, device_name(), epsilons=list(epsilons))
+    record = Record()
+    if store:
+        inputs = {"epsilons": list(epsilons), "weights": identities(every, store)}
+        record = store.record("alignment", inputs, __name__, device_name())
+    measure = partial(_measured, epsilons=epsilons)
+    return by_matrix(record, every, places(every, pretrained, MATRICES), measure, "subspaces")
 
 
 def _measured(component: Component, matrices: dict[str, Matrix], epsilons: Sequence[float]) -> Rows:
