@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from tuningvec.errors import TuningVecError
+from tuningvec.store import Store
+from tuningvec.weights import delta
 from tuningvec.weights.checkpoint import Checkpoint, Gaussian
 from tuningvec.weights.delta import (
     Combination,
@@ -18,6 +21,7 @@ from tuningvec.weights.delta import (
     _rotated_variance,
     cosine_matrix,
     inner_products,
+    one_matrix,
     rotation_null,
     weight_similarity,
 )
@@ -162,7 +166,41 @@ def test_random_tuning_vectors_are_orthogonal_within_the_null(make_checkpoint):
     assert z.abs().max() < 4 and 0.4 < z.std() < 1.8
 
 
-def test_importing_weights_imports_neither_transformers_nor_nnsight():
-    code = "import sys, tuningvec.delta, tuningvec.subspace; print({'transformers', 'nnsight'} & set(sys.modules))"
+def test_importing_weights_imports_torch_and_safetensors_alone():
+    names = "{'transformers', 'nnsight', 'pandas', 'scipy'}"
+    code = f"import sys, tuningvec.weights.delta, tuningvec.weights.subspace; print({names} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "phi3"])
+def test_one_matrix_by_hand_is_its_row(make_checkpoint, architecture):
+    checkpoints = [Checkpoint(make_checkpoint(str(s), architecture, seed=s)) for s in range(3)]
+    pre, *tuned = (Combination({c: 1}) for c in checkpoints)
+    T = {f"T{i}": TuningVector.between(pre, ft) for i, ft in enumerate(tuned)}
+    tensor, part, (A, B) = one_matrix(list(T.values()), checkpoints[0])
+    null = rotation_null(T, checkpoints[0], tensors=[tensor])
+    table = cosine_matrix(inner_products(T, checkpoints[0], [tensor]), null)
+    row = table[table.kind == part.kind].iloc[0]
+    assert row.cosine == pytest.approx(torch.cosine_similarity(A.flatten(), B.flatten(), dim=0).item(), abs=1e-6)
+    sd = (B @ A.T).norm() / len(A) ** 0.5 / (A.norm() * B.norm())
+    assert row.null_sd == pytest.approx(sd.item(), rel=1e-5)
+    gate = [name for name in checkpoints[0].shapes if "layers.0.mlp.gate" in name]
+    kinds = set(inner_products(T, checkpoints[0], gate).kind)
+    assert kinds == {"llama": {"W_gate"}, "phi3": {"W_gate", "W_up"}}[architecture]
+
+
+def test_weights_without_a_matrix_in_common_have_none_to_show(pair):
+    pre, ft = pair
+    with pytest.raises(TuningVecError, match="no matrix in common"):
+        one_matrix([pre, ft - ft], next(iter(pre.terms)))
+
+
+def test_a_null_that_was_measured_is_not_measured_again(pair, monkeypatch):
+    pre, ft = pair
+    T, like, store = {"a": ft - pre, "b": ft}, next(iter(pre.terms)), Store()
+    first = rotation_null(T, like, store)
+    monkeypatch.setattr(delta, "_rotated_variance", None)  # calling it would fail
+    again = rotation_null(T, like, store)
+    pd.testing.assert_frame_equal(again, first)
+    assert again.attrs["runs"][0]["inputs"]["weights"].keys() == T.keys()
