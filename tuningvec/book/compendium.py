@@ -91,8 +91,9 @@ class Page:
         package = Path(__file__).parent.parent
         code = [*package.rglob("*.py"), *(package / "tasks").glob("*yaml")]
         paper = (data_folder() / "paper").glob("*.csv")
-        files, store = [self.notebook, *_inputs(self.family), *sorted(code), *sorted(paper)], Store()
-        lines = [f"{file.name} {store.digest(file)}" for file in files]
+        store, small = Store(), [self.notebook, *sorted(code), *sorted(paper)]
+        lines = [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in small]
+        lines += [f"{file.name} {store.digest(file)}" for file in _inputs(self.family)]
         lines += [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
         return hashlib.sha256("\n".join([str(self), *lines]).encode()).hexdigest()
 
@@ -275,7 +276,7 @@ def _inputs(family: Family | None) -> list[Path]:
         return []
     sources = [m.source for m in family.members]
     weights = [f for s in sources if isinstance(s, Folder | Adapter) for f in (family.root / s.path).iterdir()]
-    return [family.file, *sorted(weights), *family.reading]
+    return [family.file, *sorted(f for f in weights if f.is_file()), *family.reading]
 
 
 def _copy_mathjax(folder: Path) -> None:

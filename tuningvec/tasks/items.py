@@ -27,8 +27,8 @@ Row = Mapping[str, Any]
 class Source(Spec):
     """Where a task's rows are, and what they are in.
 
-    `file` is in `data/tasks/`; `path` a data set of the hub at the commit `revision`, or where the hub has no copy with a
-    commit, `url`. With neither it is read from a local folder alone. `size` items are drawn by `seed`; without it all
+    `file` is in `data/tasks/`; `path` a data set of the hub at the commit `revision`, or where the hub has no copy with
+    a commit, `url`. With neither it is read from a local folder alone. `size` items are drawn by `seed`; without it all
     are taken in order.
     """
 
@@ -55,8 +55,8 @@ class Source(Spec):
 def load(source: Mapping[str, Any], local_root: str | None = None, **_: Any) -> dict[str, datasets.Dataset]:
     """A task's items, as lm-eval asks for them; `local_root`, or `$TUNINGVEC_HUB`, is a folder laid out like the hub.
 
-    Raises TuningVecError where the data set is neither in that folder nor to be had, or would come from the hub without a
-    commit, or a row is not as documented.
+    Raises TuningVecError where the data set is neither in that folder nor to be had, or would come from the hub without
+    a commit, or a row is not as documented.
     """
     try:
         where = Source.model_validate(source)
@@ -89,7 +89,7 @@ def _rows(where: Source, root: str | None) -> datasets.Dataset:
     lay_out = "lay the data set out in a folder as the hub does and name that folder in TUNINGVEC_HUB"
     if not (here or where.url or where.revision):
         raise TuningVecError(
-            f"{where.path}: {looked}its task names no commit of the hub, where other items could come any day; {lay_out}"
+            f"{where.path}: {looked}its task names no commit of the hub, whose items may change any day; {lay_out}"
         )
     try:
         if where.url and not here:
@@ -128,7 +128,7 @@ def _aqua(row: Row) -> list[Item]:
 
 
 def _mathqa(row: Row) -> list[Item]:
-    """The options are a text, `a ) 3 , b ) 4`, or that of a list, `['a ) 3', 'b ) 4']`; some have their letter twice."""
+    """Options are a text, `a ) 3 , b ) 4`, or that of a list, `['a ) 3', 'b ) 4']`; some have their letter twice."""
     text = row["options"].strip()
     parts = ast.literal_eval(text) if text.startswith("[") else re.split(r", ?(?=[a-e] ?\))", text)
     options = []
