@@ -120,3 +120,12 @@ def test_no_tracked_file_is_large():
 
 def test_notebooks_are_tracked_as_text_only():
     assert [str(f.relative_to(ROOT)) for f in tracked_files() if f.suffix == ".ipynb"] == []
+
+
+def test_notebooks_are_tested_with_a_store_of_their_own():
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    said = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in said.splitlines() if "--nbmake" in line]
+    (store,) = re.findall(r"^TUNINGVEC_STORE=(\S+) ", line)
+    assert Path(store).is_relative_to(ROOT / "build" / "nbmake") and "rm -rf build/nbmake" in said.splitlines()
