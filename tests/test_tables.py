@@ -37,7 +37,7 @@ def test_a_table_is_numbered_and_labelled():
         tables.show(pd.DataFrame({"kind": ["W_Q"], "SSA": [0.5123]}), "tab-x", "A caption.")
     text = captured.outputs[0].data["text/markdown"]
     assert text.startswith(":::{table} A caption.\n:name: tab-x\n")
-    assert "$W_Q$" in text and "0.512" in text
+    assert r"$W_\text{Q}$" in text and "0.512" in text
 
 
 @pytest.mark.parametrize("name", family_names())

@@ -18,20 +18,20 @@ from tuningvec.weights.components import KINDS, MATRICES, SYMBOLS
 
 LONGEST_IN_ONE_LINE = 45  # characters of a cell; tables without longer ones scroll and do not wrap
 MATH = SYMBOLS | {  # names that mean one thing in every table, as in the book's table of symbols
-    "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": r"$\varepsilon$", "d_out": "$d_{out}$",
-    "d_in": "$d_{in}$", "k": "$k$", "r": "$r$", "z": "$z$", "SSA_V": "$SSA_V$", "SSA_UV": "$SSA_{UV}$",
-    "null_V": "null (V)", "null_UV": "null (UV)", "null_sd": "null sd",
-    "θ_ft − T": r"$\theta_{ft} - T$", "θ_pre + T": r"$\theta_{pre} + T$",
+    "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": r"$\varepsilon$", "d_out": r"$d_\text{out}$",
+    "d_in": r"$d_\text{in}$", "k": "$k$", "r": "$r$", "z": "$z$", "SSA_V": r"$\text{SSA}_V$",
+    "SSA_UV": r"$\text{SSA}_{UV}$", "null_V": "null ($V$)", "null_UV": "null ($UV$)", "null_sd": "null sd",
+    "θ_ft − T": r"$\theta_\text{ft} - T$", "θ_pre + T": r"$\theta_\text{pre} + T$",
 }  # fmt: skip
 HEADERS = {  # and in the tables whose label begins so
     "tab-cosine": {"naive": r"$1/\sqrt{N}$"},
     "tab-audit": {
-        "bound": r"$d_{in}/d_{out}$", "sd": "sd of null", "clear": "clearly above", "unfitted": "nothing fitted",
-        "line": "with a line", "gate_up": "$W_{gate}$, $W_{up}$", "r_low": "$r$ from", "r_high": "to",
-        "r_summed": "$r$ if summed", "norm": r"$\lVert T\rVert$", "theta": r"$\lVert\theta_{pre}\rVert$", "N": "$N$",
-        "naive": r"$1/\sqrt{N}$", "ratio": "half a hundredth / sd", "smallest": "smallest that fits",
-        "fitting": "how many fit", "of_valid": "right of valid", "mean_relative": "mean of relative",
-        "as_printed": "of printed averages",
+        "bound": r"$d_\text{in}/d_\text{out}$", "sd": "sd of null", "clear": "clearly above",
+        "unfitted": "nothing fitted", "line": "with a line", "gate_up": r"$W_\text{gate}$, $W_\text{up}$",
+        "r_low": "$r$ from", "r_high": "to", "r_summed": "$r$ if summed", "norm": r"$\lVert T\rVert$",
+        "theta": r"$\lVert\theta_\text{pre}\rVert$", "N": "$N$", "naive": r"$1/\sqrt{N}$",
+        "ratio": "half a hundredth / sd", "smallest": "smallest that fits", "fitting": "how many fit",
+        "of_valid": "right of valid", "mean_relative": "mean of relative", "as_printed": "of printed averages",
     },
     "tab-audit-pooled": {
         "p": "$p$ unpaired", "p_min": "$p$ nested", "p_max": "$p$ disjoint", "probability": "P(better)",
