@@ -12,7 +12,7 @@ ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
 MLP = ("W_gate", "W_up", "W_down")
 MATRICES = ATTENTION + MLP
 KINDS = (*MATRICES, "embedding", "head", "norm", "bias")
-SYMBOLS = {name: rf"$W_\text{{{name[2:]}}}$" for name in ("W_Q", "W_K", "W_V", "W_O", "W_gate", "W_up", "W_down")}
+SYMBOLS = {kind: rf"$W_\text{{{kind[2:]}}}$" for kind in MATRICES}
 
 _PROJECTIONS = {
     "q_proj": ("W_Q",),
