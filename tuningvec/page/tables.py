@@ -1,7 +1,6 @@
 """Tables as a page shows them: one function a table, and `show`."""
 
 import math
-from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,35 +20,17 @@ MATH = SYMBOLS | {  # names that mean one thing in every table, as in the book's
     "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": r"$\varepsilon$", "d_out": r"$d_\text{out}$",
     "d_in": r"$d_\text{in}$", "k": "$k$", "r": "$r$", "z": "$z$", "SSA_V": r"$\text{SSA}_V$",
     "SSA_UV": r"$\text{SSA}_{UV}$", "null_V": "null ($V$)", "null_UV": "null ($UV$)", "null_sd": "null sd",
+    "naive": r"$1/\sqrt{N}$", "N": "$N$",
     "θ_ft − T": r"$\theta_\text{ft} - T$", "θ_pre + T": r"$\theta_\text{pre} + T$",
-}  # fmt: skip
-HEADERS = {  # and in the tables whose label begins so
-    "tab-cosine": {"naive": r"$1/\sqrt{N}$"},
-    "tab-audit": {
-        "bound": r"$d_\text{in}/d_\text{out}$", "sd": "sd of null", "clear": "clearly above",
-        "unfitted": "nothing fitted", "line": "with a line", "gate_up": r"$W_\text{gate}$, $W_\text{up}$",
-        "r_low": "$r$ from", "r_high": "to", "r_summed": "$r$ if summed", "norm": r"$\lVert T\rVert$",
-        "theta": r"$\lVert\theta_\text{pre}\rVert$", "N": "$N$", "naive": r"$1/\sqrt{N}$",
-        "ratio": "half a hundredth / sd", "smallest": "smallest that fits", "fitting": "how many fit",
-        "of_valid": "right of valid", "mean_relative": "mean of relative", "as_printed": "of printed averages",
-    },
-    "tab-audit-pooled": {
-        "p": "$p$ unpaired", "p_min": "$p$ nested", "p_max": "$p$ disjoint", "probability": "P(better)",
-    },
 }  # fmt: skip
 
 
 def show(
-    table: pd.DataFrame,
-    name: str,
-    caption: str,
-    digits: int = 3,
-    metadata: Mapping[str, str] | None = None,
-    headers: Mapping[str, str] | None = None,
+    table: pd.DataFrame, name: str, caption: str, digits: int = 3, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Display a numbered table with so many significant digits; `metadata` is kept with the output.
 
-    Columns are renamed by `headers`, by HEADERS for tables of this label, and by MATH; cells of `kind` by SYMBOLS.
+    Columns named in MATH are shown as symbols, and so are the cells of a column `kind`.
     """
     text = table.copy()
     for column in text.select_dtypes("number"):
@@ -57,8 +38,7 @@ def show(
         text[column] = [number(v, 0 if whole else digits) for v in text[column]]
     if "kind" in text:
         text["kind"] = text.kind.replace(SYMBOLS)
-    own = [HEADERS[label] for label in HEADERS if name.startswith(label)]
-    text = text.rename(columns=ChainMap(dict(headers or {}), *reversed(own), MATH))
+    text = text.rename(columns=MATH)
     right = ["right" if pd.api.types.is_numeric_dtype(t) else "left" for t in table.dtypes]
     body = text.to_markdown(index=False, disable_numparse=True, colalign=right)
     longest = text.map(str).map(len).max(axis=None)
