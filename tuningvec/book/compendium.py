@@ -181,7 +181,7 @@ def prepare(pages: Sequence[Page], folder: Path) -> list[Path]:
 
 
 def publish(project: Project, pages: Sequence[Page]) -> None:
-    """Lay out what the book shows: the executed pages of these families alone, findings, status, MathJax."""
+    """Lay out what the book shows: the executed pages of these families alone, findings, verdicts, status, MathJax."""
     shutil.rmtree(project.results, ignore_errors=True)
     notebooks = []
     for page in pages:
@@ -189,6 +189,7 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(page.output, target)
         notebooks.append((page, nbformat.read(page.output, 4)))
+    (project.results / "meanings.md").write_text(meanings() + "\n", encoding="utf-8")
     (project.results / "findings.md").write_text(_findings(notebooks), encoding="utf-8")
     (project.results / "audit.md").write_text(_audit(notebooks), encoding="utf-8")
     (project.results / "status.md").write_text(_status(project, notebooks), encoding="utf-8")
@@ -220,8 +221,8 @@ def build(project: Project) -> Path:
 
 
 def _findings(notebooks: Executed) -> str:
-    """What verdicts mean, and the findings that the pages recorded, as one table: claims, then controls."""
-    lines = [meanings(), "", "| Claim | Paper | Here | Verdict | Page |", "|---|---|---|---|---|"]
+    """The findings that the pages recorded, as one table: claims, then controls."""
+    lines = ["| Claim | Paper | Here | Verdict | Page |", "|---|---|---|---|---|"]
     for page, f in sorted(_recorded(notebooks, KEY), key=lambda recorded: recorded[1]["control"]):
         link = f"[{page.folder}](results/{page.folder}/{page.output.name})"
         lines.append(f"| {f['claim']} | {f['paper']} | {f['here']} | {f['verdict']} | {link} |")
