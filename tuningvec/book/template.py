@@ -51,8 +51,7 @@ def _applies(cell: NotebookNode, environment: jinja2.Environment, context: dict[
     if condition is None:
         return True
     try:
-        found = environment.compile_expression(condition, undefined_to_none=False)(context)
-        return bool(found)  # an unknown name raises here at the latest
+        return bool(environment.compile_expression(condition, undefined_to_none=False)(context))
     except jinja2.TemplateError as error:
         start = cell.source.strip().partition("\n")[0]
         raise TuningVecError(f"cell {start!r}: when: {condition}: {error}") from None

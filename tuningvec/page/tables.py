@@ -165,24 +165,24 @@ def regions(table: pd.DataFrame, pretrained: str) -> pd.DataFrame:
 
 def members(family: Family) -> pd.DataFrame:
     """Members with role, domain, source and licence."""
-    rows = []
-    for member in family.members:
-        source = member.source
-        if isinstance(source, GGUF):
-            origin = f"`{source.package}` {source.version}" if source.package else f"`{source.file}`"
-        else:
-            origin = f"`{source.repo}` at `{source.revision[:10]}`" if isinstance(source, Hub) else f"`{source.path}`"
-        rows.append(
-            {
-                "member": member.name,
-                "model": member.label,
-                "role": getattr(member, "role", "pretrained"),
-                "domain": getattr(member, "domain", "–"),
-                "weights": f"{source.kind}: {origin}",
-                "licence": member.license,
-            }
-        )
+    rows = [
+        {
+            "member": member.name,
+            "model": member.label,
+            "role": getattr(member, "role", "pretrained"),
+            "domain": getattr(member, "domain", "–"),
+            "weights": f"{member.source.kind}: {_origin(member.source)}",
+            "licence": member.license,
+        }
+        for member in family.members
+    ]
     return pd.DataFrame(rows)
+
+
+def _origin(source: Any) -> str:
+    if isinstance(source, GGUF):
+        return f"`{source.package}` {source.version}" if source.package else f"`{source.file}`"
+    return f"`{source.repo}` at `{source.revision[:10]}`" if isinstance(source, Hub) else f"`{source.path}`"
 
 
 EXAMS_CAPTION = (
