@@ -27,7 +27,7 @@ def fill(notebook: NotebookNode) -> None:
 
     A cell with `when: <expression>` in its metadata is dropped where that is false for the family.
 
-    Raises TuningVecError naming the cell for a field that a family does not have.
+    Raises TuningVecError naming the cell for a field that a family does not have, in a text or in `when`.
     """
     parameters = notebook.metadata.papermill.parameters
     context = {"family": Family.load(parameters["family"])} if "family" in parameters else {}
@@ -48,7 +48,13 @@ def fill(notebook: NotebookNode) -> None:
 
 def _applies(cell: NotebookNode, environment: jinja2.Environment, context: dict[str, Any]) -> bool:
     condition = cell.metadata.get("when")
-    return condition is None or bool(environment.compile_expression(condition)(context))
+    if condition is None:
+        return True
+    try:
+        return bool(environment.compile_expression(condition, undefined_to_none=False)(context))
+    except jinja2.TemplateError as error:
+        start = cell.source.strip().partition("\n")[0]
+        raise TuningVecError(f"cell {start!r}: when: {condition}: {error}") from None
 
 
 def _filled(value: Any, environment: jinja2.Environment, context: dict[str, Any]) -> Any:
