@@ -68,7 +68,7 @@ def test_a_split_that_knows_no_shape_explains_table_4_better_than_the_bound():
 def test_a_random_change_in_all_directions_sets_attention_above_the_mlp_by_shape():
     cells = audit.shape_bound()
     at_the_null = audit.by_part(cells.assign(SSA=0.7 * cells.bound))
-    assert at_the_null.share.to_numpy() == pytest.approx(0.7)
+    assert at_the_null.rank_share.to_numpy() == pytest.approx(0.7)
 
 
 def test_the_prompts_share_of_the_fall_is_that_of_the_averages_and_of_the_items():

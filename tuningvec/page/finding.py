@@ -96,9 +96,14 @@ class Row(NamedTuple):
     claimed: bool = True
 
     def said(self) -> str:
-        """The template filled."""
-        verdict = self.verdict
-        return filled(self.says, {**verdict.numbers, "each": each_row(verdict.cases, self.each) if self.each else ""})
+        """The template filled, and the rule."""
+        cases = each_row(self.verdict.cases, self.each) if self.each else ""
+        text = filled(self.says, {**self.verdict.numbers, "each": cases})
+        return f"{text}<br><small>Rule: {self.verdict.rule}</small>" if self.verdict.rule else text
+
+    def where(self) -> str:
+        """The section of the audit that shows it, and what it rests on."""
+        return f"{{ref}}`sec-audit-{self.section}`, {self.basis}" + ("" if self.claimed else ", no claim")
 
 
 def summary(rows: Sequence[Row], name: str, caption: str) -> None:
@@ -109,12 +114,8 @@ def summary(rows: Sequence[Row], name: str, caption: str) -> None:
     """
     shown = [
         {
-            "claim": row.claim,
-            "verdict": said(row.verdict),
-            "the paper's own numbers": f"{row.said()}<br><small>Rule: {row.verdict.rule}</small>"
-            if row.verdict.rule
-            else row.said(),
-            "where": f"{{ref}}`sec-audit-{row.section}`, {row.basis}" + ("" if row.claimed else ", no claim"),
+            "claim, verdict, section": f"{row.claim}<br>{said(row.verdict)}<br><small>{row.where()}</small>",
+            "the paper's own numbers, and the rule": row.said(),
         }
         for row in rows
     ]

@@ -90,7 +90,7 @@ def by_part(cells: pd.DataFrame) -> pd.DataFrame:
     """Mean SSA of attention, of the MLP, its gate and up, and its down matrix, and what shape leaves to a random T.
 
     Where k is the same share f of the full rank everywhere, the null of attention less that of the MLP is f `shape`,
-    with `shape` the difference of the bounds; `share` is the f at which that is the difference of SSA.
+    with `shape` the difference of the bounds; `rank_share` is the f at which that is the difference of SSA.
     """
     ssa, bound = (cells.pivot(index="vector", columns="kind", values=v) for v in ("SSA", "bound"))
     ssa, bound = (t.loc[cells.vector.unique()] for t in (ssa, bound))
@@ -98,7 +98,7 @@ def by_part(cells: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"attention": ssa[attention].mean(axis=1), "MLP": ssa[mlp].mean(axis=1)})
     table = table.assign(gate_up=ssa[["W_gate", "W_up"]].mean(axis=1), W_down=ssa.W_down)
     table["shape"] = bound[attention].mean(axis=1) - bound[mlp].mean(axis=1)
-    return table.assign(share=(table.attention - table.MLP) / table["shape"]).reset_index()
+    return table.assign(rank_share=(table.attention - table.MLP) / table["shape"]).reset_index()
 
 
 def same_weights() -> pd.DataFrame:
@@ -123,8 +123,8 @@ def same_weights() -> pd.DataFrame:
 def parts_of_the_fall(level: float) -> pd.DataFrame:
     """Accuracy with T, of the pretrained model (Table 7) and without T (Table 1), and whose the fall between is.
 
-    From the pretrained model on, the weights are the same: that part of the fall is prompting or scoring, `share` of
-    all. `effect` is T's part less the prompt's in points over all items, with a normal interval as if each of the three
+    From the pretrained model on, the weights are the same: that part of the fall is prompting or scoring,
+    `prompt_share` of all. `effect` is T's part less the prompt's in points over all items, with a normal interval as if each of the three
     had items of its own; `share_of_averages` is the share in the mean over benchmarks.
     """
     tuned, pretrained = paper.by_member(paper.negation_accuracy()), _pretrained(paper.by_member(paper.accuracy()))
@@ -135,7 +135,7 @@ def parts_of_the_fall(level: float) -> pd.DataFrame:
     sums, averages = cells[["right", "n"]].sum().astype(float), cells.value.mean().unstack()
     share = (sums.right / sums.n).unstack()
     variance = share * (1 - share) / sums.n.unstack()
-    table = (100 * share).assign(n=sums.n.unstack().tuned, share=_share(share), share_of_averages=_share(averages))
+    table = (100 * share).assign(n=sums.n.unstack().tuned, prompt_share=_share(share), share_of_averages=_share(averages))
     table["effect"] = table.tuned + table.without - 2 * table.pretrained
     half = 100 * norm.ppf((1 + level) / 2) * (variance.tuned + variance.without + 4 * variance.pretrained) ** 0.5
     return table.assign(low=table.effect - half, high=table.effect + half).reset_index().rename_axis(columns=None)

@@ -60,7 +60,7 @@ def least_aligned(cells: pd.DataFrame, explained: pd.DataFrame, sds: float = 3) 
     """Whether gate and up have less of T in old directions than chance; from `audit.shape_bound`."""
     tall = cells[cells.bound < 1]
     ends = {"low": (tall.z - sds) * tall.sd, "high": tall.SSA + tall.step / 2}
-    cases = tall.assign(effect=tall.SSA - tall.bound, **ends)
+    cases = tall[["vector", "z"]].assign(kind=tall.kind.map(SYMBOLS), effect=tall.SSA - tall.bound, **ends)
     rule = (
         "New directions are SSA below its null, by vector and matrix. The null is at most the bound and at least 0, so "
         "SSA less the bound is the least excess: against the claim, of whatever size, where it is above 0 by more than "
@@ -70,7 +70,7 @@ def least_aligned(cells: pd.DataFrame, explained: pd.DataFrame, sds: float = 3) 
     total, vectors = explained.set_index("vector").loc["all"], explained.query("vector != 'all'")
     numbers = {name: total[name] for name in ("unfitted", "factor", "tall")}
     above = cases[cases.low > 0]
-    names = [f"{v.vector} {SYMBOLS[v.kind]} {v.z:.0f}" for v in above.itertuples()]
+    names = [f"{v.vector} {v.kind} {v.z:.0f}" for v in above.itertuples()]
     numbers |= {"by_vector": vectors.unfitted, "above": names, "clear": len(above), "cells": len(cases)}
     return _no_null(judge(cases, rule, least=0, direction=-1, **numbers))
 
@@ -85,7 +85,7 @@ def attention_better_aligned(parts: pd.DataFrame, least: float = 0.05) -> Verdic
         f"the difference is above both and at least {least}; against it where it is below both."
     )
     above = int((parts.W_down > parts.attention).sum())
-    numbers = {name: parts[name] for name in ("attention", "MLP", "gate_up", "W_down", "shape", "share")}
+    numbers = {name: parts[name] for name in ("attention", "MLP", "gate_up", "W_down", "shape", "rank_share")}
     return _no_null(judge(cases, rule, least=least, gap=gap, above=above, vectors=len(parts), **numbers))
 
 
