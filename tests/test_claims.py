@@ -41,9 +41,11 @@ def edit(tmp_path, monkeypatch):
 
 
 def evidence_of(*tables):
-    """The compared rows of these tables alone, from the CSVs as they are now; of averages as printed."""
+    """The compared rows of these tables alone, from the CSVs as they are now; Table 7's averages as printed."""
+    comparisons = pd.DataFrame() if tables == (8,) else audit.comparisons(0.95, tables)
     pooled = audit.pooled(0.95, tables) if 7 in tables else pd.DataFrame()
-    return claims.Evidence(0.95, 0.05, audit.comparisons(0.95, tables), pooled, averages_of_table_7())
+    averages = audit.average_differences(0.95, 0, tables) if tables == (8,) else averages_of_table_7()
+    return claims.Evidence(0.95, 0.05, comparisons, pooled, averages)
 
 
 @cache
@@ -63,21 +65,19 @@ def judged(name):
         "marginal_changes": lambda: claims.marginal_changes(audit.cosines()),
         "marginal_changes_elsewhere": lambda: claims.marginal_changes_elsewhere(audit.lengths(), audit.cosines()),
         "low_energy": lambda: claims.low_energy(audit.lengths()),
-        "fall_is_of_T": lambda: claims.fall_is_of_T(audit.parts_of_the_fall(0.95)),
+        "fall_is_of_T": lambda: claims.fall_is_of_T(audit.parts_of_the_fall(0.95), 0.95, 0.05),
         "evaluations_agree": lambda: claims.evaluations_agree(audit.same_weights(), 0.95),
         "unharmed_without_T": lambda: claims.unharmed_without_T(evidence_of(3).comparisons),
-        "lost_ability": lambda: claims.lost_ability(audit.below_chance(0.95, 0.05), 0.95),
+        "lost_ability": lambda: claims.lost_ability(audit.below_chance(0.95, 0.05), 0.95, 0.05),
         "counts_of_items": lambda: claims.counts_of_items(audit.sizes()),
         "ten_data_sets": lambda: claims.ten_data_sets(audit.sizes()),
         "printed_averages": lambda: claims.printed_averages(audit.averages()),
-        "ranks_by_average": lambda: claims.ranks_by_average(
-            audit.average_differences(0.95, seed=0), audit.pooled(0.95)
-        ),
+        "ranks_by_average": lambda: claims.ranks_by_average(claims.gather(0.95, 0.05, seed=0)),
         "compared_cells": lambda: claims.compared_cells(evidence_of(13, 14)),
         "medical_accuracy": lambda: claims.medical_accuracy(evidence_of(7)),
         "instructions_without_T": lambda: claims.instructions_without_T(evidence_of(3)),
         "instructions_of_fine_tuned": lambda: claims.instructions_of_fine_tuned(evidence_of(9)),
-        "rouge_gains": lambda: claims.rouge_gains(audit.average_differences(0.95, 0, (8,))),
+        "rouge_gains": lambda: claims.rouge_gains(evidence_of(8)),
         "text_percentages": lambda: claims.text_percentages(audit.percentages()),
         "worked_example": lambda: claims.worked_example(paper.text()),
         "outputs_to_the_same_input": lambda: claims.outputs_to_the_same_input(audit.output_pairs()),
@@ -140,8 +140,8 @@ FLIPS = [  # claim, the verdict as printed, the edits, the verdict after them
     ("instructions_without_T", "mixed", {3: rows_of("99.90", *WITHOUT) | rows_of("20.00", *TUNED)}, "reversed"),
     ("instructions_of_fine_tuned", "mixed", {9: rows_of("99", *FINE_TUNED) | rows_of("20", *PRETRAINED)}, "holds"),
     ("instructions_of_fine_tuned", "mixed", {9: rows_of("50.00", *FINE_TUNED, *PRETRAINED)}, "within chance"),
-    ("rouge_gains", "mixed", {8: rows_of("0.90", *FINE_TUNED)}, "holds"),
-    ("rouge_gains", "mixed", {8: rows_of("0.01", *FINE_TUNED)}, "reversed"),
+    ("rouge_gains", "within chance", {8: rows_of("0.90", *FINE_TUNED)}, "holds"),
+    ("rouge_gains", "within chance", {8: rows_of("0.01", *FINE_TUNED)}, "reversed"),
 ]  # fmt: skip
 
 

@@ -124,8 +124,8 @@ def parts_of_the_fall(level: float) -> pd.DataFrame:
     """Accuracy with T, of the pretrained model (Table 7) and without T (Table 1), and whose the fall between is.
 
     From the pretrained model on, the weights are the same: that part of the fall is prompting or scoring,
-    `prompt_share` of all. `effect` is T's part less the prompt's in points over all items, with a normal interval as if each of the three
-    had items of its own; `share_of_averages` is the share in the mean over benchmarks.
+    `prompt_share` of all. `effect` is T's part less the prompt's in points over all items, with a normal interval as if
+    each of the three had items of its own; `share_of_averages` is the share in the mean over benchmarks.
     """
     tuned, pretrained = paper.by_member(paper.negation_accuracy()), _pretrained(paper.by_member(paper.accuracy()))
     without = tuned.member.str.startswith(WITHOUT)
@@ -135,7 +135,8 @@ def parts_of_the_fall(level: float) -> pd.DataFrame:
     sums, averages = cells[["right", "n"]].sum().astype(float), cells.value.mean().unstack()
     share = (sums.right / sums.n).unstack()
     variance = share * (1 - share) / sums.n.unstack()
-    table = (100 * share).assign(n=sums.n.unstack().tuned, prompt_share=_share(share), share_of_averages=_share(averages))
+    table = (100 * share).assign(n=sums.n.unstack().tuned)
+    table = table.assign(prompt_share=_share(share), share_of_averages=_share(averages))
     table["effect"] = table.tuned + table.without - 2 * table.pretrained
     half = 100 * norm.ppf((1 + level) / 2) * (variance.tuned + variance.without + 4 * variance.pretrained) ** 0.5
     return table.assign(low=table.effect - half, high=table.effect + half).reset_index().rename_axis(columns=None)
@@ -295,7 +296,7 @@ def _intervals(first: pd.DataFrame, second: pd.DataFrame, level: float, seed: in
     """Intervals of the difference of two rows' averages."""
     if first.n.isna().any():
         low, high = stats.mean_interval(100 * (first.value.to_numpy() - second.value.to_numpy()), level)
-        return {"both_low": float(low), "both_high": float(high)}
+        return {"both_low": float(low), "both_high": float(high), "df": len(first) - 1}
     scores = [[_items(c, n) for c, n in zip(part.count_, part.n, strict=True)] for part in (first, second)]
     drawn = {"items": dict(benchmarks=False), "nested": dict(benchmarks=False, paired=True), "both": {}}
     found = {name: stats.bootstrap_difference(*scores, seed=seed, level=level, **how) for name, how in drawn.items()}

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from tuningvec import stats
 from tuningvec.paper import audit
@@ -14,6 +15,7 @@ from tuningvec.weights.components import SYMBOLS
 
 K_UNKNOWN = r"$k$ is not printed, so a random $T$ may have as much"
 UNPAIRED = "an interval over items drawn for each model"
+HOLM = "Clear where the $p$ that belongs to the interval is significant, Holm over the cases."
 
 
 class Evidence(NamedTuple):
@@ -143,14 +145,22 @@ def low_energy(vectors: pd.DataFrame, least: float = 10) -> Verdict:
     return judge(cases, rule, least=float(np.log10(least)), ratio=ratio, root=ratio**0.5)
 
 
-def fall_is_of_T(parts: pd.DataFrame, least: float = 1) -> Verdict:
+def fall_is_of_T(parts: pd.DataFrame, level: float, alpha: float, least: float = 1) -> Verdict:
     """Whether the fall without T lies between θ_ft and θ_pre; from `audit.parts_of_the_fall`."""
     rule = (
         r"$\theta_{ft} - T$ is $\theta_{pre}$, so what lies between the pretrained model's row (Table 7) and the one "
         "without $T$ (Table 1) is prompting or scoring. By family: $T$'s part of the fall less the prompt's, over all "
-        f"items, with {UNPAIRED}; at least {least} point."
+        f"items, with {UNPAIRED}; at least {least} point. {HOLM}"
     )
-    return judge(parts, rule, least=least, unit="points", digits=1, n=int(parts.n.iloc[0]))
+    cases = _corrected(parts, level, alpha)
+    return judge(cases, rule, least=least, unit="points", digits=1, n=int(parts.n.iloc[0]))
+
+
+def _corrected(cases: pd.DataFrame, level: float, alpha: float, df: float = np.inf) -> pd.DataFrame:
+    """The cases with `clear`: Holm's p ≤ α, each p by Student's t from the effect and its interval."""
+    half = (cases.high - cases.low) / 2
+    p = pd.Series(2 * t.sf(cases.effect.abs() / half * t.ppf((1 + level) / 2, df), df))
+    return cases.assign(clear=stats.holm(p.fillna(1)) <= alpha)
 
 
 def evaluations_agree(rows: pd.DataFrame, level: float, least: float = 5) -> Verdict:
@@ -185,7 +195,7 @@ def unharmed_without_T(comparisons: pd.DataFrame, family: str = "Phi-3.5", least
     return replace(verdict, cases=cases.assign(outcome=verdict.cases.outcome))
 
 
-def lost_ability(chance: pd.DataFrame, level: float, least: float = 2) -> Verdict:
+def lost_ability(chance: pd.DataFrame, level: float, alpha: float, least: float = 2) -> Verdict:
     """Whether the low scores of Tables 1 and 13 are lost ability; from `audit.below_chance`."""
     rows = chance.set_index("member")
     pairs = {low: better for table, better, low in audit.CLAIMED.values() if table in (1, 13)}
@@ -194,11 +204,11 @@ def lost_ability(chance: pd.DataFrame, level: float, least: float = 2) -> Verdic
     cases = cases.assign(lower=cases.effect, effect=cases.effect.mask(cases.below))
     rule = (
         "On the benchmarks with four options, by row: lower than the model compared with by at least "
-        f"{least} points, with {UNPAIRED}. Unknown where the row is below guessing: an output without a valid answer "
-        "counts as wrong, so it measures the form of the answers first."
+        f"{least} points, with {UNPAIRED}. {HOLM} Unknown where the row is below guessing: an output without a valid "
+        "answer counts as wrong, so it measures the form of the answers first."
     )
     low = [f"{v.member} {v.right} of {v.n:,} ({v.share:.1%})" for v in cases[cases.below].itertuples()]
-    return judge(cases, rule, least=least, unit="points", digits=1, below=low)
+    return judge(_corrected(cases, level, alpha), rule, least=least, unit="points", digits=1, below=low)
 
 
 def _points(first: pd.Series, second: pd.Series, n: pd.Series, level: float) -> list[tuple[float, ...]]:
@@ -238,14 +248,15 @@ def printed_averages(averages: pd.DataFrame) -> Verdict:
     return _agrees("Differs where any is not the plain mean of its row, rounded.", len(averages), names, cases=averages)
 
 
-def ranks_by_average(averages: pd.DataFrame, pooled: pd.DataFrame, least: float = 1) -> Verdict:
+def ranks_by_average(evidence: Evidence, least: float = 1) -> Verdict:
     """Whether the average tells the better model of a pair; from `audit.average_differences` and `audit.pooled`."""
+    averages, pooled = evidence.averages, evidence.pooled
     keys = ["table", "family", "first", "second"]
     rows = averages.merge(pooled[[*keys, "points"]], on=keys, suffixes=("", "_weighted"))
-    cases = _better_first(rows, "items_low", "items_high")
+    cases = _corrected(_better_first(rows, "items_low", "items_high"), evidence.level, evidence.alpha)
     rule = (
         f"By pair of models: the better average is ahead by at least {least} point, with {UNPAIRED} of the same "
-        "benchmarks."
+        f"benchmarks. {HOLM}"
     )
     turned = rows[rows.points * rows.points_weighted < 0]
     up = turned.points > 0
@@ -317,13 +328,14 @@ def _ways(cells: pd.DataFrame) -> dict[str, int]:
     return audit.survivors(cells).sum(numeric_only=True).astype(int).to_dict()
 
 
-def rouge_gains(averages: pd.DataFrame, least: float = 1) -> Verdict:
-    """Whether fine-tuned models write better, by Table 8; from `audit.average_differences`."""
-    rows = averages[(averages.table == "8") & averages.claimed]
+def rouge_gains(evidence: Evidence, least: float = 1) -> Verdict:
+    """Whether fine-tuned models write better, by Table 8."""
+    rows = evidence.averages.query("table == '8' and claimed")
     cases = rows.assign(effect=rows.points, low=rows.both_low, high=rows.both_high)
+    cases = _corrected(cases, evidence.level, evidence.alpha, float(rows.df.iloc[0])).drop(columns="claimed")
     rule = (
         f"The mean of a model's ROUGE-1 over the sets less the pretrained model's, in points: at least {least}, with "
-        "Student's interval over the sets, which holds the noise of their items and more."
+        f"Student's interval over the sets, which holds the noise of their items and more. {HOLM}"
     )
     return judge(cases, rule, least=least, unit="points", digits=1)
 
