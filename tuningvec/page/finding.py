@@ -1,11 +1,14 @@
 """A claim of the paper, what was measured here, and the verdict with its rule, as a box on the page."""
 
 import json
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 from IPython.display import Markdown, display
 
+from tuningvec.page import tables
 from tuningvec.page.text import each as each_row
 from tuningvec.page.text import filled, number
 from tuningvec.verdict import MEANING, Kind, Verdict
@@ -76,3 +79,48 @@ def said(verdict: Verdict) -> str:
 def meanings() -> str:
     """What each kind of verdict says, as a list."""
     return "\n".join(f"- {badge(kind)}: {text}" for kind, text in MEANING.items())
+
+
+class Row(NamedTuple):
+    """A claim in the audit's summary: `says` is a template over the verdict's numbers, with `{each}` its cases.
+
+    A row that is not `claimed` says what the audit found beside the paper's claims, and is not counted as judged.
+    """
+
+    claim: str
+    says: str
+    verdict: Verdict
+    section: str
+    basis: Literal["arithmetic", "inference", "not printed"]
+    each: str = ""
+    claimed: bool = True
+
+    def said(self) -> str:
+        """The template filled, and the rule."""
+        cases = each_row(self.verdict.cases, self.each) if self.each else ""
+        text = filled(self.says, {**self.verdict.numbers, "each": cases})
+        return f"{text}<br><small>Rule: {self.verdict.rule}</small>" if self.verdict.rule else text
+
+    def where(self) -> str:
+        """The section of the audit that shows it, and what it rests on."""
+        return f"{{ref}}`sec-audit-{self.section}`, {self.basis}" + ("" if self.claimed else ", no claim")
+
+
+def summary(rows: Sequence[Row], name: str, caption: str) -> None:
+    """Display the claims with their verdicts and rules, the cases folded up.
+
+    The front page tells how many there are of each kind; neither what is not printed nor what the paper does not claim
+    is counted.
+    """
+    shown = [
+        {
+            "claim, verdict, section": f"{row.claim}<br>{said(row.verdict)}<br><small>{row.where()}</small>",
+            "the paper's own numbers, and the rule": row.said(),
+        }
+        for row in rows
+    ]
+    counted = Counter(row.verdict.kind for row in rows if row.claimed and row.basis != "not printed")
+    tables.show(pd.DataFrame(shown), name, caption, metadata={VERDICTS: json.dumps(counted)})
+    judged = [row for row in rows if "outcome" in row.verdict.cases]
+    cases = [line for row in judged for line in (f"**{row.claim}**", *_cases(row.verdict.cases))]
+    display(Markdown("\n\n".join(["::::{dropdown} What was judged, case by case", *cases, "::::"])))
