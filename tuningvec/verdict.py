@@ -75,10 +75,22 @@ def judge(
     left = known[outcome == "open"]
     if left.empty:
         return Verdict("cannot be known here", why=f"{total - small} of {total} could not be measured", **about)
-    if direction and ((left.low > 0) | (left.high < 0)).all():
+    clear = _clear(left)
+    if direction and clear.all():
         return Verdict("mixed", why="beyond chance, and not shown to be large enough to matter", **about)
-    seen = f"a difference below {((left.high - left.low) / 2).max():.{digits}f} {unit}".rstrip()
-    return Verdict("within chance", why=f"{seen} could not have been seen", **about)
+    unseen = left[~clear] if direction else left
+    width = np.maximum((unseen.high - unseen.low) / 2, unseen.effect.abs().where(_beyond(unseen), 0)).max()
+    text = f"a difference below {width:.{digits}f} {unit}".rstrip() + " could not have been seen"
+    return Verdict("within chance", why=text, **about)
+
+
+def _beyond(cases: pd.DataFrame) -> pd.Series:
+    """Whether the interval leaves out 0."""
+    return (cases.low > 0) | (cases.high < 0)
+
+
+def _clear(cases: pd.DataFrame) -> pd.Series:
+    return cases["clear"].astype(bool) if "clear" in cases else _beyond(cases)
 
 
 def _outcomes(cases: pd.DataFrame, least: float | pd.Series, direction: int) -> pd.Series:
@@ -87,8 +99,7 @@ def _outcomes(cases: pd.DataFrame, least: float | pd.Series, direction: int) -> 
         beyond = (cases.low > least) | (cases.high < -least)
         found = np.select([inside, beyond], ["for", "against"], "open")
     else:
-        clear = cases["clear"].astype(bool) if "clear" in cases else (cases.low > 0) | (cases.high < 0)
-        large = clear & (cases.effect.abs() >= least)
+        large = _clear(cases) & (cases.effect.abs() >= least)
         ahead = np.sign(cases.effect) == direction
         found = np.select([large & ahead, large & ~ahead, inside], ["for", "against", "negligible"], "open")
     return pd.Series(found, index=cases.index, dtype=object)
