@@ -351,7 +351,7 @@ def instructions(found: pd.DataFrame, gaps: pd.DataFrame | None = None) -> pd.Da
 
 
 def effects(gaps: pd.DataFrame, whats: Sequence[str]) -> pd.DataFrame:
-    """Differences in points, a row each member, task and `compared`, a column each of `whats`; marked as `benchmarks`."""
+    """Differences in points, a row each member, task and `compared`, a column each of `whats`; marked as above."""
     gaps = gaps[gaps.what.isin(whats)]
     if gaps.empty:
         return pd.DataFrame({"member": ["prompted in plain text alone"]})
