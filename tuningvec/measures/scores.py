@@ -429,8 +429,10 @@ def instructions_change(gaps: pd.DataFrame, direction: Literal[1, -1], least: fl
 
 def _changed(cases: pd.DataFrame, rule: str, least: float, direction: Literal[1, -1]) -> Verdict:
     """A verdict that a case which clearly goes the other way speaks against."""
+    if cases.empty:
+        return unknown(rule, "no specialist has such a benchmark in its domain", mean=np.nan)
     found = judge(cases, rule, least=least, direction=direction, unit="points", digits=0, mean=cases.effect.mean())
-    return replace(found, falsified=bool((found.cases.outcome == "against").any()) if len(cases) else None)
+    return replace(found, falsified=bool((found.cases.outcome == "against").any()))
 
 
 def lost_with_the_weights(table: pd.DataFrame, least: float = 5.0) -> Verdict:
