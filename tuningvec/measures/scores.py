@@ -456,7 +456,8 @@ def lost_with_the_weights(table: pd.DataFrame, least: float = 5.0) -> Verdict:
     ends = four.groupby(keys, sort=False).agg(low=("low", "min"), high=("high", "min"), p_max=("p", "max"))
     cases = cases.drop(columns=["low", "high"]).merge(ends.reset_index(), on=keys)
     cases["p"] = cases.p_max.where(cases.effect > 0, (4 * cases.p).clip(upper=1))
-    cases["way"] = cases.what.map({"score": "in the form asked for", "lenient": "in any form"})
+    ways = {"acc": "in the form asked for", "acc_lenient": "in any form", "passed": "by assertions"}
+    cases["way"] = cases.metric.map(ways).fillna("ROUGE-1")
     apart = rows[rows.effect != "crossed"]
     counts = [f"{words} {part.clear.sum()} of {len(part)}" for words, part in apart.groupby("compared", sort=False)]
     found = judge(
