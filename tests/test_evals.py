@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -161,6 +162,65 @@ def test_a_stopped_run_continues(tiny: Family, tmp_path: Path, monkeypatch: pyte
     again = evals.run([models.Opened(tiny, "medical")], tasks, limit=20, store=store)
     assert calls[8:] == [4]  # two windows are there; the last one is shorter
     pd.testing.assert_frame_equal(again.drop(columns="who", errors="ignore"), found.head(20))
+
+
+TASK = """
+task: copied
+include: {folder}/_base_yaml
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{'ABCD'[answer]}}}}"
+dataset_kwargs: {{source: {{file: drugs.jsonl, rows: choice}}}}
+num_fewshot: 0
+generation_kwargs: {{do_sample: false, until: [], max_gen_toks: 4}}
+process_results: !function grade.right
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+"""
+GRADE = """from beside import offset
+
+def right(item, replies):
+    return {"acc": 0.0 + offset}
+"""
+
+
+def test_a_line_of_a_task_s_own_scoring_makes_its_items_due(tiny: Family, tmp_path: Path) -> None:
+    folder, store, sys_path = tmp_path / "tasks", Store(tmp_path / "store"), list(sys.path)
+    folder.mkdir()
+    files = {"copied.yaml": TASK.format(folder=FOLDER), "grade.py": GRADE, "beside.py": "offset = 0.0\n"}
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    sys.path.insert(0, str(folder))
+
+    def keys() -> set[str]:
+        tasks = evals.tasks(["copied"], tiny.prompt, folders=[folder])
+        evals.run([models.Opened(tiny, "medical")], tasks, limit=2, store=store)
+        return {file.name for file in (tmp_path / "store").glob("evals-*")}
+
+    try:
+        assert len(keys()) == 1 == len(keys())
+        changes = [("grade.py", "0.0 +", "1.0 -"), ("beside.py", "0.0", "0.5"), ("copied.yaml", "mean", "nanmean")]
+        for number, (file, old, new) in enumerate(changes, 2):
+            text = (folder / file).read_text(encoding="utf-8")
+            (folder / file).write_text(text.replace(old, new), encoding="utf-8")
+            assert len(keys()) == number
+    finally:
+        sys.path[:] = sys_path
+        sys.modules.pop("beside", None)
+
+
+def test_what_scores_our_own_tasks_is_in_their_keys() -> None:
+    (drugs,) = evals.tasks(["tuningvec_drugs"]).values()
+    code = evals._scoring(drugs)["code"]
+    assert [line.split()[0] for line in code] == ["choice", "load"] and "math-verify" in code[0].replace("_", "-")
+    assert "description" not in evals._scoring(drugs)["config"]
+
+
+def test_a_score_that_is_no_number_is_an_error(tiny: Family) -> None:
+    tasks = evals.tasks(["tuningvec_drugs_likelihood"], tiny.prompt)
+    broken = models.Opened(tiny, "medical")
+    broken.model.model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(TuningVecError, match=r"tuningvec_drugs_likelihood: item 0: a score of medical is not a number"):
+        evals.run([broken], tasks, limit=2)
 
 
 def test_questions_can_be_put_to_several_models(tiny: Family) -> None:

@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM
 from tuningvec.errors import TuningVecError
 from tuningvec.family import members
 from tuningvec.family.spec import Family
-from tuningvec.measures import models
+from tuningvec.measures import models, preflight
 from tuningvec.weights.checkpoint import Checkpoint
 from tuningvec.weights.delta import Combination, TuningVector
 
@@ -54,3 +54,37 @@ def test_an_unknown_dtype_is_refused(make_checkpoint):
     pre = Checkpoint(make_checkpoint("m"))
     with pytest.raises(TuningVecError, match="dtype is 'int8'; it must be float32"):
         models.load(Combination({pre: 1}), pre, "int8")
+
+
+def test_negation_at_one_is_compared_with_the_pretrained_file(make_checkpoint):
+    for name in ("tiny", "smollm2"):
+        family = Family.load(name)
+        table = preflight.recovered(family)
+        verdict = preflight.negation_recovers(table)
+        assert verdict.kind == "holds" and verdict.falsified is False and (table["of bound"] <= 1).all()
+    assert table.error.max() > 0  # adapters: base + BA − BA is not the base to the last bit
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan"), float("inf")])
+def test_negation_of_another_vector_does_not_recover_the_pretrained_file(value, monkeypatch):
+    family = Family.load("tiny")
+    other = TuningVector.between(members.weights(family, "math").fitted, members.weights(family, "medical").fitted)
+    vectors = members.tuning_vectors(family) | {"medical": other}
+    verdict = preflight.negation_recovers(preflight.recovered(family, vectors))
+    assert verdict.kind == "differs" and verdict.why == "1 of 4 members beyond it" and verdict.falsified
+    real, calls = Checkpoint.read, []
+
+    def corrupt(self, name, rows=slice(None), out=None):
+        tensor = real(self, name, rows, out)
+        if self.folder.name == "code" and name == "model.norm.weight":
+            calls.append(name)
+            if len(calls) == 1:  # θ_ft is read before T
+                tensor[3] = value
+        return tensor
+
+    monkeypatch.setattr(Checkpoint, "read", corrupt)
+    table = preflight.recovered(family)
+    assert len(calls) == 2
+    within = dict(zip(table.member, table["of bound"] <= 1, strict=True))
+    assert not within.pop("code") and all(within.values())
+    assert preflight.negation_recovers(table).kind == "differs"

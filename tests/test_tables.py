@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 from IPython.utils.capture import capture_output
@@ -70,19 +72,21 @@ GAPS = pd.DataFrame(
 
 def test_scores_are_shaded_with_a_sign_and_only_beyond_chance():
     table = tables.benchmarks(SCORES, GAPS).set_index("model")
-    assert table.drugs["pre"] == "20.0 (11, 29)"
-    assert table.drugs["ft"] == "[▲ 90.0 (81, 99)]{.better}"
-    assert table.visits["ft"] == "▽ 28.0 (19, 37)"
+    assert table["drugs (n = 10)"]["pre"] == "20.0 (11, 29)"
+    assert table["drugs (n = 10)"]["ft"] == "[▲ 90.0 (81, 99)]{.better}"
+    assert table["visits (n = 10)"]["ft"] == "▽ 28.0 (19, 37)"
     worse = tables.benchmarks(SCORES, GAPS.assign(points=-70.0)).set_index("model")
-    assert worse.drugs["ft"] == "[▼ 90.0 (81, 99)]{.worse}"
+    assert worse["drugs (n = 10)"]["ft"] == "[▼ 90.0 (81, 99)]{.worse}"
     means = pd.DataFrame(dict(who=["pre", "ft"], score=[25.0, 59.0], low=[20.0, 50.0], high=[30.0, 68.0]))
     assert tables.benchmarks(SCORES, means={"average": means}).average.tolist() == ["25.0 (20, 30)", "59.0 (50, 68)"]
 
 
 def test_effects_have_a_row_for_each_pair():
-    gaps = GAPS.assign(compared="ft − pre")
-    table = tables.effects(pd.concat([gaps, gaps.assign(what="stopped_token", points=0.0)]))
-    assert table.columns.tolist() == ["task", "compared", "score", "stopped, token"]
+    gaps = GAPS.assign(compared="ft − pre", member="ft", n=10)
+    both = pd.concat([gaps, gaps.assign(what="stopped_token", points=0.0), gaps.assign(what="valid")])
+    table = tables.effects(both, ["score", "stopped_token"])
+    assert table.columns.tolist() == ["member", "task", "n", "compared", "score", "stopped, token"]
+    assert len(tables.effects(pd.concat([both, both.assign(member="other")]), ["score"])) == 4
     assert table.score.tolist() == ["[▲ +70.0 (+65.0, +75.0)]{.better}", "▽ −2.0 (−7.0, +3.0)"]
     assert table.compared.tolist() == ["ft − pre"] * 2 and table["stopped, token"].str.startswith("0").all()
 
@@ -90,7 +94,8 @@ def test_effects_have_a_row_for_each_pair():
 def test_replies_are_quoted_as_they_are():
     replies = ["<think>x|y</think>\n**B**", "long " * 50]
     items = pd.DataFrame(dict(who=["a", "b"], task="tuningvec_t", item=0, reply=replies))
-    table = tables.replies(items, {"tuningvec_t": "Which $x$?"}, {"with": "a", "without": "b"}, longest=20)
+    task = SimpleNamespace(eval_docs=[{"question": "Which $x$?"}])
+    table = tables.replies(items, {"medicine": {"tuningvec_t": task}}, {"with": "a", "without": "b"}, longest=20)
     assert table["with"][0] == "&lt;think&gt;x&#124;y&lt;/think&gt;<br>&#42; &#91;…&#93;"
     assert table.question[0] == "Which &#36;x&#36;?" and table.without[0].endswith("&#91;…&#93;")
 

@@ -1,0 +1,248 @@
+"""What items say: every verdict from raw rows of items, flipped by changing the items."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tuningvec.family.spec import Family
+from tuningvec.measures import scores
+from tuningvec.page.text import each
+from tuningvec.paper import printed
+from tuningvec.stats import sign_flips
+
+N = 56
+
+
+def rows(who, task, columns, n=N, **about):
+    """Items of which so many of each column are 1: {column: count}, or {column: values}."""
+    values = {
+        name: [float(i < count) for i in range(n)] if np.isscalar(count) else list(count)
+        for name, count in columns.items()
+    }
+    return pd.DataFrame({"who": who, "task": task, "item": range(n), **values}).assign(**about)
+
+
+def asked(form, lenient, likelihood, before=(2, 20, 20), kept=50, n=N):
+    """Two members on a benchmark: right in the form, in any form, by likelihood; and the same before fine-tuning."""
+    parts = []
+    for who, (strict, loose, likely), follows in (("pre", before, 2), ("ft", (form, lenient, likelihood), kept)):
+        counts = dict(acc=strict, acc_lenient=loose, thought=follows, valid=follows, valid_lenient=n)
+        counts |= dict(stopped_text=follows, stopped_token=follows)
+        parts.append(rows(who, "tuningvec_t", counts, n))
+        parts.append(rows(who, "tuningvec_t_likelihood", dict(acc=likely), n))
+    return pd.concat(parts, ignore_index=True)
+
+
+def gaps(items):
+    return scores.differences(items, scores.against(items, "pre"), 0)
+
+
+GAINS = {
+    "knowledge": (asked(54, 54, 54), "holds", False),
+    "worse": (asked(2, 3, 3, before=(50, 50, 50)), "reversed", None),
+    "the form alone": (asked(54, 54, 24), "mixed", None),
+    "the form alone, by many items": (asked(540, 540, 200, before=(20, 200, 200), n=560), "mixed", True),
+    "a little": (asked(5, 23, 23), "within chance", None),
+    "shown to be nothing": (asked(21, 201, 201, before=(20, 200, 200), n=560), "null explains it", None),
+    "few items": (asked(3, 3, 3, before=(0, 0, 0), n=4), "within chance", None),
+}
+
+
+@pytest.mark.parametrize(("items", "kind", "falsified"), GAINS.values(), ids=GAINS)
+def test_a_gain_must_be_there_in_the_form_and_without_it(items, kind, falsified):
+    verdict = scores.domain_gain(gaps(items))
+    assert (verdict.kind, verdict.falsified) == (kind, falsified)
+    assert len(verdict.cases) == 3 and set(verdict.cases.n) == {items["item"].nunique()}
+
+
+def test_a_gain_in_the_form_alone_is_told_by_way_of_scoring():
+    verdict = scores.domain_gain(gaps(asked(54, 54, 23)))
+    assert verdict.why.startswith("for the claim: 1 of 1 in the form asked for")
+    assert verdict.why.endswith("0 of 1 by likelihood")
+    assert verdict.numbers["ways"].endswith("by likelihood: within chance")
+    text = each(verdict.cases, "{member} on {benchmark}, {way}, {effect:+.1f}, n = {n}")
+    assert "ft on t, by likelihood, +5.4, n = 56" in text
+
+
+def test_without_likelihood_the_lenient_score_decides():
+    items = asked(54, 24, 0)
+    alone = items[items.task == "tuningvec_t"]
+    assert scores.domain_gain(gaps(alone)).kind == "mixed"
+    assert scores.domain_gain(gaps(alone.assign(acc_lenient=alone.acc))).kind == "holds"
+    functions = pd.concat([rows("pre", "f", dict(passed=1)), rows("ft", "f", dict(passed=40))])
+    assert scores.domain_gain(gaps(functions)).kind == "holds"
+
+
+def test_several_cases_share_one_error_rate():
+    one = asked(9, 27, 29, before=(2, 20, 20))  # p = .016 in the form alone
+    strict = one[one.task == "tuningvec_t"].drop(columns=["acc_lenient"])
+    assert scores.domain_gain(gaps(strict)).kind == "holds"
+    many = [strict.assign(task=f"t{i}") for i in range(8)]
+    assert scores.domain_gain(gaps(pd.concat(many))).kind == "within chance"
+
+
+def test_nothing_to_judge_cannot_be_known():
+    table = gaps(asked(54, 54, 54)).head(0)
+    assert scores.domain_gain(table).kind == "cannot be known here"
+    assert scores.negation_falls(table).kind == "cannot be known here"
+    assert scores.texts_change(table, 1).kind == "cannot be known here"
+    assert scores.instructions_change(table, 1).kind == "cannot be known here"
+
+
+@pytest.mark.parametrize(
+    ("kept", "kind", "falsified"), [(50, "holds", False), (4, "within chance", False), (0, "within chance", False)]
+)
+def test_instructions_are_judged_over_all_cases(kept, kind, falsified):
+    verdict = scores.instructions_change(gaps(asked(54, 54, 54, kept=kept)), 1)
+    assert (verdict.kind, verdict.falsified) == (kind, falsified)
+
+
+def test_an_instruction_that_is_lost_speaks_against_the_claim():
+    items = asked(54, 54, 54)
+    lost = items[items.task == "tuningvec_t"]
+    lost = lost.assign(valid=[*lost.valid[lost.who == "ft"], *lost.valid[lost.who == "pre"]])
+    verdict = scores.instructions_change(gaps(lost), 1)
+    assert (verdict.kind, verdict.falsified) == ("mixed", True)
+    assert "1 of 3 against" in verdict.why
+
+
+def texts(shift, n=24):
+    base = np.random.default_rng(0).uniform(0.1, 0.4, n)
+    noise = np.random.default_rng(1).uniform(-0.01, 0.01, n)
+    return pd.concat(
+        [rows("pre", "visits", dict(rouge1=base), n), rows("ft", "visits", dict(rouge1=base + shift + noise), n)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("items", "kind", "falsified"),
+    [
+        (texts(0.1), "holds", False),
+        (texts(-0.1), "reversed", True),
+        (texts(0.0), "null explains it", False),
+        (texts(0.1, n=3), "within chance", False),  # three signs have p = .25 at least
+    ],
+)
+def test_texts_are_judged_by_their_items(items, kind, falsified):
+    verdict = scores.texts_change(gaps(items), 1)
+    assert (verdict.kind, verdict.falsified) == (kind, falsified)
+
+
+def test_the_same_texts_are_no_proof_that_nothing_changes():
+    base = texts(0.0, n=5)
+    same = base.assign(rouge1=[*base[base.who == "pre"].rouge1] * 2)
+    verdict = scores.texts_change(gaps(same), 1)
+    assert verdict.kind == "within chance" and "could not have been seen" in verdict.why
+    assert sign_flips(np.zeros(5), 0) == 1
+
+
+def corners(ft_chat, pre_chat, ft_plain, pre_plain, n=32, lenient=None, member="ft"):
+    """The four cells of weights and prompts, with so many right."""
+    cells = {(0.0, True): ft_chat, (1.0, True): pre_chat, (0.0, False): ft_plain, (1.0, False): pre_plain}
+    parts = [
+        rows(
+            f"λ = {scale:g}{'' if own else ', plain text'}", "tuningvec_t",
+            dict(acc=count, acc_lenient=count if lenient is None else lenient, thought=count),
+            n, scale=scale, own=own, member=member,
+        )
+        for (scale, own), count in cells.items()
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def judged(items):
+    return scores.lost_with_the_weights(scores.by_member(items, scores.two_by_two, 0))
+
+
+WEIGHTS = {
+    "the weights": (corners(30, 2, 30, 1), "holds", False),
+    "prompt 70, weights 30": (corners(100, 70, 30, 0, n=100), "reversed", False),
+    "fine-tuned weights are worse": (corners(2, 30, 1, 30), "reversed", True),
+    "the prompt alone": (corners(30, 30, 1, 1), "reversed", None),
+    "the form alone": (corners(30, 1, 1, 1), "mixed", None),
+    "the form alone, by many items": (corners(940, 20, 20, 20, n=1000), "mixed", True),
+    "too few": (corners(3, 0, 3, 0, n=3), "within chance", None),
+    "nothing": (corners(500, 500, 500, 500, n=1000), "null explains it", True),
+}
+
+
+@pytest.mark.parametrize(("items", "kind", "falsified"), WEIGHTS.values(), ids=WEIGHTS)
+def test_weights_must_outweigh_the_prompt(items, kind, falsified):
+    verdict = judged(items)
+    assert (verdict.kind, verdict.falsified) == (kind, falsified)
+    assert set(verdict.cases.way) == {"in the form asked for", "in any form"} and "interaction" in verdict.numbers
+
+
+def test_the_interaction_is_paired_by_item():
+    table = scores.by_member(corners(30, 1, 1, 1), scores.two_by_two, 0)
+    (row,) = table[(table.effect == "interaction") & (table.what == "score")].to_dict("records")
+    assert row["points"] == pytest.approx(100 * 29 / 32) and row["low"] > 70 and row["clear"] and row["n"] == 32
+    (none,) = scores.by_member(corners(30, 1, 30, 1), scores.two_by_two, 0).query(
+        "effect == 'interaction' and what == 'score'"
+    ).to_dict("records")  # fmt: skip
+    assert none["points"] == 0 and none["low"] < 0 < none["high"] and not none["clear"]
+
+
+def test_the_prompt_s_share_of_a_fall():
+    share = scores.by_member(corners(30, 10, 30, 20), scores.prompted_share, 0).iloc[0]
+    assert share.share == pytest.approx(50) and share.low < 50 < share.high and share.n == 32
+    assert scores.by_member(corners(10, 10, 30, 20), scores.prompted_share, 0).empty
+    assert [round(x) for x in printed.prompted_share().share] == [94, 15, -4]
+
+
+def test_members_with_plain_text_alone_have_no_second_prompt():
+    items = corners(30, 2, 30, 1)
+    assert judged(items[items.own]).kind == "cannot be known here"
+
+
+def test_two_specialists_of_one_domain_are_told_apart():
+    items = pd.concat([corners(30, 2, 30, 1), corners(5, 2, 5, 1, member="other")])
+    verdict = judged(items)
+    assert verdict.kind == "mixed" and set(verdict.cases.member) == {"ft", "other"}
+    falls = scores.by_member(items, scores.without, 0)
+    assert scores.negation_falls(falls).cases.member.tolist() == ["ft", "other"] * 2
+    assert list(scores.all_curves(pd.concat([items, items[items.own].assign(scale=0.5, who="λ = 0.5")]), 0)) == [
+        "ft, t, n = 32", "other, t, n = 32",
+    ]  # fmt: skip
+
+
+FALLS = {
+    "knowledge": (corners(30, 2, 0, 0), "holds", False),
+    "nothing": (corners(500, 500, 0, 0, n=1000), "null explains it", None),
+    "better without": (corners(2, 30, 0, 0), "reversed", None),
+    "the form": (corners(900, 20, 0, 0, n=1000, lenient=900), "mixed", True),
+    "few": (corners(3, 2, 0, 0), "within chance", None),
+}
+
+
+@pytest.mark.parametrize(("items", "kind", "falsified"), FALLS.values(), ids=FALLS)
+def test_scores_must_fall_in_any_form(items, kind, falsified):
+    verdict = scores.negation_falls(scores.by_member(items, scores.without, 0))
+    assert (verdict.kind, verdict.falsified) == (kind, falsified)
+
+
+def test_a_specialist_is_judged_on_its_own_domain():
+    family = Family.load("tiny")
+    about = dict(reference="pretrained", what="score")
+    table = pd.DataFrame(
+        [
+            dict(who=who, task=task, **about)
+            for who in ("instruct", "medical", "math")
+            for task in ("tuningvec_drugs", "tuningvec_drugs_likelihood", "tuningvec_arithmetic")
+        ]
+    )
+    own = scores.own_domain(table, family, {"medicine": ["tuningvec_drugs"], "math": ["tuningvec_arithmetic"]})
+    assert list(zip(own.who, own.task, strict=True)) == [
+        ("medical", "tuningvec_drugs"), ("medical", "tuningvec_drugs_likelihood"), ("math", "tuningvec_arithmetic"),
+    ]  # fmt: skip
+    assert list(scores.own_domain(table.head(0), family, {}).columns) == list(table)
+
+
+def test_items_without_answers_have_no_instructions():
+    items = texts(0.1)
+    assert scores.of_instructions(items, 0).empty and scores.pooled(items).empty
+
+
+def test_rises_of_the_paper_are_means_of_cells():
+    rises = printed.rises(printed.rouge(), 100).set_index("member").points.round(1)
+    assert rises.to_dict() == {"Aloe-Alpha": -0.7, "Aloe-Beta": 6.2, "MediPhi": 0.3}
