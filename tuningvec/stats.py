@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from scipy import integrate
 from scipy.stats import beta, binomtest, fisher_exact, t
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 
@@ -137,11 +138,7 @@ def sign_flips(differences: ArrayLike, seed: int, resamples: int = 10_000) -> fl
 
 def holm(p: ArrayLike) -> Float[np.ndarray, " tests"]:
     """Holm's adjusted p values: rejecting those ≤ α errs in any of the tests with probability at most α."""
-    values = np.asarray(p, dtype=float)
-    order = np.argsort(values)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1)
-    return adjusted
+    return multipletests(np.asarray(p, dtype=float), method="holm")[1]
 
 
 def bootstrap_difference(
