@@ -300,7 +300,7 @@ def largest(maps: Maps, kind: str) -> dict[str, float]:
         if k == kind:
             pair, methods = maps.examples[member, k]
             patched = [one[:, ~one.isnan().all(0).all(-1)][..., pair.places >= 0] for one in methods.values()]
-            found[member] = max(one.abs().max().item() for one in (effects, *patched))
+            found[member] = float(np.max([one.abs().max() for one in (effects, *patched)]))
     return found
 
 
@@ -411,7 +411,7 @@ def same_regions(alike: pd.DataFrame, *, least: float = 0.1, level: float = 0.95
     lost, kept = clear & (margin < 0), clear & (margin > 0) & beyond
     numbers = dict(agreement=known.agreement, halves=known.halves, corrected=known.corrected, shuffled=known.null)
     numbers |= dict(maps=len(known), as_alike=int((known.agreement >= known.halves).sum()), left_out=left or "none")
-    numbers |= dict(least=least, kept=int(kept.sum()), lost=int(lost.sum()), beyond=int(beyond.sum()))
+    numbers |= dict(smallest=least, kept=int(kept.sum()), lost=int(lost.sum()), beyond=int(beyond.sum()))
     if margin.isna().all():
         return unknown(rule, left if known.empty else "in no map do the members' own halves agree", **numbers)
     ends = {end: known[end] - (1 - least) for end in ("low", "high")}
@@ -429,7 +429,7 @@ def tells_truth(known: pd.DataFrame, named: str, wrong: str, *, least: float = 0
     )
     names, cases = (known[known.kind == kind].rename(columns={"difference": "effect"}) for kind in (named, wrong))
     numbers = dict(wrong=cases.effect, named=names.effect, members=len(cases), pairs=cases.pairs.max())
-    numbers |= dict(least=least, wrong_above=int((cases.low > 0).sum()), named_above=int((names.low > 0).sum()))
+    numbers |= dict(smallest=least, wrong_above=int((cases.low > 0).sum()), named_above=int((names.low > 0).sum()))
     if cases.empty or cases.pairs.min() < FEWEST:
         return unknown(rule, f"fewer than {FEWEST} pairs of kind {wrong!r}", **numbers)
     cases = cases.assign(clear=holm(cases.p) <= 1 - level)
