@@ -1,6 +1,6 @@
 """Attribution patching and exact activation patching of true and false statements (paper A.6, Fig. 7).
 
-The paper describes the swap of activations and prints no formula; the first-order estimate is that of arXiv 2310.10348.
+The paper describes the swap of activations and prints no formula; the first-order estimate is that of arXiv 2403.00745.
 """
 
 import itertools
@@ -54,7 +54,7 @@ class Patcher:
         return torch.tensor([prompt.ids] * rows, device=self._device)
 
     def attribution(self, pair: Aligned, steps: int = 1) -> Effects:
-        """First-order estimate (a_clean − a_corrupt) · ∂metric/∂a at the corrupt prompt (arXiv 2310.10348).
+        """First-order estimate (a_clean − a_corrupt) · ∂metric/∂a at the corrupt prompt (arXiv 2403.00745).
 
         With `steps` > 1 the gradient is the mean over as many points on the way from the corrupt prompt's embeddings to
         the clean one's (integrated gradients).
