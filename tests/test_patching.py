@@ -226,7 +226,7 @@ ONE, OTHER = (np.random.default_rng(seed).gamma(0.3, 1, (3, 9, 8)) for seed in (
     ("true", "noise", "kind", "falsified"),
     [
         (dict(pre=ONE, a=ONE, b=ONE), 0.5, "holds", False),
-        (dict(pre=ONE, a=3 * ONE, b=ONE / 9), 0.05, "holds", False),  # where, and not how much
+        (dict(pre=ONE, a=3 * ONE, b=ONE / 9), 0.02, "holds", False),  # where, and not how much
         (dict(pre=ONE, a=OTHER, b=OTHER), 0.5, "reversed", True),
         (
             dict(pre=ONE, a=ONE + OTHER, b=ONE + OTHER),
@@ -245,6 +245,12 @@ def test_regions_are_alike_when_true_maps_are(true, noise, kind, falsified):
         assert verdict.numbers["beyond"] == 12
 
 
+def test_a_member_without_regions_of_its_own_is_against_the_claim():
+    maps, noise = made(other=dict(pre=ONE, a=ONE)), made(other=dict(a=0 * ONE), noise=1)
+    verdict = judged(maps._replace(effects=maps.effects | noise.effects))
+    assert verdict.kind == "reversed" and verdict.falsified
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_maps_of_noise_alone_hold_nothing(seed):
     verdict = judged(made(other=dict.fromkeys(["pre", "a"], np.zeros((3, 9, 8))), seed=seed))
@@ -252,11 +258,11 @@ def test_maps_of_noise_alone_hold_nothing(seed):
 
 
 def test_agreement_of_halves_is_set_against_that_of_halves():
-    """Members that share the true map, and pairs, agree as their own halves do, however noisy; corrected, wholly."""
+    """Members that share the true map, and pairs, agree as their own halves do, however noisy."""
     many = [patching.similarity(made(other=dict(pre=ONE, a=ONE), noise=1, seed=s), "pre", 0, 40, 10) for s in range(8)]
     alike = pd.concat(many)
     assert alike.halves.mean() < 0.9 and abs(alike.agreement.mean() - alike.halves.mean()) < 0.02
-    assert abs(alike.corrected.mean() - 1) < 0.02
+    assert abs(alike.corrected.mean() - 1) < 0.03  # no credit for a noisier member: a little below 1
     assert np.mean((alike.low <= 1) & (alike.high >= 1)) > 0.9
 
 

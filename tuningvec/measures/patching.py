@@ -310,11 +310,12 @@ def similarity(maps: Maps, pretrained: str, seed: int, splits: int = 100, draws:
     A map is the mean |effect| over pairs by layer and column: where patching matters is asked, and signs differ from
     pair to pair. `agreement` is the correlation of one member's map of half the pairs with the other's of the other
     half, the mean over random splits; `halves` and `own` are what the pretrained and the fine-tuned member's two halves
-    agree, so that all three differ by the choice of pairs alike. `corrected` is agreement / √(halves · own) (Spearman
-    1904), 1 for members whose maps differ by pairs alone, with its jackknife t interval over pairs, drawn alike for
-    both (copies of a pair, as a bootstrap draws them, would stand in both halves). `null` is what 97.5 % of maps with
-    shuffled layers and columns stay below. Places where neither member has an effect are left out. `left_out` says
-    why nothing could be compared, else it is empty.
+    agree, so that all three differ by the choice of pairs alike. `corrected` is the correction for attenuation
+    agreement / √(halves · own) (Spearman 1904), with `own` at least `halves`: a member whose map changes more from pair
+    to pair than the pretrained one's gets no credit for it. It is 1 for maps that differ by the choice of pairs alone.
+    Its t interval is the jackknife's over pairs, left out of both alike (a bootstrap would put copies of a pair in both
+    halves). `null` is what 97.5 % of maps with shuffled layers and columns stay below. Places where neither member has
+    an effect are left out. `left_out` says why nothing could be compared, else it is empty.
     """
     rows = []
     for (member, kind), effects in maps.effects.items():
@@ -341,8 +342,6 @@ def _compared(
         return dict(left_out="no effect differs from another in the pretrained member")
     columns = used.any(0)
     one, other, used = one[..., columns], other[..., columns], used[:, columns]
-    if not np.ptp(other.mean(0)[used]):  # a member without effects agrees in nothing
-        return dict.fromkeys(COMPARED, 0.0) | dict(left_out="")
     grams, whole = _grams(one[:, used], other[:, used]), _halves(n, splits, random)
     agreement, halves, own = _agreements(*grams, whole)
     rest, fewer = [np.delete(np.arange(n), i) for i in range(n)], _halves(n - 1, splits, random)
@@ -384,8 +383,8 @@ def _correlation(gram: np.ndarray, u: np.ndarray, v: np.ndarray, of_u: np.ndarra
 
 
 def _corrected(agreement: float, halves: float, own: float) -> float:
-    """Agreement as it would be without differences between pairs; NaN where a member's own halves do not agree."""
-    return agreement / (halves * own) ** 0.5 if halves > 0 and own > 0 else np.nan
+    """Agreement less what differences between pairs take from it; NaN where the pretrained member's halves disagree."""
+    return agreement / (halves * max(own, halves)) ** 0.5 if halves > 0 else np.nan
 
 
 def _shuffled(values: Float[np.ndarray, "pair L column"], random: np.random.Generator) -> np.ndarray:
@@ -399,9 +398,10 @@ def same_regions(alike: pd.DataFrame, *, least: float = 0.1, level: float = 0.95
     floor = f"{1 - least:g}"
     rule = (
         "For each map: the correlation of the fine-tuned member's map of half the pairs with the pretrained one's of "
-        f"the other half, corrected for how far each one's own halves agree; a loss of {least:g} would matter. For the "
-        f"claim: clearly above {floor} and above 97.5 % of shuffled maps; against it: clearly below {floor}. Effect: "
-        f"corrected correlation less {floor}, {100 * level:g} % jackknife interval over pairs; Holm over maps"
+        "the other half, over that of two halves within the pretrained member (within both where the fine-tuned one's "
+        f"agree more). For the claim: clearly above {floor} and above 97.5 % of shuffled maps; against it: clearly "
+        f"below {floor}, a loss of {least:g} that would matter. Effect: this ratio less {floor}, {100 * level:g} % "
+        "jackknife interval over pairs; Holm over maps"
     )
     known, rest = (alike[(alike.left_out == "") == measured] for measured in (True, False))
     left = "; ".join(dict.fromkeys(rest.kind + ": " + rest.left_out))
@@ -413,7 +413,7 @@ def same_regions(alike: pd.DataFrame, *, least: float = 0.1, level: float = 0.95
     numbers |= dict(maps=len(known), as_alike=int((known.agreement >= known.halves).sum()), left_out=left or "none")
     numbers |= dict(smallest=least, kept=int(kept.sum()), lost=int(lost.sum()), beyond=int(beyond.sum()))
     if margin.isna().all():
-        return unknown(rule, left if known.empty else "in no map do the members' own halves agree", **numbers)
+        return unknown(rule, left if known.empty else "in no map do the pretrained member's halves agree", **numbers)
     ends = {end: known[end] - (1 - least) for end in ("low", "high")}
     cases = known.drop(columns="left_out").assign(effect=margin, **ends, clear=lost | kept)
     falsified = True if lost.any() else False if kept.all() else None
