@@ -9,7 +9,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from tuningvec.family.spec import GGUF, Family, Hub
-from tuningvec.measures.scores import task_name
+from tuningvec.measures.scores import PERCENT, task_name
 from tuningvec.page.text import formatted, number, quoted
 from tuningvec.paper import printed as paper
 from tuningvec.stats import wilson
@@ -90,18 +90,19 @@ def read(corpus: pd.DataFrame) -> pd.DataFrame:
 
 def trends(table: pd.DataFrame) -> pd.DataFrame:
     """Share of active neurons through the layers, by member."""
-    step = _changes(table, "step", "low", "high", decimals=3)
-    return table[["member", "first", "second", "last"]].assign(**{"first step": step, "ρ": table.rho, "p": table.p})
+    step, rho = (_changes(table, name, f"{name}_low", f"{name}_high", decimals=3) for name in ("step", "rho"))
+    return table[["member", "first", "second", "last"]].assign(**{"first step": step, "ρ": rho})
 
 
 def distances(table: pd.DataFrame) -> pd.DataFrame:
-    """Distances averaged over layers, each with its null and its floor, by criterion and member."""
-    values = [f"{name}{end}" for name in ("edit", "hamming") for end in ("", "_null", "_floor")]
-    means = table.groupby(["criterion", "member"], sort=False)[values].mean().reset_index()
+    """Distances averaged over layers, by criterion and member: on all text, and on half of it with null and floor."""
+    means = table.drop(columns="layer").groupby(["criterion", "member"], sort=False).mean().reset_index()
     means = means.sort_values("criterion", ascending=False, kind="stable")
-    for name, label in (("edit", "edit distance"), ("hamming", "Hamming")):
-        means[label] = [f"{a:.3f} / {b:.3f} / {c:.3f}" for a, b, c in means[values].filter(like=name).to_numpy()]
-    return means[["criterion", "member", "edit distance", "Hamming"]]
+    for name, label in (("edit", "edit"), ("hamming", "Hamming")):
+        for ends, kind in ((("", "_shuffled"), "all text"), (("_half", "_rotated", "_floor"), "half")):
+            values = means[[f"{name}{end}" for end in ends]].to_numpy()
+            means[f"{label}, {kind}"] = [" / ".join(f"{value:.3f}" for value in row) for row in values]
+    return means[["criterion", "member", *means.columns[-4:]]]
 
 
 def ablation(effects: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +114,17 @@ def ablation(effects: pd.DataFrame) -> pd.DataFrame:
     wide = wide.loc[
         list(dict.fromkeys(rows[index].itertuples(index=False, name=None))), ["top", "random"]
     ].reset_index()
-    return wide.assign(share=wide.share.map("{:.0%}".format), task=wide.task.map(task_name))
+    return wide.assign(share=wide.share.map(_percent), task=wide.task.map(task_name))
+
+
+def falls(effects: pd.DataFrame) -> list[str]:
+    """ΔP of the benchmarks without the top neurons, the range over members and tasks, by share."""
+    rows = effects[(effects.ablated == "top") & (effects.unit == PERCENT) & effects.change.notna()]
+    return [f"{_percent(share)}: {formatted(part.change, '.0f')} %" for share, part in rows.groupby("share")]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def whole(effects: pd.DataFrame) -> pd.DataFrame:
