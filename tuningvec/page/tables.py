@@ -168,14 +168,13 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[order].reset_index()
 
 
-def regions(table: pd.DataFrame, pretrained: str) -> pd.DataFrame:
-    """Similarity of the members' maps to the pretrained one's, a column a member."""
-    rows = table[table.member != pretrained]
-    text = [f"{r.correlation:.2f} ({r.low:.2f}, {r.high:.2f})" for r in rows.itertuples()]
-    wide = rows.assign(text=text).pivot(index=["kind", "site"], columns="member", values="text")
-    each = rows.groupby(["kind", "site"], sort=False)
-    wide = wide[rows.member.unique()].assign(halves=each.halves.first(), shuffled=each.null.max())
-    return wide.loc[each.halves.first().index].reset_index()
+def regions(table: pd.DataFrame) -> pd.DataFrame:
+    """How each member's maps agree with the pretrained one's, and what stands beside it, where there is a map."""
+    known = table[table.left_out == ""]
+    text = [f"{formatted(r.corrected, '.2f')} ({r.low:.2f}, {r.high:.2f})" for r in known.itertuples()]
+    shown = known.assign(corrected=text)[["kind", "site", "member", "agreement", "halves", "own", "corrected", "null"]]
+    shown = shown.sort_values("kind", key=lambda c: c.map(list(dict.fromkeys(known.kind)).index), kind="stable")
+    return shown.rename(columns={"halves": "pretrained's halves", "own": "its own halves", "null": "shuffled"})
 
 
 def members(family: Family) -> pd.DataFrame:
