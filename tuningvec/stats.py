@@ -169,6 +169,14 @@ def relative_drop(
     return Interval(*map(float, np.quantile(drops, [(1 - level) / 2, (1 + level) / 2])))
 
 
+def sign_flips(differences: ArrayLike, seed: int, resamples: int = 10_000) -> float:
+    """The p value of a mean of 0: how often random signs give a mean as far from it, counting the one found."""
+    gaps = np.asarray(differences, dtype=float)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(resamples, len(gaps)))
+    as_far = np.abs(signs @ gaps) >= abs(gaps.sum()) - 1e-9
+    return float((as_far.sum() + 1) / (resamples + 1))
+
+
 def holm(p: ArrayLike) -> Float[np.ndarray, " tests"]:
     """Holm's adjusted p values: rejecting those ≤ α errs in any of the tests with probability at most α."""
     return multipletests(np.asarray(p, dtype=float), method="holm")[1]

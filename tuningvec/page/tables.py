@@ -1,7 +1,7 @@
 """Tables as a page shows them: one function a table, and `show`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -333,7 +333,7 @@ def percentages(rows: pd.DataFrame) -> pd.DataFrame:
 def benchmarks(
     found: pd.DataFrame, gaps: pd.DataFrame | None = None, means: Mapping[str, pd.DataFrame] | None = None
 ) -> pd.DataFrame:
-    """Scores with their intervals, a row each `who`, a column a task; marked where `gaps` compares them with another.
+    """Scores with their intervals, a row each `who`, a column a task, with n; marked where `gaps` compares them.
 
     `found` is of `scores.of_tasks`, `gaps` of `scores.differences`, `means`, further columns, of `scores.averages`.
     """
@@ -341,30 +341,38 @@ def benchmarks(
     cells = [_marked(_percent(row), marks.get((row.who, row.task))) for row in found.itertuples()]
     wide = found.assign(cell=cells).pivot(index="who", columns="task", values="cell")
     wide = wide.loc[found.who.unique(), found.task.unique()].fillna("–")
+    n = found.groupby("task", sort=False).n.unique()
+    wide.columns = [f"{task_name(task)} (n = {' or '.join(map(str, n[task]))})" for task in wide]
     for name, mean in (means or {}).items():
         wide[name] = pd.Series({row.who: _percent(row) for row in mean.itertuples()})
-    return wide.rename(columns=task_name).rename_axis("model").reset_index()
+    return wide.fillna("–").rename_axis("model").reset_index()
 
 
 def instructions(found: pd.DataFrame, gaps: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Shares of replies that keep each instruction, a row each `who`; marked as in `benchmarks`."""
+    """Shares of replies that keep each instruction, a row each `who`, with n; marked as in `benchmarks`."""
+    if found.empty:
+        return pd.DataFrame({"model": ["no benchmark here asks for an answer in a form"]})
     marks = _marks(gaps, "what") if gaps is not None else {}
     cells = [_marked(_percent(row), marks.get((row.who, row.instruction))) for row in found.itertuples()]
     wide = found.assign(cell=cells).pivot(index="who", columns="instruction", values="cell")
     wide = wide.loc[found.who.unique(), found.instruction.unique()]
+    wide.insert(0, "n", found.groupby("who").n.first())
     return wide.rename(columns=lambda name: name.replace("_", ", ")).rename_axis("model").reset_index()
 
 
-def effects(gaps: pd.DataFrame) -> pd.DataFrame:
-    """Differences in points, a row each task and pair (`compared`), a column each score; marked where beyond chance."""
+def effects(gaps: pd.DataFrame, whats: Sequence[str]) -> pd.DataFrame:
+    """Differences in points, a row each member, task and `compared`, a column each of `whats`; marked as `benchmarks`."""
+    gaps = gaps[gaps.what.isin(whats)]
+    if gaps.empty:
+        return pd.DataFrame({"member": ["prompted in plain text alone"]})
     cells = [
         _marked(text, (row.points, row.clear))
         for text, row in zip(_changes(gaps, "points", "low", "high", decimals=1), gaps.itertuples(), strict=True)
     ]
-    rows = gaps.assign(cell=cells)
-    wide = rows.pivot(index=["task", "compared"], columns="what", values="cell")
-    order = list(dict.fromkeys(zip(rows.task, rows.compared, strict=True)))
-    wide = wide.loc[order, rows.what.unique()].reset_index()
+    index = ["member", "task", "n", "compared"]
+    wide = gaps.assign(cell=cells).pivot(index=index, columns="what", values="cell")
+    order = list(dict.fromkeys(gaps[index].itertuples(index=False, name=None)))
+    wide = wide.loc[order, gaps.what.unique()].fillna("–").reset_index()
     return wide.assign(task=wide.task.map(task_name)).rename(columns=lambda name: name.replace("_", ", "))
 
 
@@ -386,13 +394,17 @@ def _percent(row: Any) -> str:
     return f"{row.score:.1f} ({row.low:.0f}, {row.high:.0f})"
 
 
-def replies(items: pd.DataFrame, questions: Mapping[str, str], whos: Mapping[str, str], longest: int) -> pd.DataFrame:
-    """What each `who`, {column: who}, replied to the first item of each task, {task: question}, cut after `longest`."""
+def replies(
+    items: pd.DataFrame, benchmarks: Mapping[str, Mapping[str, Any]], whos: Mapping[str, str], longest: int
+) -> pd.DataFrame:
+    """What each `who`, {column: who}, replied to the first item of each task of a domain, cut after `longest`."""
+    tasks = {name: task for some in benchmarks.values() for name, task in some.items()}
     rows = []
-    for task, question in questions.items():
-        part = items[(items.task == task) & (items["item"] == 0)].set_index("who")
-        said = {column: quoted(part.reply[who], longest) for column, who in whos.items()}
-        rows.append({"benchmark": task_name(task), "question": quoted(question, longest), **said})
+    for name, part in items[items["item"] == items["item"].min()].groupby("task", sort=False):
+        asked = tasks[name].eval_docs[int(part["item"].iloc[0])]
+        question = asked.get("question") or str(tasks[name].doc_to_text(asked))
+        said = {column: quoted(part[part.who == who].reply.iloc[0], longest) for column, who in whos.items()}
+        rows.append({"benchmark": task_name(name), "question": quoted(question, longest), **said})
     return pd.DataFrame(rows)
 
 
