@@ -260,6 +260,24 @@ def sides(means: pd.DataFrame) -> pd.DataFrame:
     return means[["vector", "kind", "SSA_V", "null_V", "SSA_UV", "null_UV"]]
 
 
+AUDIT = {
+    "step": "last digit", "bound": "$d_{in}/d_{out}$", "sd": "sd of null", "z": "sd above", "unfitted": "bound",
+    "factor": "gate and up, or not", "tall": "bound, within gate and up", "gate_up": "$W_{gate}$, $W_{up}$",
+    "shape": "difference by shape", "share": "$k$ that gives it", "r_low": "$r$ from", "r_high": "to",
+    "r_summed": "$r$ if summed", "norm": r"$\lVert T\rVert$", "theta": r"$\lVert\theta_{pre}\rVert$",
+    "smallest": "smallest that fits", "fitting": "how many fit", "of_valid": "right of valid", "p_min": "$p$ nested",
+    "p_max": "$p$ disjoint", "p": "$p$ unpaired", "probability": "P(better)", "mean_relative": "mean of relative",
+    "as_printed": "of printed averages", "share_of_averages": "of the averages",
+}  # fmt: skip
+
+
+def audit(rows: pd.DataFrame, *left_out: str) -> pd.DataFrame:
+    """A table of the audit under its page's headers, yes or nothing for flags."""
+    table = rows.drop(columns=list(left_out))
+    flags = table.select_dtypes("bool").columns
+    return table.assign(**{f: table[f].map({True: "yes", False: ""}) for f in flags}).rename(columns=AUDIT)
+
+
 def readings(cells: pd.DataFrame) -> pd.DataFrame:
     """Table 4 above what Tables 5 and 6 give as squared norms and as norms."""
     names = {"SSA": "Table 4", "squared": "as squared norms", "norms": "as norms"}
@@ -291,12 +309,12 @@ def below_chance(rows: pd.DataFrame) -> pd.DataFrame:
     """Right answers on the nine benchmarks with four options, and those of valid outputs."""
     text = [f"{v.share:.3f} ({v.low:.3f}, {v.high:.3f})" for v in rows.itertuples()]
     table = rows[["family", "member", "right", "n"]].assign(share=text, valid=rows.valid, of_valid=rows.of_valid)
-    return table.assign(below=rows.below.map({True: "yes", False: ""}))
+    return audit(table.assign(below=rows.below))
 
 
 def sizes(rows: pd.DataFrame) -> pd.DataFrame:
     """Sizes of benchmarks that fit the printed values."""
-    return rows[["benchmark", "values", "n", "smallest", "fitting", "digits"]]
+    return audit(rows[["benchmark", "values", "n", "smallest", "fitting", "digits"]])
 
 
 def averages(rows: pd.DataFrame) -> pd.DataFrame:
@@ -316,7 +334,7 @@ def pooled(rows: pd.DataFrame) -> pd.DataFrame:
     """Differences over all items of a table together."""
     table = rows[["table", "family"]].assign(compared=_pair(rows), n=rows.n, points=_interval(rows, "", "points"))
     p = {name: rows[name].map(lambda v: f"{v:.4f}" if v >= 1e-4 else "< 0.0001") for name in ("p", "p_min", "p_max")}
-    return table.assign(**p, probability=rows.probability.map("{:.3f}".format))
+    return audit(table.assign(**p, probability=rows.probability.map("{:.3f}".format)))
 
 
 def average_differences(rows: pd.DataFrame) -> pd.DataFrame:
@@ -327,7 +345,7 @@ def average_differences(rows: pd.DataFrame) -> pd.DataFrame:
 
 def percentages(rows: pd.DataFrame) -> pd.DataFrame:
     """Percentages of the text and what the tables give for them."""
-    return rows.assign(agrees=rows.agrees.str.replace("_", " "))
+    return audit(rows.assign(agrees=rows.agrees.str.replace("_", " ")))
 
 
 def benchmarks(
