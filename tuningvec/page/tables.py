@@ -16,30 +16,29 @@ from tuningvec.stats import wilson
 from tuningvec.weights.components import KINDS, MATRICES, SYMBOLS
 
 LONGEST_IN_ONE_LINE = 45  # characters of a cell; tables without longer ones scroll and do not wrap
-MATH = SYMBOLS | {
-    "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": "ε", "d_out": "$d_{out}$",
-    "d_in": "$d_{in}$", "k": "$k$", "SSA_V": "$SSA_V$", "SSA_UV": "$SSA_{UV}$", "null_V": "null (V)",
-    "null_UV": "null (UV)", "null_sd": "null sd", "naive": r"$1/\sqrt{N}$", "r": "$r$", "z": "$z$",
-    "step": "last digit", "bound": r"$d_{in}/d_{out}$", "sd": "sd of null", "clear": "clearly above",
-    "unfitted": "nothing fitted", "line": "with a line", "gate_up": "$W_{gate}$, $W_{up}$",
-    "r_low": "$r$ from", "r_high": "to", "r_summed": "$r$ if summed", "norm": r"$\lVert T\rVert$",
-    "theta": r"$\lVert\theta_{pre}\rVert$", "N": "$N$", "ratio": "half a hundredth / sd",
-    "smallest": "smallest that fits", "fitting": "how many fit", "of_valid": "right of valid",
-    "p_min": "$p$ nested", "p_max": "$p$ disjoint", "p": "$p$ unpaired", "probability": "P(better)",
-    "mean_relative": "mean of relative", "as_printed": "of printed averages",
-    "θ_ft − T": r"$\theta_{ft} - T$", "θ_pre + T": r"$\theta_{pre} + T$",
+MATH = SYMBOLS | {  # names that mean one thing in every table, as in the book's table of symbols
+    "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": r"$\varepsilon$", "d_out": r"$d_\text{out}$",
+    "d_in": r"$d_\text{in}$", "k": "$k$", "r": "$r$", "z": "$z$", "SSA_V": r"$\text{SSA}_V$",
+    "SSA_UV": r"$\text{SSA}_{UV}$", "null_V": "null ($V$)", "null_UV": "null ($UV$)", "null_sd": "null sd",
+    "naive": r"$1/\sqrt{N}$", "N": "$N$",
+    "θ_ft − T": r"$\theta_\text{ft} - T$", "θ_pre + T": r"$\theta_\text{pre} + T$",
 }  # fmt: skip
 
 
 def show(
     table: pd.DataFrame, name: str, caption: str, digits: int = 3, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Display a numbered table with so many significant digits; `metadata` is kept with the output."""
+    """Display a numbered table with so many significant digits; `metadata` is kept with the output.
+
+    Columns named in MATH are shown as symbols, and so are the cells of a column `kind`.
+    """
     text = table.copy()
     for column in text.select_dtypes("number"):
         whole = pd.api.types.is_integer_dtype(text[column])
         text[column] = [number(v, 0 if whole else digits) for v in text[column]]
-    text = text.rename(columns=MATH).replace(MATH)
+    if "kind" in text:
+        text["kind"] = text.kind.replace(SYMBOLS)
+    text = text.rename(columns=MATH)
     right = ["right" if pd.api.types.is_numeric_dtype(t) else "left" for t in table.dtypes]
     body = text.to_markdown(index=False, disable_numparse=True, colalign=right)
     longest = text.map(str).map(len).max(axis=None)
@@ -48,19 +47,17 @@ def show(
 
 
 def measured(table: pd.DataFrame) -> None:
-    """Display when, on what machine and from which weights a stored table was measured."""
-    runs = table.attrs["runs"]
+    """Display when, on what machine, with which versions and from which weights a stored table was measured."""
     times: dict[str, list[str]] = {}
-    for run in runs:
-        where = f"{run['machine']}, {run['device']}, torch {run['torch']}"
+    weights: dict[str, Any] = {}
+    for run in table.attrs["runs"]:
+        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+        where = ", ".join(filter(None, [run["machine"], run["device"], versions]))
         times.setdefault(where, []).append(run["measured"][:16].replace("T", " "))
-    lines = [
-        f"- {min(when)}{f' to {max(when)}' if max(when) > min(when) else ''}, {where}" for where, when in times.items()
-    ]
-    weights = {label: terms for run in runs for label, terms in run["inputs"]["weights"].items()}
+        weights |= run["inputs"]["weights"]
+    lines = [f"- {' to '.join(dict.fromkeys([min(when), max(when)]))}, {where}" for where, when in times.items()]
     sums = [
-        f"- {label or 'pretrained'}: "
-        + " ".join(f"{c:+g} `{_short(identity)}`".replace("-", "−") for identity, c in terms)
+        f"- {label or 'pretrained'}: " + " ".join(f"{formatted(c, '+g')} `{_short(identity)}`" for identity, c in terms)
         for label, terms in weights.items()
     ]
     said = ["Measured (UTC)", "", *lines, "", "from weights with these checksums", "", *sums]
@@ -139,8 +136,7 @@ def _changes(rows: pd.DataFrame, value: str, low: str, high: str, decimals: int 
     """`value (low, high)`, each with its sign, and with two decimals (one from 10 on) unless told."""
 
     def text(x: float) -> str:
-        places = decimals or (1 if abs(x) >= 10 else 2)
-        return f"{x:+.{places}f}".replace("-", "−") if x else "0"
+        return formatted(x, f"+.{decimals or (1 if abs(x) >= 10 else 2)}f") if x else "0"
 
     values = rows[[value, low, high]].to_numpy(float)
     return ["–" if np.isnan(a) else f"{text(a)} ({text(b)}, {text(c)})" for a, b, c in values]
@@ -475,16 +471,11 @@ def _pair(rows: pd.DataFrame) -> pd.Series:
 
 def _interval(rows: pd.DataFrame, prefix: str, value: str | None = None) -> list[str]:
     """`value (low, high)` with one decimal, or the interval alone; a dash where it is not known."""
-    texts = []
-    for row in rows.to_dict("records"):
-        low, high = (round(row[f"{prefix}{end}"], 1) + 0.0 for end in ("low", "high"))  # no minus before a zero
-        text = f"({low:.1f}, {high:.1f})".replace("-", "−")
-        start = f"{_signed(row[value])} " if value else ""
-        texts.append("–" if pd.isna(low) else start + text)
-    return texts
+    limits = rows[[f"{prefix}low", f"{prefix}high"]].map(formatted, form=".1f").to_numpy()
+    starts = [f"{_signed(v)} " for v in rows[value]] if value else [""] * len(rows)
+    return [low if low == "–" else f"{start}({low}, {high})" for start, (low, high) in zip(starts, limits, strict=True)]
 
 
 def _signed(value: float | np.number) -> str:
     """With a sign: an integer whole, another number with one decimal."""
-    text = f"{value:+.0f}" if float(value).is_integer() else f"{value:+.1f}"
-    return "0" if text in ("+0", "-0") else text.replace("-", "−")
+    return formatted(value, "+.0f" if float(value).is_integer() else "+.1f") if value else "0"
