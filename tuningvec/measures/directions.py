@@ -101,14 +101,14 @@ def random_on_null(means: pd.DataFrame, alpha: float = 0.01) -> Verdict:
     """The control: whether a random T has an SSA of k/d_out in every kind of matrix."""
     rows = means[(means.vector == "random") & (means.null_sd > 0)]
     sds, gap = _sds(len(rows), alpha), rows.SSA - rows.null
-    cases = rows.assign(effect=gap, low=gap, high=gap, size=gap.abs())
+    cases = rows.assign(kind=rows.kind.map(SYMBOLS), effect=gap, low=gap, high=gap, size=gap.abs())
     rule = (
         "Effect: SSA minus its null, mean over layers. Smallest that matters: "
         f"{sds:.1f} standard deviations of the null, so that a right measure fails by chance with probability "
         f"{alpha:g} over all kinds of matrix together, if the null is normal. No direction."
     )
     off = bool((cases["size"] > sds * cases.null_sd).any()) if len(cases) else None
-    return judge(cases, rule, least=sds * cases.null_sd, direction=0, falsified=off, sds=sds)
+    return judge(cases, rule, least=sds * cases.null_sd, direction=0, falsified=off, size=cases["size"].max())
 
 
 def new_directions(

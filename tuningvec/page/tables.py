@@ -232,9 +232,9 @@ def similarity_by_component(similarity: pd.DataFrame) -> pd.DataFrame:
 
 
 def cosines(table: pd.DataFrame, parameters: int) -> pd.DataFrame:
-    """Whole-model cosines with the null's standard deviation, z and the naive 1/√N."""
+    """Whole-model cosines with the null's standard deviation, z, the naive 1/√N and the most that factors allow."""
     whole = table[table.kind == "all"]
-    return whole[["a", "b", "cosine", "null_sd", "z"]].assign(naive=parameters**-0.5)
+    return whole[["a", "b", "cosine", "null_sd", "z"]].assign(**{"naive": parameters**-0.5, "at most": whole.ceiling})
 
 
 def alignment(means: pd.DataFrame) -> pd.DataFrame:

@@ -169,15 +169,15 @@ def places(
 
 def one_matrix(
     vectors: Sequence[Combination], like: Checkpoint
-) -> tuple[str, str, list[Float64[Tensor, "d_out d_in"]]]:
-    """The first matrix that is nowhere 0 throughout: its tensor, its kind, and what each of these weights holds of it.
+) -> tuple[str, Component, list[Float64[Tensor, "d_out d_in"]]]:
+    """The first matrix that is nowhere 0 throughout: its tensor, which one it is, and what each of these holds of it.
 
     Raises TuningVecError where these weights have no such matrix in common.
     """
     for name, part in places({"": vectors[-1]}, like, MATRICES):
         found = [vector.read(name, part.rows or ALL) for vector in vectors]
         if all(matrix is not None and torch.any(matrix) for matrix in found):
-            return name, part.kind, [matrix.double() for matrix in found]
+            return name, part, [matrix.double() for matrix in found]
     raise TuningVecError(f"{' and '.join(map(repr, vectors))} have no matrix in common; compare others")
 
 
