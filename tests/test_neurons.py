@@ -17,6 +17,10 @@ from tuningvec.measures import models, neurons
 from tuningvec.measures.corpus import Tokens
 from tuningvec.measures.neurons import Profile, Profiles, activation_profile, distances, profiles, total
 from tuningvec.store import Record, Store
+from tuningvec.weights import delta
+from tuningvec.weights.checkpoint import ALL, Checkpoint, Rotated
+from tuningvec.weights.components import MATRICES
+from tuningvec.weights.delta import Combination, TuningVector
 
 GATED = ["llama", "qwen2", "phi3", "gemma3", "qwen3", "mistral", "gemma2"]
 FIELDS = ("active", "A", "Au")
@@ -148,6 +152,41 @@ def test_a_model_without_gated_layers_is_refused():
     config = GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=32, bos_token_id=0, eos_token_id=0)
     with pytest.raises(TuningVecError, match="GPT2LMHeadModel: no gated feed-forward layer"):
         activation_profile(GPT2LMHeadModel(config), tokens())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "phi3"])
+def test_a_rotated_vector_keeps_spectrum_and_row_space_and_loses_its_directions(make_checkpoint, architecture):
+    theta, tuned = (Combination({Checkpoint(make_checkpoint(f"{i}", architecture, seed=i)): 1}) for i in range(2))
+    T, (like,) = TuningVector.between(theta, tuned), theta.terms
+    where = delta.places({"T": T}, like, MATRICES)
+    matrices = {name: [c.rows or ALL for n, c in where if n == name] for name, _ in where}
+    turned, again, other = (Rotated(T, matrices, seed) for seed in (0, 0, 1))
+    for name, component in where:
+        M, RM = (term.read(name, component.rows or ALL) for term in (T, turned))
+        torch.testing.assert_close(RM.T @ RM, M.T @ M, rtol=1e-3, atol=1e-5)  # singular values and row space
+        cosine = (M * RM).sum() / M.square().sum()
+        assert abs(cosine) < 5 * ((M @ M.T).square().sum() / len(M)).sqrt() / M.square().sum()  # its spread: see delta
+        assert torch.equal(RM, again.read(name, component.rows or ALL)) and not torch.equal(
+            RM, other.read(name, component.rows or ALL)
+        )
+        torch.testing.assert_close(turned.read(name, slice(3, 9)), turned.read(name)[3:9], rtol=0, atol=0)
+    for name in T.shapes.keys() - matrices.keys():
+        assert torch.equal(turned.read(name), T.read(name))
+    one, two = (f"model.layers.{layer}.mlp.down_proj.weight" for layer in range(2))
+    same = Rotated(Tensors({n: T.read(one) for n in (one, two)}), {one: [ALL], two: [ALL]}, 0)
+    assert not torch.equal(same.read(one), same.read(two))  # each tensor has a rotation of its own
+
+
+class Tensors:
+    """A term of these tensors."""
+
+    files = ()
+
+    def __init__(self, tensors):
+        self.tensors, self.shapes = tensors, {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+    def read(self, name, rows=ALL, out=None):
+        return self.tensors[name][rows].clone()
 
 
 @pytest.fixture(scope="module")
