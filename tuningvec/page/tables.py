@@ -48,11 +48,12 @@ def show(
 
 
 def measured(table: pd.DataFrame) -> None:
-    """Display when, on what machine and from which weights a stored table was measured."""
+    """Display when, on what machine, with which versions and from which weights a stored table was measured."""
     runs = table.attrs["runs"]
     times: dict[str, list[str]] = {}
     for run in runs:
-        where = f"{run['machine']}, {run['device']}, torch {run['torch']}"
+        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+        where = ", ".join(filter(None, [run["machine"], run["device"], versions]))
         times.setdefault(where, []).append(run["measured"][:16].replace("T", " "))
     lines = [
         f"- {min(when)}{f' to {max(when)}' if max(when) > min(when) else ''}, {where}" for where, when in times.items()
