@@ -49,19 +49,16 @@ def show(
 
 def measured(table: pd.DataFrame) -> None:
     """Display when, on what machine, with which versions and from which weights a stored table was measured."""
-    runs = table.attrs["runs"]
     times: dict[str, list[str]] = {}
-    for run in runs:
+    weights: dict[str, Any] = {}
+    for run in table.attrs["runs"]:
         versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
         where = ", ".join(filter(None, [run["machine"], run["device"], versions]))
         times.setdefault(where, []).append(run["measured"][:16].replace("T", " "))
-    lines = [
-        f"- {min(when)}{f' to {max(when)}' if max(when) > min(when) else ''}, {where}" for where, when in times.items()
-    ]
-    weights = {label: terms for run in runs for label, terms in run["inputs"]["weights"].items()}
+        weights |= run["inputs"]["weights"]
+    lines = [f"- {' to '.join(dict.fromkeys([min(when), max(when)]))}, {where}" for where, when in times.items()]
     sums = [
-        f"- {label or 'pretrained'}: "
-        + " ".join(f"{c:+g} `{_short(identity)}`".replace("-", "−") for identity, c in terms)
+        f"- {label or 'pretrained'}: " + " ".join(f"{formatted(c, '+g')} `{_short(identity)}`" for identity, c in terms)
         for label, terms in weights.items()
     ]
     said = ["Measured (UTC)", "", *lines, "", "from weights with these checksums", "", *sums]
