@@ -1,6 +1,6 @@
 """Attribution patching and exact activation patching of true and false statements (paper A.6, Fig. 7).
 
-The paper describes the swap of activations and prints no formula; the first-order estimate is that of arXiv 2310.10348.
+The paper describes the swap of activations and prints no formula; the first-order estimate is that of arXiv 2403.00745.
 """
 
 import itertools
@@ -54,7 +54,7 @@ class Patcher:
         return torch.tensor([prompt.ids] * rows, device=self._device)
 
     def attribution(self, pair: Aligned, steps: int = 1) -> Effects:
-        """First-order estimate (a_clean − a_corrupt) · ∂metric/∂a at the corrupt prompt (arXiv 2310.10348).
+        """First-order estimate (a_clean − a_corrupt) · ∂metric/∂a at the corrupt prompt (arXiv 2403.00745).
 
         With `steps` > 1 the gradient is the mean over as many points on the way from the corrupt prompt's embeddings to
         the clean one's (integrated gradients).
@@ -401,7 +401,7 @@ def same_regions(alike: pd.DataFrame, *, least: float = 0.1, level: float = 0.95
         "For each map: the correlation of the fine-tuned member's map of half the pairs with the pretrained one's of "
         f"the other half, corrected for how far each one's own halves agree; a loss of {least:g} would matter. For the "
         f"claim: clearly above {floor} and above 97.5 % of shuffled maps; against it: clearly below {floor}. Effect: "
-        f"corrected correlation less {floor}, {level:.0%} jackknife interval over pairs; Holm's correction over maps"
+        f"corrected correlation less {floor}, {100 * level:g} % jackknife interval over pairs; Holm over maps"
     )
     known, rest = (alike[(alike.left_out == "") == measured] for measured in (True, False))
     left = "; ".join(dict.fromkeys(rest.kind + ": " + rest.left_out))
@@ -425,7 +425,7 @@ def tells_truth(known: pd.DataFrame, named: str, wrong: str, *, least: float = 0
     rule = (
         "The metric of the right condition less that of a wrong one, mean over pairs of the same drugs, is above 0 by "
         f"{least:g} logits or more in every member: {least:g} multiplies the odds of true by {np.exp(least):.1f}. "
-        f"{level:.0%} t interval over pairs, Holm's correction over members"
+        f"{100 * level:g} % t interval over pairs, Holm over members"
     )
     names, cases = (known[known.kind == kind].rename(columns={"difference": "effect"}) for kind in (named, wrong))
     numbers = dict(wrong=cases.effect, named=names.effect, members=len(cases), pairs=cases.pairs.max())

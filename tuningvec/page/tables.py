@@ -167,7 +167,7 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
 def regions(table: pd.DataFrame) -> pd.DataFrame:
     """How each member's maps agree with the pretrained one's, and what stands beside it, where there is a map."""
     known = table[table.left_out == ""]
-    text = [f"{formatted(r.corrected, '.2f')} ({r.low:.2f}, {r.high:.2f})" for r in known.itertuples()]
+    text = _changes(known, "corrected", "low", "high", decimals=2)
     shown = known.assign(corrected=text)[["kind", "site", "member", "agreement", "halves", "own", "corrected", "null"]]
     shown = shown.sort_values("kind", key=lambda c: c.map(list(dict.fromkeys(known.kind)).index), kind="stable")
     return shown.rename(columns={"halves": "pretrained's halves", "own": "its own halves", "null": "shuffled"})
