@@ -277,7 +277,7 @@ def _known(rows: Rows, one: Opened, task: str) -> Rows:
             numbers += [logp for logp, *_ in json.loads(row["reply"])]
         if any(map(math.isnan, numbers)):
             raise TuningVecError(
-                f"{task}: item {row['item']}: {one.name} gives a score that is not a number; look for NaN in its weights"
+                f"{task}: item {row['item']}: a score of {one.name} is not a number; look for NaN in its weights"
             )
     return rows
 
@@ -297,7 +297,7 @@ def _functions(value: Any) -> Iterator[Callable[..., Any]]:
 
 
 def _code(function: Any) -> str:
-    """A function's name with a checksum of what it does: our own modules' imports too, else all code beside its file."""
+    """A function's name with a checksum of what it does: our modules' imports too, else all code beside its file."""
     module, file = getattr(function, "__module__", ""), inspect.getsourcefile(inspect.unwrap(function))
     if module.partition(".")[0] == PACKAGE:
         closure = Closure.of(module)

@@ -27,7 +27,7 @@ from tuningvec.stats import (
     wilson,
 )
 from tuningvec.tasks.scoring import main
-from tuningvec.verdict import Verdict, judge
+from tuningvec.verdict import Verdict, judge, unknown
 
 LENIENT = {"acc": "acc_lenient"}
 INSTRUCTIONS = ("thought", "valid", "valid_lenient", "stopped_text", "stopped_token")
@@ -189,9 +189,7 @@ def curves(items: pd.DataFrame, task: str, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_member(
-    items: pd.DataFrame, measure: Callable[[pd.DataFrame, int], pd.DataFrame], seed: int
-) -> pd.DataFrame:
+def by_member(items: pd.DataFrame, measure: Callable[[pd.DataFrame, int], pd.DataFrame], seed: int) -> pd.DataFrame:
     """What is measured of the items of each `member`, in one table with that column."""
     parts = [measure(part, seed).assign(member=member) for member, part in items.groupby("member", sort=False)]
     return pd.concat(parts, ignore_index=True)
@@ -222,7 +220,7 @@ def two_by_two(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     """What weights and prompts do in the 2 × 2 of θ_ft (λ = 0) and θ_pre (λ = 1), own format and plain text.
 
     As `differences`, with `effect` and `compared`, in words: "weights" under one prompt, "prompt" with one set of
-    weights, "crossed" where both change, and their "interaction", paired by item. Empty where there is plain text alone.
+    weights, "crossed" where both change, and their "interaction", paired by item. Empty where all is plain text.
     """
     corner = _corners(items)
     effects = {}
@@ -430,16 +428,19 @@ def lost_with_the_weights(table: pd.DataFrame, least: float = 5.0) -> Verdict:
     chat − θ_pre plain = W + P and θ_ft plain − θ_pre chat = W − P: both are above 0 only where W > |P|.
     """
     rule = (
-        "in every case $\\theta_{ft}$ under either prompt is above $\\theta_{pre}$ under either, which needs weights that "
-        f"matter more than the prompt: the smallest of these four differences is at least {least:g} points, and all four "
-        f"are beyond chance (exact McNemar, Holm over the cases at {ALPHA:g}). Reversed: the prompt outweighs the "
+        r"in every case $\theta_{ft}$ under either prompt is above $\theta_{pre}$ under either, which needs weights "
+        f"that matter more than the prompt: the smallest of the four differences is at least {least:g} points, and all "
+        f"four are beyond chance (exact McNemar, Holm over the cases at {ALPHA:g}). Reversed: the prompt outweighs the "
         "weights, or the fine-tuned weights are worse"
     )
     keys, rows = ["member", "task", "what"], table[table.what.isin(["score", "lenient"])]
+    if rows.empty:
+        effects = dict.fromkeys(("weights", "prompt", "interaction"), np.nan)
+        return unknown(rule, "the members have plain text alone: there is no second prompt", counts="–", **effects)
     four = rows[rows.effect.isin(["weights", "crossed"])]
-    cases = _cases(four.loc[four.groupby(keys, sort=False).points.idxmin()])
-    each = four.groupby(keys, sort=False).agg(low=("low", "min"), high=("high", "min"), p_max=("p", "max")).reset_index()
-    cases = cases.drop(columns=["low", "high"]).merge(each, on=keys)
+    cases = _cases(four.drop(columns="effect").loc[four.groupby(keys, sort=False).points.idxmin()])
+    ends = four.groupby(keys, sort=False).agg(low=("low", "min"), high=("high", "min"), p_max=("p", "max"))
+    cases = cases.drop(columns=["low", "high"]).merge(ends.reset_index(), on=keys)
     cases["p"] = cases.p_max.where(cases.effect > 0, (4 * cases.p).clip(upper=1))
     cases["way"] = cases.what.map({"score": "in the form asked for", "lenient": "in any form"})
     apart = rows[rows.effect != "crossed"]

@@ -111,16 +111,16 @@ def ablation(effects: pd.DataFrame) -> pd.DataFrame:
     wide = wide.loc[
         list(dict.fromkeys(rows[index].itertuples(index=False, name=None))), ["top", "random"]
     ].reset_index()
-    return wide.assign(share=wide.share.map(_percent), task=wide.task.map(task_name))
+    return wide.assign(share=wide.share.map(_share), task=wide.task.map(task_name))
 
 
 def falls(effects: pd.DataFrame) -> list[str]:
     """ΔP of the benchmarks without the top neurons, the range over members and tasks, by share."""
     rows = effects[(effects.ablated == "top") & (effects.unit == PERCENT) & effects.change.notna()]
-    return [f"{_percent(share)}: {formatted(part.change, '.0f')} %" for share, part in rows.groupby("share")]
+    return [f"{_share(share)}: {formatted(part.change, '.0f')} %" for share, part in rows.groupby("share")]
 
 
-def _percent(share: float) -> str:
+def _share(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
@@ -375,7 +375,7 @@ def instructions(found: pd.DataFrame, gaps: pd.DataFrame | None = None) -> pd.Da
 
 
 def effects(gaps: pd.DataFrame, whats: Sequence[str]) -> pd.DataFrame:
-    """Differences in points, a row each member, task and `compared`, a column each of `whats`; marked as `benchmarks`."""
+    """Differences in points, a row each member, task and `compared`, a column each of `whats`; marked as above."""
     gaps = gaps[gaps.what.isin(whats)]
     if gaps.empty:
         return pd.DataFrame({"member": ["prompted in plain text alone"]})

@@ -125,7 +125,9 @@ def rises(cells: pd.DataFrame, scale: float = 1) -> pd.DataFrame:
     """Plain mean of the last member of each family minus that of its first: member, points. Averages are not read."""
     means = by_member(cells[cells.column != AVERAGE]).groupby(["family", "member"], sort=False).value.mean() * scale
     ends = means.reset_index().groupby("family", sort=False)
-    return pd.DataFrame(dict(member=part.member.iloc[-1], points=part.value.iloc[-1] - part.value.iloc[0]) for _, part in ends)
+    return pd.DataFrame(
+        dict(member=part.member.iloc[-1], points=part.value.iloc[-1] - part.value.iloc[0]) for _, part in ends
+    )
 
 
 def prompted_share() -> pd.DataFrame:
