@@ -127,7 +127,7 @@ def test_every_page_runs_or_says_why_not(name, family, tmp_path, shell):
             texts[page.notebook.stem] = executed(page, tmp_path / "pages")
         except Exception as error:
             failed[page.notebook.stem] = f"{type(error).__name__}: {error}"
-    assert not failed
+    assert not failed, "\n".join(f"{stem}: {error}" for stem, error in failed.items())
     for stem, reason in left_out(Family.load(file)).items():
         assert f"- `{stem}`: {reason}" in texts["01_families"] and stem not in texts
     whole = "\n".join(texts.values())
