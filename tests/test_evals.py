@@ -200,6 +200,11 @@ def test_a_task_that_a_model_cannot_read_is_left_out_for_all_and_named(tiny: Fam
     sums = evals.addition(tiny, {"medicine": "medical", "math": "math"}, both, [1], dtype="float32", limit=2)
     assert set(sums.vectors) == {"none", "sum", "medical", "math"} and sums.attrs["left_out"]
     assert set(sums[sums.vectors == "none"].who) == {"pretrained"} and len(sums) == 2 * 2 * 4
+    long = evals.tasks(["tuningvec_visits"], tiny.prompt)
+    part = evals.addition(
+        tiny, {"math": "math", "medicine": "medical"}, both | {"medicine": long}, [1], dtype="float32", limit=2
+    )
+    assert set(part.task) == {"tuningvec_arithmetic"} and part.attrs["left_out"][0]["task"] == "tuningvec_visits"
 
 
 def test_domains_and_specialists_that_are_not_there_are_said(tiny: Family) -> None:

@@ -45,7 +45,7 @@ def family(tmp_path, make_checkpoint):
         worked = {domain: [] for domain in ("medicine", "math", "notes", "code")}
         spec = dict(
             title=name, summary="Random.", limits="All.", pretrained=about["base"], fine_tuned=tuned_about,
-            prompt=dict(system={"medicine": "Answer."}, worked=worked), corpora=CORPORA,
+            prompt=dict(system=dict.fromkeys(worked, "Answer."), worked=worked), corpora=CORPORA,
             benchmarks=dict(medicine=[DRUGS], math=[SUMS]),
         )  # fmt: skip
         file = tmp_path / f"{name}.yaml"
