@@ -322,9 +322,9 @@ def addition(
     """θ_pre + λ Σ T_d and θ_pre + λ T_d for every specialist, {domain: member}, on the benchmarks of their domains.
 
     All are prompted as the specialist of the benchmark's domain. Rows of `run` with columns scale, vectors ("sum", or
-    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". A domain of which nothing can
-    be read is left out. Raises TuningVecError for fewer than two specialists and for scales without 1, and as `run`
-    does where no domain is left.
+    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". A domain of which nothing
+    can be read is left out. Raises TuningVecError for fewer than two specialists and for scales without 1, and as
+    `run` does where no domain is left.
     """
     if len(specialists) < 2:
         raise TuningVecError(f"{family.file}: {len(specialists)} domain models with benchmarks; a sum needs two")
