@@ -39,7 +39,9 @@ ASKED = (  # fields of a task's config that what is asked follows from, and wher
 
 
 class Unreadable(TuningVecError):
-    """A prompt that a model cannot read."""
+    """A prompt that a model cannot read; `left_out` names the tasks where none is left, as `readable` does."""
+
+    left_out: Sequence[dict[str, str]] = ()
 
 
 class InMemory(HFLM):
@@ -265,7 +267,9 @@ def readable(
                 break
     gone = {row["task"] for row in left_out}
     if gone == set(benchmarks):
-        raise Unreadable("; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
+        error = Unreadable("; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
+        error.left_out = left_out
+        raise error
     return {key: {name: found[name] for name in found if name not in gone} for key, found in plans.items()}, left_out
 
 
@@ -395,8 +399,9 @@ def addition(
     """θ_pre + λ Σ T_d and θ_pre + λ T_d for every specialist, {domain: member}, on the benchmarks of their domains.
 
     All are prompted as the specialist of the benchmark's domain. Rows of `run` with columns scale, vectors ("sum", or
-    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". Raises TuningVecError for
-    fewer than two specialists and for scales without 1, and as `run` does.
+    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". A domain of which nothing
+    can be read is left out. Raises TuningVecError for fewer than two specialists and for scales without 1, and as
+    `run` does where no domain is left.
     """
     if len(specialists) < 2:
         raise TuningVecError(f"{family.file}: {len(specialists)} domain models with benchmarks; a sum needs two")
@@ -404,18 +409,26 @@ def addition(
         raise TuningVecError(f"scales {list(scales)}: 1, the specialist that scores are divided by, must be among them")
     sums = {SUM: list(specialists.values())} | {member: [member] for member in specialists.values()}
     swept = [(NONE, 0.0), *((vectors, scale) for vectors in sums for scale in scales if scale)]
-    parts = []
+    parts, left_out = [], []
     for domain, prompted in specialists.items():
         asked = {
             (vectors, scale): models.added(family, sums.get(vectors, []), scale, prompted, dtype)
             for vectors, scale in swept
         }
-        part = run(list(asked.values()), benchmarks[domain], limit=limit, batch=batch, store=store)
+        try:
+            part = run(list(asked.values()), benchmarks[domain], limit=limit, batch=batch, store=store)
+        except Unreadable as error:
+            left_out += error.left_out
+            continue
         about = {one.name: key for key, one in asked.items()}
         vectors, scale = zip(*part.model.map(about), strict=True)
         who = [f"{v}, λ = {c:g}" if c else family.pretrained.name for v, c in zip(vectors, scale, strict=True)]
         parts.append(part.assign(scale=scale, vectors=vectors, who=who))
-    return _joined(parts)
+    if not parts:
+        raise Unreadable("; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
+    table = _joined(parts)
+    table.attrs["left_out"] += left_out
+    return table
 
 
 def windows(
