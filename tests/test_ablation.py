@@ -1,3 +1,5 @@
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from lm_eval.api.instance import Instance
@@ -138,7 +140,7 @@ def found(tiny, tmp_path_factory):
 
 
 OPTIONS = dict(
-    shares=[0.05, 1.0], scope="layer", texts=3, words=20, seed=0, dtype="float32", limit=9,
+    shares=[0.05, 1.0], scope="layer", texts=3, words=20, draws=2, seed=0, dtype="float32", limit=9,
     benchmarks=["tuningvec_drugs_likelihood", "tuningvec_functions"],
 )  # fmt: skip
 
@@ -157,8 +159,9 @@ def test_a_study_has_a_row_for_each_item_and_is_kept(tiny, found, tmp_path, monk
         study(tiny, found, **OPTIONS, store=Store(tmp_path))
     scored.insert(0, None)  # no longer stops
     table = study(tiny, found, **OPTIONS, store=Store(tmp_path))
-    assert len(scored) - 1 == 5 * 5  # settings × members, each once
-    assert len(table) == 25 * (2 * 3 + 2 * 9) and len(table.attrs["runs"]) == 5 + 1
+    assert len(scored) - 1 == 7 * 5  # settings × members, each once
+    assert len(table) == 5 * (5 * (2 * 3 + 2 * 9) + 2 * 2 * 3) and len(table.attrs["runs"]) == 5 + 1
+    assert set(table.task[table.draw > 0]) == {"medical", "general"}  # benchmarks are asked under one draw
     monkeypatch.setattr(models, "load", lambda *_: 1 / 0)
     assert study(tiny, found, **OPTIONS, store=Store(tmp_path)).equals(table)
 
@@ -171,11 +174,36 @@ def test_a_study_has_a_row_for_each_item_and_is_kept(tiny, found, tmp_path, monk
     assert cut.change.max() == 100 and (cut.unit == "ΔP (%)").all()
     texts = costs[(costs.unit != "ΔP (%)") & (costs.share == 1)].set_index(["member", "task", "ablated"])
     assert (texts.change > 0.5).all() and (texts.low < texts.score).all() and (texts.score < texts.high).all()
-    gaps = ablation.resilience(table, "pretrained", "medical", 0.05)
+    gaps = ablation.resilience(table, "pretrained", "medical").cases
     assert gaps.member.tolist() == ["instruct", "medical", "math", "code"]
     top_cost = costs[(costs.task == "medical") & (costs.ablated == "top") & (costs.share == 0.05)].set_index("member")
     expected = top_cost.change["code"] - top_cost.change["pretrained"]
-    assert gaps.difference.iloc[3] == pytest.approx(expected)
+    assert gaps.effect.iloc[3] == pytest.approx(expected)
+
+
+def test_a_task_that_a_member_does_not_read_is_left_out(tiny, found, monkeypatch):
+    real, left_out = evals.windows, "tuningvec_functions"
+    monkeypatch.setattr(
+        evals, "windows", lambda *a, **b: {name: some for name, some in real(*a, **b).items() if name != left_out}
+    )
+    table = study(tiny, found, **OPTIONS | dict(shares=[1.0]))
+    assert set(effects(table, 0).task) == {"medical", "general", "tuningvec_drugs_likelihood"}
+
+
+def test_a_family_with_one_corpus_and_no_benchmark_lacks_the_control_alone(tiny, found):
+    alone = tiny.model_copy(update={"corpora": {"medical": tiny.corpora["medical"]}})
+    alone._file = tiny.file
+    assert ablation.benchmarks(tiny, ["law"]) == [] and ablation.benchmarks(tiny, ["code"]) == ["tuningvec_functions"]
+    table = study(alone, found, **OPTIONS | dict(benchmarks=[]))
+    verdict = ablation.domain_neurons(table, "medical")
+    assert verdict.kind == "cannot be known here" and "a second corpus" in verdict.why
+    assert ablation.top_neurons(table).kind != "cannot be known here"
+    assert set(effects(table, 0).task) == {"medical"}
+
+
+def test_one_draw_is_no_sample(tiny, found):
+    with pytest.raises(TuningVecError, match="draws is 1; random neurons need two"):
+        study(tiny, found, **OPTIONS | dict(draws=1))
 
 
 def test_too_few_documents_are_said(tiny, found):
@@ -192,3 +220,87 @@ def test_scores_are_log_probabilities():
     logits = model(torch.tensor([[lm.prefix_token_id, *ids]])).logits[0, :-1].log_softmax(-1)
     assert row["nats"] == pytest.approx(logits[torch.arange(len(ids)), ids].sum().item(), abs=1e-3)
     assert row["tokens"] == len(ids)
+
+
+def rows(costs, documents=8, draws=3, noise=0.02, seed=3):
+    """Rows of `study` on texts of 10 tokens: {(member, task, ablated): nats per token by which it costs them more}."""
+    random, found = np.random.default_rng(seed), []
+    base = {task: -20 - 10 * random.random(documents) for task in dict.fromkeys(task for _, task, _ in costs)}
+    for member in dict.fromkeys(member for member, *_ in costs):
+        for task, nats in base.items():
+            about = dict(member=member, task=task, tokens=10, right=np.nan, share=0.0, draw=0, ablated="nothing")
+            found += [about | dict(item=i, nats=value) for i, value in enumerate(nats)]
+    for (member, task, kind), cost in costs.items():
+        for draw in range(draws if kind == "random" else 1):
+            values = base[task] - 10 * (cost + noise * random.standard_normal(documents))
+            about = dict(member=member, task=task, tokens=10, right=np.nan, share=0.01, draw=draw, ablated=kind)
+            found += [about | dict(item=i, nats=value) for i, value in enumerate(values)]
+    return pd.DataFrame(found)
+
+
+@pytest.mark.parametrize(
+    ("top_cost", "random_cost", "noise", "kind", "falsified"),
+    [
+        (0.8, 0.1, 0.02, "holds", False),
+        (0.1, 0.8, 0.02, "reversed", True),
+        (0.5, 0.5, 0.01, "null explains it", True),
+        (0.5, 0.5, 0.50, "within chance", False),
+    ],
+)
+def test_top_neurons_are_judged_by_random_ones(top_cost, random_cost, noise, kind, falsified):
+    costs = {(m, "medical", kind): cost for m in "ab" for kind, cost in (("top", top_cost), ("random", random_cost))}
+    verdict = ablation.top_neurons(rows(costs, noise=noise))
+    assert (verdict.kind, verdict.falsified) == (kind, falsified) and len(verdict.cases) == 2
+
+
+def test_top_neurons_that_matter_in_one_member_are_mixed():
+    costs = {("a", "medical", "top"): 0.8, ("b", "medical", "top"): 0.1}
+    verdict = ablation.top_neurons(rows(costs | {(m, "medical", "random"): 0.1 for m in "ab"}))
+    assert verdict.kind == "mixed" and verdict.falsified
+
+
+def test_draws_that_differ_widen_the_interval():
+    table = rows({("a", "medical", "top"): 0.8, ("a", "medical", "random"): 0.1})
+    shifted = table.nats - 10 * 0.6 * table.draw  # every document of a draw alike
+    apart = ablation.top_neurons(table.assign(nats=shifted))
+    narrow, wide = (v.cases.high - v.cases.low for v in (ablation.top_neurons(table), apart))
+    assert (wide > 5 * narrow).all() and apart.kind == "within chance"
+    shown = effects(table.assign(nats=shifted), 0).set_index("ablated")
+    assert shown.change["random"] == pytest.approx(0.1 + 0.6, abs=0.02)
+    assert shown.change_high["random"] - shown.change_low["random"] > 1
+
+
+@pytest.mark.parametrize(
+    ("domain", "other", "noise", "kind", "falsified"),
+    [
+        (0.8, 0.2, 0.02, "holds", False),
+        (0.2, 0.8, 0.02, "reversed", True),
+        (0.5, 0.5, 0.01, "null explains it", True),
+        (0.5, 0.5, 0.50, "within chance", False),
+    ],
+)
+def test_domain_neurons_are_judged_by_other_text(domain, other, noise, kind, falsified):
+    costs = {(m, task, "top"): cost for m in "ab" for task, cost in (("medical", domain), ("general", other))}
+    table = rows(costs, noise=noise)
+    verdict = ablation.domain_neurons(table, "medical")
+    assert (verdict.kind, verdict.falsified) == (kind, falsified)
+    assert verdict.numbers["own"].mean() == pytest.approx(domain, abs=noise) and verdict.numbers["other"] == ["general"]
+    everything = ablation.domain_neurons(table.assign(share=table.share.replace(0.01, 1.0)), "medical")
+    assert everything.kind == "cannot be known here" and "a share below 1" in everything.why
+
+
+@pytest.mark.parametrize(
+    ("pre", "ft", "noise", "kind", "falsified"),
+    [
+        (0.8, 0.2, 0.02, "holds", False),
+        (0.2, 0.8, 0.02, "reversed", True),
+        (0.5, 0.5, 0.01, "null explains it", True),
+        (0.5, 0.5, 0.50, "within chance", False),
+    ],
+)
+def test_resilience_is_judged_on_the_same_documents(pre, ft, noise, kind, falsified):
+    verdict = ablation.resilience(
+        rows({("pre", "medical", "top"): pre, ("ft", "medical", "top"): ft}, noise=noise), "pre", "medical"
+    )
+    assert (verdict.kind, verdict.falsified) == (kind, falsified)
+    assert verdict.cases.member.tolist() == ["ft"]

@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -105,29 +106,19 @@ def test_a_file_that_is_not_what_it_should_be_is_named(tmp_path, name, content, 
     assert name in str(error.value)
 
 
+def shown(words, rows):
+    return [words.convert_ids_to_tokens(row[mask].tolist()) for row, mask in zip(*rows, strict=True)]
+
+
 def test_packed_rows_hold_one_document_after_the_other(words):
     found = tokenised(words, ["a b c", "d e"], tokens=100, window=4)
-    assert words.convert_ids_to_tokens(found.ids[found.mask].tolist()) == [
-        "<s>",
-        "a",
-        "b",
-        "c",
-        "</s>",
-        "<s>",
-        "d",
-        "e",
-        "</s>",
-    ]
-    assert found.mask.sum(1).tolist() == [4, 4, 1] and (found.documents, found.count, found.asked) == (2, 9, 100)
+    assert shown(words, found.rows()) == [["<s>", "a", "b", "c"], ["</s>", "<s>", "d", "e"], ["</s>"]]
+    assert (found.documents, found.count, found.asked) == (2, 9, 100)
 
 
 def test_otherwise_each_document_begins_a_row(words):
     found = tokenised(words, ["a b c", "d"], tokens=100, window=4, packed=False)
-    assert [words.convert_ids_to_tokens(row[m].tolist()) for row, m in zip(found.ids, found.mask, strict=True)] == [
-        ["<s>", "a", "b", "c"],
-        ["</s>"],
-        ["<s>", "d", "</s>"],
-    ]
+    assert shown(words, found.rows()) == [["<s>", "a", "b", "c"], ["</s>"], ["<s>", "d", "</s>"]]
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -141,15 +132,26 @@ def test_reading_stops_at_the_budget(words, packed):
 def test_no_document_is_lost_between_batches_of_the_tokenizer(words):
     letters = [*"abcdefghij"] * (3 * corpus.AT_ONCE // 10)
     found = tokenised(words, letters, tokens=10_000, window=3)
-    assert words.decode(found.ids[:, 1]).split() == letters and found.documents == len(letters)
+    assert words.decode(found.rows().ids[:, 1]).split() == letters and found.documents == len(letters)
 
 
-def test_the_parts_are_the_whole(words):
-    found = tokenised(words, ["a b c d e f g h i j"] * 5, tokens=57, window=4)
+@pytest.mark.parametrize("packed", [True, False])
+def test_no_document_is_in_two_parts_and_all_are_in_one(words, packed):
+    texts = [" ".join([letter] * (i % 4 + 1)) for i, letter in enumerate("abcdefghij")]  # each of a letter of its own
+    found = tokenised(words, texts, tokens=33, window=3, packed=packed)
     parts = [found.part(i, 3) for i in range(3)]
-    assert sum(p.count for p in parts) == found.count == 57
-    assert sorted(r for p in parts for r in p.ids.tolist()) == sorted(found.ids.tolist())
-    assert found.digest() != parts[0].digest()
+    read = [part.rows() for part in parts]
+    letters = [set(words.decode(rows.ids[rows.mask], skip_special_tokens=True).split()) for rows in read]
+    assert sum(map(len, letters)) == len(set().union(*letters)) == found.documents == 8
+    assert sum(part.count for part in parts) == sum(int(rows.mask.sum()) for rows in read) == found.count == 33
+    assert torch.cat([part.flat for part in parts]).bincount().tolist() == found.flat.bincount().tolist()
+    assert len({part.digest() for part in (found, *parts)}) == 4
+
+
+def test_where_documents_end_is_part_of_the_checksum(words):
+    one, other = (tokenised(words, [""], tokens=9, window=4) for _ in range(2))
+    one, other = (replace(one, flat=torch.arange(4).int(), lengths=torch.tensor(n).int()) for n in ([1, 3], [2, 2]))
+    assert one.digest() != other.digest()
 
 
 @pytest.fixture
@@ -170,7 +172,7 @@ def test_a_corpus_is_tokenised_once_for_each_tokenizer(family, words, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(corpus, "_tokenised", lambda *_: 1 / 0)
         again = corpus.tokens(family, "own", tokenizer, store)
-        assert torch.equal(again.ids, first.ids) and torch.equal(again.mask, first.mask)
+        assert torch.equal(again.flat, first.flat) and torch.equal(again.lengths, first.lengths)
         assert (again.documents, again.asked) == (first.documents, 90)
         with pytest.raises(ZeroDivisionError):
             corpus.tokens(family, "own", words, store)

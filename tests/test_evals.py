@@ -249,6 +249,24 @@ def test_a_prompt_without_room_stops_before_a_model_is_loaded(tiny: Family, monk
         evals.requests(drugs["tuningvec_drugs"], plain.tokenizer, chat=False, limit=1, config=few)
 
 
+def test_a_task_that_a_model_cannot_read_is_left_out_for_all_and_named(tiny: Family) -> None:
+    tasks = evals.tasks(["tuningvec_visits", "tuningvec_drugs"], tiny.prompt)
+    members = [models.Opened(tiny, "medical"), models.Opened(tiny, "math")]
+    found = evals.run(members, tasks, limit=2)
+    assert set(found.task) == {"tuningvec_drugs"} and set(found.model) == {"medical", "math"}
+    ((task, member, reason),) = [tuple(row.values()) for row in found.attrs["left_out"]]
+    assert (task, member) == ("tuningvec_visits", "medical") and "reads 512" in reason
+    both = {"medicine": tasks, "math": evals.tasks(["tuningvec_arithmetic"], tiny.prompt)}
+    sums = evals.addition(tiny, {"medicine": "medical", "math": "math"}, both, [1], dtype="float32", limit=2)
+    assert set(sums.vectors) == {"none", "sum", "medical", "math"} and sums.attrs["left_out"]
+    assert set(sums[sums.vectors == "none"].who) == {"pretrained"} and len(sums) == 2 * 2 * 4
+    long = evals.tasks(["tuningvec_visits"], tiny.prompt)
+    part = evals.addition(
+        tiny, {"math": "math", "medicine": "medical"}, both | {"medicine": long}, [1], dtype="float32", limit=2
+    )
+    assert set(part.task) == {"tuningvec_arithmetic"} and part.attrs["left_out"][0]["task"] == "tuningvec_visits"
+
+
 def test_domains_and_specialists_that_are_not_there_are_said(tiny: Family) -> None:
     with pytest.raises(
         TuningVecError, match=r"tiny\.yaml: benchmarks: no domain 'law'; there are medicine, math, code"
@@ -369,10 +387,10 @@ def test_scores_compare_on_the_same_items() -> None:
     assert bool(gaps.clear["score"]) and not gaps.clear["lenient"] and gaps.points["lenient"] == 0
     shuffled = items.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(scores.differences(shuffled, [("one", "two")], 0).set_index("what"), gaps)
-    ratio = scores.normalised(items, "one", "t", 0).set_index("who")
+    ratio = scores.normalised(items, "one", "t").set_index("who")
     assert ratio.ratio["one"] == 1 and ratio.low["two"] < ratio.ratio["two"] < ratio.high["two"] < 1
     nothing = items.assign(acc=items.acc.where(items.who == "two", 0.0))
-    assert scores.normalised(nothing, "one", "t", 0).ratio.isna().all()
+    assert scores.normalised(nothing, "one", "t").ratio.isna().all()
     more = pd.concat([items, items.assign(task="u", acc=0.0), items.assign(task="v", acc=np.nan, rouge1=0.3)])
     means = scores.averages(more, {"d": ["t", "u", "v", "w"], "e": ["t"]}, 0)
     assert list(means) == ["d, mean"]
@@ -401,26 +419,6 @@ def test_two_by_two_tells_weights_from_prompt() -> None:
     assert scores.two_by_two(plain[plain.own], 0).empty
     curve = scores.curves(swept(), "t", 0).set_index(["what", "scale"]).score
     assert curve["acc", 0.0] == pytest.approx(100 * 28 / 30) and curve["acc", 1.0] == 0 and curve["thought", 1.0] == 100
-
-
-def test_sums_are_normalised_by_the_domain_s_own_vector_and_compared_with_others() -> None:
-    right = {("sum", "m"): 20, ("a", "m"): 25, ("b", "m"): 5, ("sum", "n"): 10, ("a", "n"): 9, ("b", "n"): 30}
-    items = pd.DataFrame(
-        dict(who=f"{vectors}, λ = 1", vectors=vectors, scale=1.0, task=task, item=i, acc=float(i < count))
-        for (vectors, task), count in right.items()
-        for i in range(30)
-    )
-    specialists, benchmarks = {"one": "a", "two": "b"}, {"one": {"m": None}, "two": {"n": None}}
-    ratios = scores.added(items, specialists, benchmarks, 0).set_index(["vectors", "task"]).ratio
-    assert ratios["sum", "m"] == pytest.approx(20 / 25) and ratios["b", "m"] == pytest.approx(5 / 25)
-    assert ratios["b", "n"] == 1 and ratios["a", "n"] == pytest.approx(9 / 30)
-    gaps = scores.sum_against_others(items, specialists, benchmarks, 0).set_index("task")
-    assert gaps.points["m"] == pytest.approx(100 * 15 / 30) and bool(gaps.clear["m"])
-    assert gaps.points["n"] == pytest.approx(100 / 30) and not gaps.clear["n"]
-    members = items[items.vectors != "sum"].assign(who=lambda t: t.vectors)
-    across = scores.across(members, specialists, benchmarks, 0).set_index("task")
-    assert (across.who["m"], across.points["m"]) == ("b", pytest.approx(-100 * 20 / 30))
-    assert (across.who["n"], across.points["n"]) == ("a", pytest.approx(-100 * 21 / 30))
 
 
 def test_instructions_are_counted_over_all_tasks() -> None:

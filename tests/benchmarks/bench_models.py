@@ -5,6 +5,7 @@ pretrained member of the family smollm2.
 """
 
 import statistics
+from dataclasses import replace
 from functools import partial
 
 import lm_eval
@@ -31,8 +32,7 @@ def bench_capture(model: PreTrainedModel, given: Tokens) -> None:
     @torch.no_grad()
     def plain() -> None:
         for first in range(0, ROWS, BATCH):
-            some = slice(first, first + BATCH)
-            ids, mask = given.ids[some].long(), given.mask[some].long()
+            ids, mask = (x[first : first + BATCH].long() for x in given.rows())
             model.model(input_ids=ids, attention_mask=mask, use_cache=False)
 
     pairs = [
@@ -51,8 +51,9 @@ def bench_memory(model: PreTrainedModel) -> None:
     """Peak memory after a few batches and after many."""
 
     def run(batches: int) -> None:
-        ids = torch.randint(model.config.vocab_size, (batches, SHORT), dtype=torch.int32)
-        activation_profile(model, Tokens(ids, torch.ones_like(ids, dtype=torch.bool), 1, 1), batch=1, shards=1)
+        ids = torch.randint(model.config.vocab_size, (batches * SHORT,), dtype=torch.int32)
+        given = Tokens(ids, torch.tensor([len(ids)], dtype=torch.int32), SHORT, packed=True, asked=len(ids))
+        activation_profile(model, given, batch=1, shards=1)
 
     run(BATCHES // 10)
     before = peak()
@@ -99,7 +100,8 @@ def main() -> None:
     family = Family.load("smollm2")
     opened = {dtype: models.Opened(family, family.pretrained.name, dtype) for dtype in ("bfloat16", "float32")}
     whole = tokens(family, next(iter(family.corpora)), opened["float32"].tokenizer)
-    given = Tokens(whole.ids[:ROWS], whole.mask[:ROWS], whole.documents, whole.asked)
+    flat = whole.flat[: ROWS * whole.window]
+    given = replace(whole, flat=flat, lengths=torch.tensor([len(flat)], dtype=torch.int32))
     for member in opened.values():
         bench_capture(member.model, given)
     bench_evaluation(opened["bfloat16"], family)

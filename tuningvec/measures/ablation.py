@@ -1,6 +1,7 @@
 """Switching neurons off, exactly and for a while, and what that costs (paper §2, A.2)."""
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,18 +10,20 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from lm_eval.api.task import Task
+from scipy.stats import t, ttest_ind
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
 from tuningvec.measures import corpus, evals, models, scores
-from tuningvec.measures.neurons import Profile, Profiles, layers
+from tuningvec.measures.neurons import ALPHA, Profile, Profiles, layers
 from tuningvec.measures.scores import NATS, PERCENT
-from tuningvec.stats import mean_interval, mean_or_share, relative_drop
-from tuningvec.store import Rows, Store
+from tuningvec.stats import mean_or_share, relative_drop
+from tuningvec.store import Rows, Store, joined
+from tuningvec.verdict import Verdict, judge, unknown
 
 Chosen = dict[int, Int64[Tensor, " neurons"]]  # of each layer
 
@@ -81,6 +84,12 @@ def _down(model: PreTrainedModel, layer: int, some: Tensor) -> Tensor:
     return weight
 
 
+def benchmarks(family: Family, domains: Sequence[str]) -> list[str]:
+    """The family's benchmarks of these domains that are scored by accuracy; none of a domain that it lacks."""
+    there = [domain for domain in domains if domain in family.benchmarks]
+    return [name for some in evals.of_domains(family, "accuracy", there).values() for name in some]
+
+
 def study(
     family: Family,
     found: Profiles,
@@ -89,6 +98,7 @@ def study(
     scope: str,
     texts: int,
     words: int,
+    draws: int,
     seed: int,
     dtype: str,
     benchmarks: Sequence[str],
@@ -97,32 +107,36 @@ def study(
 ) -> pd.DataFrame:
     """Scores of every member whole, without its top neurons, and without as many at random; a row an item.
 
-    Columns member, ablated ("nothing", "top", "random"), share, task (a corpus or a benchmark), item, and right (its
-    score) or nats and tokens. Texts are the first `words` words of the `texts` documents of each corpus, those that
-    were not profiled; `limit` takes the first items of each benchmark. What the store holds is not measured again.
-    Raises as `top`, `held_out`, `evals.tasks` and `evals.requests` do.
+    Columns member, ablated ("nothing", "top", "random"), share, draw (of the random neurons), task (a corpus or a
+    benchmark), item, and right (its score) or nats and tokens. Texts are the first `words` words of the `texts`
+    documents of each corpus, those that were not profiled; they are scored under every draw, benchmarks, which take
+    longer, under the first. `limit` takes the first items of each benchmark. What the store holds is not measured
+    again. Raises TuningVecError for fewer than two draws, and as `top`, `held_out`, `evals.tasks` and `evals.windows`
+    do.
     """
-    tasks = evals.tasks(benchmarks, family.prompt)
+    if draws < 2:
+        raise TuningVecError(f"draws is {draws}; random neurons need two draws or more, which tell their spread")
+    tasks = evals.tasks(benchmarks, family.prompt) if benchmarks else {}
     after = {found.corpus: int(found.read.documents.max())}
     held = {name: held_out(family, name, after.get(name, 0), texts, words) for name in family.corpora}
-    settings = [("nothing", 0.0), *((kind, share) for share in shares for kind in ("top", "random"))]
-    tables, runs = [], []
+    settings = [("nothing", 0.0, 0), *(("top", share, 0) for share in shares)]
+    settings += itertools.product(["random"], shares, range(draws))
+    tables = []
     for member in models.opened(family, dtype, "ablation"):
         asked = evals.windows(member, tasks, limit=limit)
         items = hashlib.sha256(repr((held, [list(parts) for parts in asked.values()])).encode()).hexdigest()
         profiled = found.read.set_index("member").digest[member.name]
         record = member.record(store, "ablation", __name__, profiled=profiled, scope=scope, seed=seed, items=items)
         whole = found.whole(member.name)
-        for kind, share in settings:
-            if _piece(kind, share) not in record:
-                with ablated(member.model, _chosen(whole, kind, share, scope, seed)):
-                    rows = _scores(member, held, tasks, asked)
-                    record.add(_piece(kind, share), [dict(ablated=kind, share=share, **row) for row in rows])
-        tables.append(pd.DataFrame(record.rows(_piece(*setting) for setting in settings)).assign(member=member.name))
-        runs += record.runs
-    table = pd.concat(tables, ignore_index=True)
-    table.attrs["runs"] = runs
-    return table
+        pieces = {f"{kind} {share:g} {draw}": (kind, share, draw) for kind, share, draw in settings}
+        for piece, (kind, share, draw) in pieces.items():
+            if piece not in record:
+                with ablated(member.model, _chosen(whole, kind, share, scope, seed + draw)):
+                    rows = _scores(member, held, tasks, {} if draw else asked)
+                record.add(piece, [dict(ablated=kind, share=share, draw=draw, **row) for row in rows])
+        tables.append(pd.DataFrame(record.rows(pieces)).assign(member=member.name))
+        tables[-1].attrs["runs"] = record.runs
+    return joined(tables)
 
 
 def held_out(family: Family, name: str, after: int, count: int, words: int) -> list[str]:
@@ -139,10 +153,6 @@ def held_out(family: Family, name: str, after: int, count: int, words: int) -> l
     return [" ".join(text.split()[:words]) for text in texts]
 
 
-def _piece(kind: str, share: float) -> str:
-    return f"{kind} {share:g}"
-
-
 def _chosen(profile: Profile, kind: str, share: float, scope: str, seed: int) -> Chosen:
     if kind == "nothing":
         return {}
@@ -155,8 +165,8 @@ def _scores(
 ) -> Rows:
     lm = evals.InMemory(member.model, member.tokenizer)
     scored = {name: evals.score_texts(lm, texts) for name, texts in held.items()}
-    for name, task in tasks.items():
-        rows = [row for groups in asked[name].values() for row in evals.answer(lm, task, groups)]
+    for name, windows in asked.items():
+        rows = [row for groups in windows.values() for row in evals.answer(lm, tasks[name], groups)]
         column = scores.main(rows[0])
         scored[name] = [dict(right=row[column]) for row in rows]
     return [dict(task=task, item=i, **row) for task, rows in scored.items() for i, row in enumerate(rows)]
@@ -167,44 +177,25 @@ def effects(table: pd.DataFrame, seed: int) -> pd.DataFrame:
 
     Of a benchmark, `score` is its mean P (Wilson; of ROUGE-1 a bootstrap over items) and `change` is
     ΔP = (P − P_ablated) / P in percent (A.2; bootstrap over items), unknown where P is 0. Of a corpus, `score` is the
-    mean −log p in nats per token and `change` its rise (t intervals over documents).
+    mean −log p in nats per token and `change` its rise (t intervals over documents and draws).
     """
     rows = []
     for member, task in table[["member", "task"]].drop_duplicates().itertuples(index=False):
         part = table[(table.member == member) & (table.task == task)]
-        found = {key: _score(some) for key, some in part.groupby(["ablated", "share"], sort=False)}
+        found = {key: _values(some) for key, some in part.groupby(["ablated", "share"], sort=False)}
         whole = found["nothing", 0.0]
         for (kind, share), values in found.items():
             about = dict(member=member, task=task, ablated=kind, share=share, score=values.mean(), unit=_unit(part))
             if _unit(part) == PERCENT:
-                low, high = mean_or_share(values, seed)
+                low, high = mean_or_share(values[:, 0], seed)
                 change, change_low, change_high = np.nan, np.nan, np.nan
                 if whole.any():
                     change = 100 * (1 - values.mean() / whole.mean())
-                    change_low, change_high = relative_drop(whole, values, seed)
+                    change_low, change_high = relative_drop(whole[:, 0], values[:, 0], seed)
             else:
-                low, high = mean_interval(values)
-                change = (values - whole).mean()
-                change_low, change_high = mean_interval(values - whole)
+                _, low, high = _crossed(values, 0.95)
+                change, change_low, change_high = _crossed(values - whole, 0.95)
             rows.append(about | dict(low=low, high=high, change=change, change_low=change_low, change_high=change_high))
-    return pd.DataFrame(rows)
-
-
-def resilience(table: pd.DataFrame, pretrained: str, task: str, share: float) -> pd.DataFrame:
-    """How much more the top `share` costs each member than the pretrained one, on the same texts (t interval)."""
-    part = table[table.task == task]
-
-    def cost(member: str) -> np.ndarray:
-        own = part[part.member == member]
-        whole, cut = own[own.ablated == "nothing"], own[(own.ablated == "top") & (own.share == share)]
-        return _score(cut) - _score(whole)
-
-    rows = []
-    for member in part.member.unique():
-        if member != pretrained:
-            gap = cost(member) - cost(pretrained)
-            low, high = (float(end) for end in mean_interval(gap))
-            rows.append(dict(member=member, difference=gap.mean(), low=low, high=high))
     return pd.DataFrame(rows)
 
 
@@ -212,7 +203,96 @@ def _unit(rows: pd.DataFrame) -> str:
     return PERCENT if rows.nats.isna().all() else NATS
 
 
-def _score(rows: pd.DataFrame) -> np.ndarray:
-    """A value an item, in the order of the items."""
-    rows = rows.sort_values("item")
-    return rows.right.to_numpy(float) if _unit(rows) == PERCENT else (-rows.nats / rows.tokens).to_numpy()
+def _values(rows: pd.DataFrame) -> Float[np.ndarray, "items draws"]:
+    """A value an item and draw."""
+    values = rows.right if _unit(rows) == PERCENT else -rows.nats / rows.tokens
+    return rows.assign(value=values.astype(float)).pivot(index="item", columns="draw", values="value").to_numpy()
+
+
+def _costs(items: pd.DataFrame) -> dict[tuple[str, str, str, float], Float[np.ndarray, "documents draws"]]:
+    """Rise of −log p in nats per token, by member, corpus, what was ablated, and share."""
+    texts = items[items.nats.notna()].groupby(["member", "task", "ablated", "share"], sort=False)
+    found = {key: _values(rows) for key, rows in texts}
+    return {key: values - found[(*key[:2], "nothing", 0.0)] for key, values in found.items() if key[2] != "nothing"}
+
+
+def _crossed(values: Float[np.ndarray, "items draws"], level: float) -> tuple[float, float, float]:
+    """Mean over items and draws, both samples, with its t interval.
+
+    The variance is that of the items' means over their number plus that of the draws' means over theirs, with
+    Satterthwaite's degrees of freedom. A single draw is no sample.
+    """
+    parts = [(np.var(values.mean(1 - axis), ddof=1) / n, n - 1) for axis, n in enumerate(values.shape) if n > 1]
+    variance = sum(part for part, _ in parts)
+    df = variance**2 / sum(part**2 / n for part, n in parts) if variance else 1.0
+    half = t.ppf((1 + level) / 2, df) * variance**0.5
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+def _cases(rows: list[dict[str, object]]) -> pd.DataFrame:
+    """Cases with `samples`, one whose mean is the effect or two whose means are subtracted; intervals hold at once."""
+    level = 1 - ALPHA / max(len(rows), 1)
+    found = []
+    for row in rows:
+        first, *others = row.pop("samples")
+        if others:
+            test = ttest_ind(first.mean(1), others[0].mean(1), equal_var=False)
+            ends = (first.mean() - others[0].mean(), *test.confidence_interval(level))
+        else:
+            ends = _crossed(first, level)
+        found.append(row | dict(zip(("effect", "low", "high"), map(float, ends), strict=True)))
+    return pd.DataFrame(found)
+
+
+def top_neurons(items: pd.DataFrame, least: float = 0.05) -> Verdict:
+    """Whether the top neurons cost likelihood that as many at random do not, in rows of `study`."""
+    costs = _costs(items)
+    cases = _cases(
+        [
+            dict(member=member, task=task, share=share, samples=[cost - costs[member, task, "random", share]])
+            for (member, task, kind, share), cost in costs.items()
+            if kind == "top"
+        ]
+    )
+    rule = (
+        f"the top neurons cost at least {least:g} nats per token more than as many at random, in every member, text "
+        "and share; intervals are Student's t over documents and draws of random neurons and hold at once with 95 %. "
+        "Benchmarks, under one draw, are shown and not judged"
+    )
+    return judge(cases, rule, least=least, unit=NATS, falsified=bool((cases.high < least).any()))
+
+
+def domain_neurons(items: pd.DataFrame, domain: str, least: float = 0.05) -> Verdict:
+    """Whether neurons that are most active on `domain` text cost it more than other text, in rows of `study`."""
+    costs = {(m, task, share): cost for (m, task, kind, share), cost in _costs(items).items() if kind == "top"}
+    rule = (
+        f"the top neurons cost {domain} text at least {least:g} nats per token more than other text, in every member "
+        "and at every share below all; intervals are Welch's over documents and hold at once with 95 %"
+    )
+    own = {(m, share): cost for (m, task, share), cost in costs.items() if task == domain and share < 1}
+    rows = [
+        dict(member=m, other=task, own=own[m, share].mean(), cost=cost.mean(), samples=[own[m, share], cost])
+        for (m, task, share), cost in costs.items()
+        if task != domain and share < 1
+    ]
+    if not rows:
+        lacks = "a second corpus, whose text is the control" if own else "a share below 1"
+        own_costs = [cost.mean() for cost in own.values()]
+        return unknown(rule, f"it takes {lacks}, which is not there", own=own_costs, cost=[], other="other")
+    cases = _cases(rows)
+    numbers = dict(own=cases.own, cost=cases.cost, other=list(cases.other.unique()))
+    return judge(cases, rule, least=least, unit=NATS, falsified=bool((cases.high < least).any()), **numbers)
+
+
+def resilience(items: pd.DataFrame, pretrained: str, domain: str, least: float = 0.05) -> Verdict:
+    """Whether the smallest ablation of top neurons costs fine-tuned members less than the pretrained one."""
+    costs, share = _costs(items), items.share[items.ablated == "top"].min()
+    own = {member: cost for (member, task, kind, s), cost in costs.items() if (task, kind, s) == (domain, "top", share)}
+    cases = _cases([dict(member=m, samples=[cost - own[pretrained]]) for m, cost in own.items() if m != pretrained])
+    rule = (
+        f"without the top {share:.3g} of its active neurons every fine-tuned member loses at least {least:g} nats per "
+        f"token of {domain} text less than the pretrained one does, on the same documents; intervals are Student's t "
+        "over documents and hold at once with 95 %"
+    )
+    met = bool((cases.low > -least).any())
+    return judge(cases, rule, least=least, direction=-1, unit=NATS, falsified=met)

@@ -8,9 +8,10 @@ import re
 import tarfile
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int32
@@ -28,28 +29,47 @@ AT_ONCE = 64  # documents that are handed to the tokenizer together
 BODY, REFERENCES = "==== Body", "==== Refs"  # headings of PMC's bulk text
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Rows of at most `window` tokens; `mask` is false where a row is padded on the right."""
+class Rows(NamedTuple):
+    """What a model reads: rows of at most a window; `mask` is false where a row is padded on the right."""
 
     ids: Int32[Tensor, "rows window"]
     mask: Bool[Tensor, "rows window"]
-    documents: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Documents one after the other, of so many tokens each; `asked` is the budget that they were read to."""
+
+    flat: Int32[Tensor, " tokens"]
+    lengths: Int32[Tensor, " documents"]
+    window: int
+    packed: bool
     asked: int
 
     @property
     def count(self) -> int:
-        """Tokens that are no padding."""
-        return int(self.mask.sum())
+        return len(self.flat)
+
+    @property
+    def documents(self) -> int:
+        return len(self.lengths)
 
     def part(self, index: int, parts: int) -> "Tokens":
-        """Every `parts`-th row from row `index` on: all of its parts together are the whole."""
-        return Tokens(self.ids[index::parts], self.mask[index::parts], self.documents, self.asked)
+        """Every `parts`-th document from document `index` on: no document lies in two parts."""
+        some = self.flat.split(self.lengths.tolist())[index::parts]
+        return replace(self, flat=torch.cat(some), lengths=self.lengths[index::parts])
+
+    def rows(self) -> Rows:
+        """Rows cut at `window`; packed, documents follow each other in them, else each begins one of its own."""
+        lengths = [self.count] if self.packed else self.lengths.tolist()
+        cuts = [cut for length in lengths for cut in _cuts(length, self.window)]
+        ids = pad_sequence(list(self.flat.split(cuts)), batch_first=True)
+        return Rows(ids, torch.arange(ids.shape[1]) < torch.tensor(cuts).unsqueeze(1))
 
     def digest(self) -> str:
-        """A checksum of what a model reads."""
-        state = hashlib.sha256(repr(tuple(self.ids.shape)).encode())
-        for tensor in (self.ids, self.mask):
+        """A checksum of what a model reads, and of where documents end."""
+        state = hashlib.sha256(repr((self.window, self.packed)).encode())
+        for tensor in (self.flat, self.lengths):
             state.update(tensor.numpy().tobytes())
         return state.hexdigest()
 
@@ -72,9 +92,8 @@ def documents(corpus: Corpus, root: Path) -> Iterator[str]:
 def tokens(family: Family, name: str, tokenizer: PreTrainedTokenizerBase, store: Store | None = None) -> Tokens:
     """The family's corpus `name`, tokenised up to its budget; with a store, once for each tokenizer.
 
-    Packed, documents follow each other, each between the tokenizer's start and end token where it has them, in rows
-    that are cut at `window`. Otherwise each document begins a row of its own. A corpus that is shorter than its budget
-    is taken whole. Raises TuningVecError as `documents` does.
+    Each document stands between the tokenizer's start and end token where it has them. A corpus that is shorter than
+    its budget is taken whole. Raises TuningVecError as `documents` does.
     """
     corpus = family.corpora[name]
     if store is None:
@@ -84,9 +103,8 @@ def tokens(family: Family, name: str, tokenizer: PreTrainedTokenizerBase, store:
     record = store.record("tokens", {"corpus": spec, "files": files, "tokenizer": _identity(tokenizer)}, __name__)
     if "all" not in record:
         made = _tokenised(corpus, documents(corpus, family.root), tokenizer)
-        record.add("all", [dict(documents=made.documents)], {"ids": made.ids, "mask": made.mask})
-    (row,), arrays = record.pieces["all"], record.arrays("all")
-    return Tokens(arrays["ids"], arrays["mask"], row["documents"], corpus.tokens)
+        record.add("all", [], {"flat": made.flat, "lengths": made.lengths})
+    return Tokens(**record.arrays("all"), window=corpus.window, packed=corpus.packed, asked=corpus.tokens)
 
 
 def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -97,22 +115,17 @@ def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _tokenised(corpus: Corpus, texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    flat, lengths, taken = array("i"), [], 0
+    flat, lengths = array("i"), []
     with tqdm(total=corpus.tokens, desc="tokenise", unit=" tokens", unit_scale=True, mininterval=5) as bar:
         for ids in _encoded(texts, tokenizer):
             ids = ids[: corpus.tokens - len(flat)]
             flat.extend(ids)
-            taken += 1
+            lengths.append(len(ids))
             bar.update(len(ids))
-            if not corpus.packed:
-                lengths += _cuts(len(ids), corpus.window)
             if len(flat) >= corpus.tokens:
                 break
-    lengths = lengths or _cuts(len(flat), corpus.window)
-    rows = torch.tensor(flat, dtype=torch.int32).split(lengths)
-    ids = pad_sequence(list(rows), batch_first=True)
-    mask = torch.arange(ids.shape[1]) < torch.tensor(lengths).unsqueeze(1)
-    return Tokens(ids, mask, taken, corpus.tokens)
+    made = (torch.tensor(some, dtype=torch.int32) for some in (flat, lengths))
+    return Tokens(*made, window=corpus.window, packed=corpus.packed, asked=corpus.tokens)
 
 
 def _cuts(length: int, window: int) -> list[int]:

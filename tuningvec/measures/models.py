@@ -20,8 +20,9 @@ from tuningvec.errors import TuningVecError
 from tuningvec.family import members
 from tuningvec.family.spec import Family
 from tuningvec.store import Record, Store
-from tuningvec.weights.checkpoint import Checkpoint
-from tuningvec.weights.delta import Combination
+from tuningvec.weights.checkpoint import ALL, Checkpoint, Rotated
+from tuningvec.weights.components import MATRICES
+from tuningvec.weights.delta import Combination, places
 from tuningvec.weights.engine import device_name
 
 
@@ -83,6 +84,23 @@ class Arithmetic(Opened):
             self.name = " + ".join(f"{terms[name]:g} {name}" for name in order).replace("+ -", "− ")
             self.weights = sum((terms[name] * members.weights(family, name).fitted for name in order), Combination({}))
         self.prompted = members.weights(family, prompted).like
+
+
+class Turned(Opened):
+    """θ_pre + T of a member, with every matrix of the blocks in T rotated on its left (`Rotated`), the rest of T kept.
+
+    Embedding, head, norms and biases are no such matrices: the first two have too many rows to be rotated.
+    """
+
+    def __init__(self, family: Family, member: str, seed: int, dtype: str = "float32"):
+        super().__init__(family, family.pretrained.name, dtype)
+        T = members.tuning_vectors(family)[member]
+        self.name = f"{member}, rotated"
+        matrices: dict[str, list[slice]] = {}
+        for tensor, component in places({member: T}, self.like, MATRICES):
+            matrices.setdefault(tensor, []).append(component.rows or ALL)
+        pretrained = members.weights(family, family.pretrained.name).fitted
+        self.weights = pretrained + Combination({Rotated(T, matrices, seed): 1})
 
 
 def negated(family: Family, member: str, scale: float, dtype: str = "float32") -> Arithmetic:

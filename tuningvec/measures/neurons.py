@@ -1,7 +1,7 @@
 """Neurons of the gated feed-forward layers: which are active, and how their pattern differs between models."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from nnsight import NNsight
 from rapidfuzz.distance import Levenshtein
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -22,9 +21,12 @@ from tuningvec.family.spec import Family
 from tuningvec.measures import corpus, models
 from tuningvec.measures.corpus import Tokens
 from tuningvec.stats import mean_interval
-from tuningvec.store import Record, Store
+from tuningvec.store import Record, Store, joined
+from tuningvec.verdict import Verdict, judge, unknown
 
-SHARDS = 8  # parts of a corpus that are measured and kept one by one
+SHARDS = 8  # parts of a corpus that are measured and kept one by one; no document lies in two
+HALVES = range(0, SHARDS, 2), range(1, SHARDS, 2)  # the same documents never in both
+ALPHA = 0.05  # of all cases of a verdict together
 RENAMED = {"activation_fn": "act_fn"}  # Phi-3
 
 
@@ -63,36 +65,42 @@ CRITERIA: dict[str, str] = {"mean": "mean activation > 0", "half": "active on ov
 
 
 def activation_profile(
-    model: PreTrainedModel, tokens: Tokens, batch: int = 8, shards: int = SHARDS, record: Record | None = None
+    model: PreTrainedModel,
+    tokens: Tokens,
+    batch: int = 8,
+    shards: int = SHARDS,
+    parts: Sequence[int] | None = None,
+    record: Record | None = None,
 ) -> list[Profile]:
-    """Profiles of the parts of a corpus, `tokens.part(i, shards)`; their sum is that of the whole.
+    """Profiles of the parts of a corpus, `tokens.part(i, shards)`, or of some; their sum is that of the whole.
 
     One trace a batch; no activation of a single token is kept and the output head is never computed. Sums over a batch
     are float32, over batches float64. A part that the record holds is not measured again. Raises TuningVecError for a
-    model without gated feed-forward layers, and for fewer rows than parts.
+    model without gated feed-forward layers, and for fewer documents than parts.
     """
     record = Record() if record is None else record
+    parts = range(shards) if parts is None else parts
     _check(model)
-    if len(tokens.ids) < shards:
+    if tokens.documents < shards:
         raise TuningVecError(
-            f"the corpus has {len(tokens.ids)} rows; {shards} are needed, so raise tokens or lower window"
+            f"the corpus gives {tokens.documents} documents in {tokens.count} tokens; {shards} are needed, since no "
+            "document lies in two parts: raise tokens, or cut long texts into documents"
         )
     net, device = NNsight(model.get_decoder(), rename=RENAMED), model.get_input_embeddings().weight.device
-    missing = [part for part in range(shards) if str(part) not in record]
-    rows = {part: tokens.part(part, shards) for part in missing}
-    with tqdm(total=sum(len(t.ids) for t in rows.values()), desc="profile", unit=" rows", mininterval=5) as bar:
-        for part, selected in rows.items():
-            sums = _Sums.zero(model)
-            for first in range(0, len(selected.ids), batch):
-                some = slice(first, first + batch)
-                _measure(net, sums, selected.ids[some].to(device), selected.mask[some].to(device))
-                bar.update(len(selected.ids[some]))
+    missing = {part: tokens.part(part, shards) for part in parts if str(part) not in record}
+    with tqdm(total=sum(t.count for t in missing.values()), desc="profile", unit=" tokens", mininterval=5) as bar:
+        for part, selected in missing.items():
+            sums, rows = _Sums.zero(model), selected.rows()
+            for first in range(0, len(rows.ids), batch):
+                ids, mask = (x[first : first + batch].to(device) for x in rows)
+                _measure(net, sums, ids, mask)
+                bar.update(int(mask.sum()))
             record.add(str(part), [dict(tokens=selected.count)], sums.on_cpu())
-    return _kept(record, shards)
+    return _kept(record, parts)
 
 
-def _kept(record: Record, shards: int) -> list[Profile]:
-    return [Profile(record.pieces[str(part)][0]["tokens"], **record.arrays(str(part))) for part in range(shards)]
+def _kept(record: Record, parts: Sequence[int]) -> list[Profile]:
+    return [Profile(record.pieces[str(part)][0]["tokens"], **record.arrays(str(part))) for part in parts]
 
 
 def layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -149,7 +157,7 @@ def _by_token(values: Tensor, keep: Tensor | None) -> Tensor:
 
 
 class Profiles(NamedTuple):
-    """The profile of each member in SHARDS parts, and a table of what was read; its `attrs["runs"]` tell when."""
+    """The profile of each member in parts of a corpus, and a table of what was read; its `attrs["runs"]` tell when."""
 
     corpus: str
     parts: dict[str, list[Profile]]
@@ -160,7 +168,7 @@ class Profiles(NamedTuple):
         return total(self.parts[member])
 
 
-def total(parts: Sequence[Profile]) -> Profile:
+def total(parts: Iterable[Profile]) -> Profile:
     return reduce(Profile.__add__, parts)
 
 
@@ -169,100 +177,218 @@ def profiles(family: Family, dtype: str, store: Store | None = None) -> Profiles
 
     Members whose profile is stored are not loaded. Raises as `activation_profile` and `corpus.tokens` do.
     """
+    return _profiles(family, models.opened(family, dtype, "members"), range(SHARDS), store)
+
+
+def rotated(family: Family, dtype: str, seed: int, store: Store | None = None) -> Profiles:
+    """The same of θ_pre + T with T rotated (`models.Turned`), for every fine-tuned member, on the first of HALVES."""
+    turned = [models.Turned(family, member.name, seed, dtype) for member in family.fine_tuned]
+    found = _profiles(family, models.in_turn(turned, "rotated"), HALVES[0], store, rotated=seed)
+    names = [member.name for member in family.fine_tuned]
+    return found._replace(parts=dict(zip(names, found.parts.values(), strict=True)))
+
+
+def _profiles(
+    family: Family, opened: Iterable[models.Opened], parts: Sequence[int], store: Store | None, **about: int
+) -> Profiles:
     name = next(iter(family.corpora))
-    found, rows, runs = {}, [], []
-    for member in models.opened(family, dtype, "members"):
+    found, tables = {}, []
+    for member in opened:
         tokens = corpus.tokens(family, name, member.tokenizer, store)
         digest = tokens.digest()
-        record = member.record(store, "profile", __name__, tokens=digest)
-        if all(str(part) in record for part in range(SHARDS)):
-            found[member.name] = _kept(record, SHARDS)
+        record = member.record(store, "profile", __name__, tokens=digest, **about)
+        if all(str(part) in record for part in parts):
+            found[member.name] = _kept(record, parts)
         else:
-            found[member.name] = activation_profile(member.model, tokens, record=record)
-        read = dict(documents=tokens.documents, tokens=tokens.count, asked=tokens.asked)
-        shape = dict(rows=tokens.ids.shape[0], window=tokens.ids.shape[1], digest=digest)
-        rows.append(dict(member=member.name, **read, **shape))
-        runs += record.runs
-    table = pd.DataFrame(rows)
-    table.attrs["runs"] = runs
-    return Profiles(name, found, table)
+            found[member.name] = activation_profile(member.model, tokens, parts=parts, record=record)
+        row = dict(member=member.name, documents=tokens.documents, tokens=tokens.count, asked=tokens.asked)
+        tables.append(pd.DataFrame([row | dict(window=tokens.window, digest=digest)]))
+        tables[-1].attrs["runs"] = record.runs
+    return Profiles(name, found, joined(tables))
+
+
+def by_part(found: Profiles) -> pd.DataFrame:
+    """Share of tokens and neurons that are active, a row a member and part of the corpus, a column a layer."""
+    tables = {m: pd.DataFrame([part.frequency.mean(1).numpy() for part in parts]) for m, parts in found.parts.items()}
+    return pd.concat(tables, names=["member", "part"])
 
 
 def shares(found: Profiles) -> pd.DataFrame:
     """Share of active neurons by member and layer, in three readings (paper Fig. 1).
 
-    `share` is the mean over tokens of the share of neurons with A > 0, with a t interval (`low`, `high`) over the parts
-    of the corpus; `mean` and `half` are the shares of neurons that are active by either criterion.
+    `share` is that of tokens and neurons with A > 0, the mean over the parts of the corpus with its t interval (`low`,
+    `high`); `mean` and `half` are the shares of neurons that are active by either criterion.
     """
     tables = []
-    for member, parts in found.parts.items():
-        whole, by_part = total(parts), _by_part(parts)
-        low, high = mean_interval(by_part)
-        patterns = {c: whole.pattern(c).double().mean(1).numpy() for c in CRITERIA}
-        columns = dict(share=whole.frequency.mean(1).numpy(), low=low, high=high, **patterns)
-        tables.append(pd.DataFrame(dict(member=member, layer=range(by_part.shape[1]), **columns)))
+    for member, table in by_part(found).groupby("member", sort=False):
+        low, high = mean_interval(table.to_numpy())
+        patterns = {c: found.whole(member).pattern(c).double().mean(1).numpy() for c in CRITERIA}
+        columns = dict(share=table.mean(), low=low, high=high, **patterns)
+        tables.append(pd.DataFrame(dict(member=member, layer=table.columns, **columns)))
     return pd.concat(tables, ignore_index=True)
 
 
-def _by_part(parts: Sequence[Profile]) -> Float64[np.ndarray, "parts L"]:
-    """Share of tokens and neurons that are active, by part of the corpus and layer."""
-    return np.stack([part.frequency.mean(1).numpy() for part in parts])
+def trends(parts: pd.DataFrame) -> pd.DataFrame:
+    """How the share of active neurons (`by_part`) runs through the layers, a row a member (paper §2).
 
-
-def trends(found: Profiles) -> pd.DataFrame:
-    """How the share of active neurons runs through the layers, a row a member (paper §2).
-
-    `step` is the change from the first layer to the second, with a t interval (`low`, `high`) over the parts of the
-    corpus; `rho` Spearman's correlation of share and layer from the second layer on, with its `p`; `others` the mean
-    absolute change between neighbouring layers from the second on; `gap` the mean absolute difference from the first
-    member in the same layer.
+    `step` is the change from the first layer to the second and `rho` Spearman's correlation of share and layer from the
+    second on, each with its t interval over the parts of the corpus; `others` the mean absolute change between later
+    neighbouring layers; `gap` the mean absolute difference from the first member in the same layer.
     """
-    rows, reference = [], None
-    for member, parts in found.parts.items():
-        by_part = _by_part(parts)
-        share = total(parts).frequency.mean(1).numpy()
-        reference = share if reference is None else reference
-        low, high = mean_interval(by_part[:, 1] - by_part[:, 0])
-        rho, p = spearmanr(np.arange(1, len(share)), share[1:])
-        rows.append(
-            dict(
-                member=member, first=share[0], second=share[1], last=share[-1], step=share[1] - share[0],
-                low=float(low), high=float(high), others=np.abs(np.diff(share[1:])).mean(),
-                rho=float(rho), p=float(p), gap=np.abs(share - reference).mean(),
-            )
-        )  # fmt: skip
-    return pd.DataFrame(rows)
+    mean = parts.groupby("member", sort=False).mean()
+    table = pd.DataFrame(dict(first=mean.iloc[:, 0], second=mean.iloc[:, 1], last=mean.iloc[:, -1]))
+    for name, samples in (("step", _steps(parts)), ("rho", _rho(parts))):
+        found = _over_parts(samples, level=1 - ALPHA).set_index("member")
+        ends = found[["effect", "low", "high"]]
+        table[[name, f"{name}_low", f"{name}_high"]] = ends.clip(-1, 1)  # t knows no bounds
+    gap = (mean - mean.iloc[0]).abs().mean(axis=1)
+    return table.assign(others=_later_steps(parts), gap=gap).reset_index()
 
 
-def distances(found: Profiles, pretrained: str, draws: int = 20, seed: int = 0) -> pd.DataFrame:
+def _steps(parts: pd.DataFrame) -> pd.Series:
+    return parts[1] - parts[0]
+
+
+def _later_steps(parts: pd.DataFrame) -> pd.Series:
+    """Mean absolute change between neighbouring layers from the second on, by member."""
+    return parts.groupby("member", sort=False).mean().iloc[:, 1:].diff(axis=1).abs().mean(axis=1)
+
+
+def _rho(parts: pd.DataFrame) -> pd.Series:
+    """Spearman's correlation of share and layer from the second layer on, by member and part."""
+    ranks = parts.iloc[:, 1:].rank(axis=1)
+    return ranks.T.corrwith(pd.Series(ranks.columns, index=ranks.columns))
+
+
+def _over_parts(samples: pd.Series, level: float | None = None) -> pd.DataFrame:
+    """Mean over `part`, the last level of the index, with its t interval; a row for each of the other levels' keys.
+
+    Intervals hold at once with probability 1 − ALPHA (Bonferroni), unless a level is given.
+    """
+    groups = samples.groupby(list(samples.index.names[:-1]), sort=False)
+    level = 1 - ALPHA / groups.ngroups if level is None else level
+    rows = [(values.mean(), *map(float, mean_interval(values.to_numpy(), level))) for _, values in groups]
+    keys = groups.first().index
+    return pd.DataFrame(rows, columns=["effect", "low", "high"], index=keys).reset_index()
+
+
+AT_ONCE = (
+    "intervals are Student's t over the {parts} parts of the text, which share no document, and hold at once with 95 %"
+)
+
+
+def drop_after_first(parts: pd.DataFrame, times: float = 2.0) -> Verdict:
+    """Whether the share of active neurons (`by_part`) falls after the first layer by more than later layers change."""
+    cases = _over_parts(_steps(parts)).merge(trends(parts)[["member", "first", "second", "others"]], on="member")
+    rule = (
+        f"the step from the first layer to the second is a fall, and at least {times:g} times the mean step between "
+        f"later neighbouring layers, in every member; {_at_once(parts)}"
+    )
+    met = bool((cases.low > 0).any())
+    return judge(cases, rule, least=times * cases.others, direction=-1, digits=3, falsified=met)
+
+
+def grows_with_depth(parts: pd.DataFrame, least: float = 0.5) -> Verdict:
+    """Whether the share of active neurons (`by_part`) rises with the layer from the second layer on."""
+    rule = (
+        f"Spearman's ρ of share and layer, from the second layer on, is above 0 and at least {least:g} in every "
+        f"member; {_at_once(parts)}: layers are no sample, so no p is taken from them"
+    )
+    if parts.shape[1] < 4:
+        return unknown(rule, f"the model has {parts.shape[1]} layers; a trend needs three after the first")
+    cases = _over_parts(_rho(parts))
+    cases[["low", "high"]] = cases[["low", "high"]].clip(-1, 1)
+    return judge(cases, rule, least=least, falsified=bool((cases.high < 0).any()))
+
+
+def similar_shares(parts: pd.DataFrame, least: float = 0.02) -> Verdict:
+    """Whether every member uses the same share of neurons (`by_part`) as the first one, layer by layer."""
+    first, *others = parts.index.unique("member")
+    gaps = pd.concat({member: parts.loc[member] - parts.loc[first] for member in others}, names=["member"])
+    cases = _over_parts(gaps.rename_axis(columns="layer").stack().swaplevel())
+    rule = (
+        f"in every layer of every fine-tuned member the share differs by less than {least:g} from the pretrained "
+        f"member's; {_at_once(parts)}"
+    )
+    beyond = (cases.low > least) | (cases.high < -least)
+    numbers = dict(gap=trends(parts).gap.iloc[1:], others=_later_steps(parts).iloc[0], largest=cases.effect.abs().max())
+    return judge(cases, rule, least=least, direction=0, digits=3, falsified=bool(beyond.any()), **numbers)
+
+
+def distances(found: Profiles, turned: Profiles, pretrained: str, draws: int = 20, seed: int = 0) -> pd.DataFrame:
     """Normalised edit distance of each member's binary activation pattern from the pretrained one's (paper Fig. 2).
 
     Columns member, layer, criterion, `edit` (Levenshtein / d_m) and `hamming` (share of neurons that differ), each with
-    `_null`, what as many active neurons at random places give (the mean over `draws`, of standard deviation
-    `edit_null_sd`; for Hamming the exact p (1 − q) + q (1 − p)), and `_floor`, the pretrained member's distance from
-    itself between the two halves of the corpus.
+    `_shuffled`, what as many active neurons at random places give (the mean over `draws`; for Hamming the exact
+    p (1 − q) + q (1 − p)); and on half of the text `_half`, the same as without; `_rotated`, the distance that the
+    rotated T of `turned` makes; and `_floor`, the pretrained member's from itself on the other half.
     """
     random = np.random.default_rng(seed)
-    whole = {member: total(parts) for member, parts in found.parts.items()}
-    halves = [total(found.parts[pretrained][i::2]) for i in range(2)]
+    half, other = ({m: total(parts[i] for i in some) for m, parts in found.parts.items()} for some in HALVES)
     rows = []
-    for member, criterion in itertools.product(whole, CRITERIA):
-        patterns = [p.pattern(criterion).numpy() for p in (whole[pretrained], whole[member], *halves)]
-        for layer, (z_pre, z_ft, half_1, half_2) in enumerate(zip(*patterns, strict=True)):
-            drawn = [_edit(z_pre, random.permutation(z_ft)) for _ in range(draws)]
+    for (member, parts), criterion in itertools.product(found.parts.items(), CRITERIA):
+        null = total(turned.parts[member]) if member in turned.parts else half[member]
+        profiled = found.whole(pretrained), total(parts), half[pretrained], half[member], null, other[pretrained]
+        patterns = [profile.pattern(criterion).numpy() for profile in profiled]
+        for layer, (z_pre, z_ft, half_pre, half_ft, rotated, elsewhere) in enumerate(zip(*patterns, strict=True)):
             p, q = z_pre.mean(), z_ft.mean()
-            rows.append(
-                dict(
-                    member=member, layer=layer, criterion=criterion,
-                    edit=_edit(z_pre, z_ft), hamming=np.mean(z_pre != z_ft),
-                    edit_null=np.mean(drawn), edit_null_sd=np.std(drawn, ddof=1),
-                    hamming_null=p * (1 - q) + q * (1 - p),
-                    edit_floor=_edit(half_1, half_2), hamming_floor=np.mean(half_1 != half_2),
-                )
-            )  # fmt: skip
+            row = dict(member=member, layer=layer, criterion=criterion)
+            for name, distance in DISTANCES.items():
+                row |= {
+                    name: distance(z_pre, z_ft), f"{name}_half": distance(half_pre, half_ft),
+                    f"{name}_rotated": distance(half_pre, rotated), f"{name}_floor": distance(half_pre, elsewhere),
+                }  # fmt: skip
+            row["edit_shuffled"] = np.mean([_edit(z_pre, random.permutation(z_ft)) for _ in range(draws)])
+            rows.append(row | dict(hamming_shuffled=p * (1 - q) + q * (1 - p)))
     return pd.DataFrame(rows)
+
+
+def changes(found: Profiles, turned: Profiles, pretrained: str) -> pd.DataFrame:
+    """Edit distance from the pretrained pattern, mean over layers, on each part of the first of HALVES.
+
+    Columns member, criterion, part, `edit` (the member's) and `rotated` (that of its rotated T on the same text).
+    """
+    rows = []
+    for member, criterion, (i, part) in itertools.product(turned.parts, CRITERIA, enumerate(HALVES[0])):
+        profiled = found.parts[pretrained][part], found.parts[member][part], turned.parts[member][i]
+        z_pre, *others = (profile.pattern(criterion).numpy() for profile in profiled)
+        edit, null = (np.mean([_edit(a, b) for a, b in zip(z_pre, z, strict=True)]) for z in others)
+        rows.append(dict(member=member, criterion=criterion, part=part, edit=edit, rotated=null))
+    return pd.DataFrame(rows)
+
+
+def little_change(found: pd.DataFrame, distances: pd.DataFrame, least: float = 0.2) -> Verdict:
+    """Whether fine-tuning moves the pattern (`changes`) less than a rotated T of the same spectrum does."""
+    keys = ["member", "criterion"]
+    means = found.groupby(keys, sort=False)[["edit", "rotated"]].mean()
+    cases = _over_parts((found.edit - found.rotated).set_axis(pd.MultiIndex.from_frame(found[[*keys, "part"]])))
+    cases = cases.merge(means.assign(ratio=means.edit / means.rotated).reset_index(), on=keys)
+    rule = (
+        f"the edit distance from the pretrained pattern, mean over layers, is below that of θ_pre plus a rotated T by "
+        f"at least {least:.0%} of the latter, in every member and by both criteria; both are measured on the same half "
+        f"of the text; {AT_ONCE.format(parts=found.part.nunique())}"
+    )
+    others = distances[distances.member.isin(found.member)]
+    of_text = others.groupby(keys)[["edit_half", "edit_floor"]].mean()
+    numbers = dict(
+        distance=others.groupby(keys).edit.mean(), shuffled=others.groupby(keys).edit_shuffled.mean(),
+        floor=of_text.edit_floor, times_floor=of_text.edit_half / of_text.edit_floor, ratio=cases.ratio,
+    )  # fmt: skip
+    met = bool(((cases.low > 0) & (cases.effect >= least * cases.rotated)).any())
+    return judge(cases, rule, least=least * cases.rotated, direction=-1, digits=3, falsified=met, **numbers)
+
+
+def _at_once(parts: pd.DataFrame) -> str:
+    return AT_ONCE.format(parts=len(parts.index.unique("part")))
 
 
 def _edit(one: Bool[np.ndarray, " d_m"], other: Bool[np.ndarray, " d_m"]) -> float:
     """Levenshtein distance over length."""
     return Levenshtein.distance(one.tobytes(), other.tobytes()) / len(one)
+
+
+def _hamming(one: Bool[np.ndarray, " d_m"], other: Bool[np.ndarray, " d_m"]) -> float:
+    return float(np.mean(one != other))
+
+
+DISTANCES = {"edit": _edit, "hamming": _hamming}

@@ -298,7 +298,7 @@ def active_shares(shares: pd.DataFrame) -> Figure:
 
 
 def edit_distances(distances: pd.DataFrame, criteria: Mapping[str, str]) -> Figure:
-    """Edit distance from the pretrained pattern by layer (Fig. 2), one panel a criterion, with null and floor."""
+    """Edit distance from the pretrained pattern by layer (Fig. 2), one panel a criterion, with nulls and floor."""
     others = distances[distances.member != distances.member.iloc[0]]
     figure, grid = plt.subplots(len(criteria), 1, figsize=(WIDTH, 3.2 * len(criteria)), sharex=True)
     for axes, (criterion, label) in zip(grid, criteria.items(), strict=True):
@@ -307,8 +307,9 @@ def edit_distances(distances: pd.DataFrame, criteria: Mapping[str, str]) -> Figu
             rows = part[part.member == member]
             if len(rows):
                 axes.plot(rows.layer, rows.edit, marker=marker, ms=3.5, lw=1.2, color=colour, label=member)
+                axes.plot(rows.layer, rows.edit_rotated, ls="--", lw=1.2, color=colour, label=f"{member}, $T$ rotated")
         layers = part.groupby("layer")
-        axes.plot(layers.edit_null.mean(), color="black", lw=1.6, label="null: places at random")
+        axes.plot(layers.edit_shuffled.mean(), color="black", lw=1.6, label="places at random")
         axes.plot(layers.edit_floor.first(), color="black", lw=1.6, ls=":", label="pretrained, two halves of the text")
         axes.set(ylabel="edit distance / $d_m$", ylim=(0, None))
         axes.set_title(label, loc="left")
@@ -321,10 +322,10 @@ def edit_distances(distances: pd.DataFrame, criteria: Mapping[str, str]) -> Figu
 def ablation(effects: pd.DataFrame) -> Figure:
     """What ablating the top neurons costs (Fig. 5), filled, beside as many at random, open; a panel a task."""
     tasks, shares = effects.task.unique(), sorted(effects.share[effects.ablated != "nothing"].unique())
-    figure, grid = plt.subplots(len(tasks), 1, figsize=(WIDTH, 2.6 * len(tasks)), sharex=True)
+    figure, grid = plt.subplots(len(tasks), 1, figsize=(WIDTH, 2.6 * len(tasks)), sharex=True, squeeze=False)
     members = _members(effects)
     offsets = dict(zip(members, np.linspace(-0.25, 0.25, len(members)), strict=True))
-    for axes, task in zip(grid, tasks, strict=True):
+    for axes, task in zip(grid[:, 0], tasks, strict=True):
         for (member, (marker, colour)), kind in itertools.product(members.items(), ("top", "random")):
             rows = effects[(effects.task == task) & (effects.member == member) & (effects.ablated == kind)]
             place = np.array([shares.index(share) for share in rows.share]) + offsets[member]
@@ -341,15 +342,20 @@ def ablation(effects: pd.DataFrame) -> Figure:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.margins(y=0.15)
         axes.set_title(task_name(task), loc="left")
-    grid[-1].set_xticks(range(len(shares)), [f"{share:.0%}" for share in shares])
-    grid[-1].set_xlabel("share of active neurons")
-    _legend_of(figure, grid[0])
+    grid[-1, 0].set_xticks(range(len(shares)), [f"{100 * share:.3g} %" for share in shares])
+    grid[-1, 0].set_xlabel("share of active neurons")
+    _legend_of(figure, grid[0, 0])
     return figure
 
 
 def ablation_heatmap(effects: pd.DataFrame) -> Figure:
     """ΔP of each member on each benchmark, a panel each share of neurons ablated (Fig. 5)."""
     rows = effects[(effects.ablated == "top") & (effects.unit == PERCENT)]
+    if rows.empty:
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.6))
+        axes.text(0.5, 0.5, "no benchmark was asked", ha="center", va="center")
+        axes.axis("off")
+        return figure
     shares, tasks = sorted(rows.share.unique()), rows.task.unique()
     figure, grid = plt.subplots(len(shares), 1, figsize=(WIDTH, 1.1 + len(shares) * (0.5 + 0.42 * len(tasks))))
     for axes, share in zip(np.atleast_1d(grid), shares, strict=True):
@@ -359,7 +365,7 @@ def ablation_heatmap(effects: pd.DataFrame) -> Figure:
         for y, x in np.argwhere(wide.isna().to_numpy()):  # which the heat map leaves empty
             axes.text(x + 0.5, y + 0.5, "P = 0", ha="center", va="center", fontsize="small")
         axes.set(xlabel="", ylabel="")
-        axes.set_title(f"top {share:.0%} of active neurons", loc="left")
+        axes.set_title(f"top {100 * share:.3g} % of active neurons", loc="left")
         axes.tick_params(rotation=0)
         axes.grid(False)
     return figure

@@ -9,7 +9,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from tuningvec.family.spec import GGUF, Family, Hub
-from tuningvec.measures.scores import task_name
+from tuningvec.measures.scores import PERCENT, task_name
 from tuningvec.page.text import formatted, number, quoted
 from tuningvec.paper import printed as paper
 from tuningvec.stats import wilson
@@ -87,18 +87,19 @@ def read(corpus: pd.DataFrame) -> pd.DataFrame:
 
 def trends(table: pd.DataFrame) -> pd.DataFrame:
     """Share of active neurons through the layers, by member."""
-    step = _changes(table, "step", "low", "high", decimals=3)
-    return table[["member", "first", "second", "last"]].assign(**{"first step": step, "ρ": table.rho, "p": table.p})
+    step, rho = (_changes(table, name, f"{name}_low", f"{name}_high", decimals=3) for name in ("step", "rho"))
+    return table[["member", "first", "second", "last"]].assign(**{"first step": step, "ρ": rho})
 
 
 def distances(table: pd.DataFrame) -> pd.DataFrame:
-    """Distances averaged over layers, each with its null and its floor, by criterion and member."""
-    values = [f"{name}{end}" for name in ("edit", "hamming") for end in ("", "_null", "_floor")]
-    means = table.groupby(["criterion", "member"], sort=False)[values].mean().reset_index()
+    """Distances averaged over layers, by criterion and member: on all text, and on half of it with null and floor."""
+    means = table.drop(columns="layer").groupby(["criterion", "member"], sort=False).mean().reset_index()
     means = means.sort_values("criterion", ascending=False, kind="stable")
-    for name, label in (("edit", "edit distance"), ("hamming", "Hamming")):
-        means[label] = [f"{a:.3f} / {b:.3f} / {c:.3f}" for a, b, c in means[values].filter(like=name).to_numpy()]
-    return means[["criterion", "member", "edit distance", "Hamming"]]
+    for name, label in (("edit", "edit"), ("hamming", "Hamming")):
+        for ends, kind in ((("", "_shuffled"), "all text"), (("_half", "_rotated", "_floor"), "half")):
+            values = means[[f"{name}{end}" for end in ends]].to_numpy()
+            means[f"{label}, {kind}"] = [" / ".join(f"{value:.3f}" for value in row) for row in values]
+    return means[["criterion", "member", *means.columns[-4:]]]
 
 
 def ablation(effects: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +111,17 @@ def ablation(effects: pd.DataFrame) -> pd.DataFrame:
     wide = wide.loc[
         list(dict.fromkeys(rows[index].itertuples(index=False, name=None))), ["top", "random"]
     ].reset_index()
-    return wide.assign(share=wide.share.map("{:.0%}".format), task=wide.task.map(task_name))
+    return wide.assign(share=wide.share.map(_share), task=wide.task.map(task_name))
+
+
+def falls(effects: pd.DataFrame) -> list[str]:
+    """ΔP of the benchmarks without the top neurons, the range over members and tasks, by share."""
+    rows = effects[(effects.ablated == "top") & (effects.unit == PERCENT) & effects.change.notna()]
+    return [f"{_share(share)}: {formatted(part.change, '.0f')} %" for share, part in rows.groupby("share")]
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def whole(effects: pd.DataFrame) -> pd.DataFrame:
@@ -416,6 +427,22 @@ def printed(cells: pd.DataFrame) -> pd.DataFrame:
     text = [f"{row.value:.{max(0, round(-math.log10(row.step)))}f}" for row in cells.itertuples()]
     wide = paper.wide(cells.assign(value=text))
     return wide.rename_axis("model").rename_axis(None, axis=1).reset_index()
+
+
+def printed_averages(cells: pd.DataFrame) -> str:
+    """The averages of a table of the paper with a row a model, in words."""
+    rows = cells[cells.column == "Average"]
+    each = ", ".join(f"{row.row.split(' · ')[-1]} {row.value:g}" for row in rows.itertuples())
+    return f"Table {rows.table.iloc[0]}, average of {cells.column.nunique() - 1} benchmarks: {each}"
+
+
+def left_out(items: pd.DataFrame) -> None:
+    """Display which benchmarks were left out since a model could not read them; nothing where there are none."""
+    lines = {
+        f"- {task_name(row['task'])}: {row['member']} cannot read {row['reason']}" for row in items.attrs["left_out"]
+    }
+    if lines:
+        display(Markdown("\n".join(["**Benchmarks left out**", "", *sorted(lines)])))
 
 
 def data_sources(benchmarks: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -186,6 +186,41 @@ class Gaussian:
 
     def __repr__(self) -> str:
         return f"Gaussian(seed {self.seed})"
+
+
+class Rotated:
+    """A tuning vector T whose matrices are rotated, the same for the same seed: RT for an R of its own each.
+
+    R is orthogonal and uniform (Haar), so that a matrix keeps its singular values and its row space and loses its
+    directions in the output. `matrices` holds the rows of those that are rotated, by tensor; what it leaves out stays.
+    """
+
+    def __init__(self, vector: Term, matrices: Mapping[str, Sequence[slice]], seed: int):
+        self.vector, self.matrices, self.seed = vector, matrices, seed
+        self.shapes = vector.shapes
+        self.files = [file for term in getattr(vector, "terms", [vector]) for file in term.files]
+        self._turned = "", torch.empty(0)
+
+    def read(self, name: str, rows: slice = ALL, out: Tensor | None = None) -> Float32[Tensor, "..."]:
+        known, whole = self._turned
+        if known != name:  # rows of one tensor are asked for one after the other
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+            whole = self.vector.read(name)
+            for matrix in self.matrices.get(name, ()):
+                whole[matrix] = _turned(whole[matrix], generator)
+            self._turned = name, whole
+        turned = whole[rows]
+        return turned.clone() if out is None else out.copy_(turned)
+
+    def __repr__(self) -> str:
+        return f"Rotated({self.vector!r}, seed {self.seed})"
+
+
+def _turned(matrix: Float32[Tensor, "d_out d_in"], generator: torch.Generator) -> Float32[Tensor, "d_out d_in"]:
+    """RM, without R: with M = QU, U triangular with k = min(d_out, d_in) rows, RQ is a uniform k-frame; it is drawn."""
+    upper = torch.linalg.qr(matrix, mode="r").R  # (k, d_in)
+    frame, r = torch.linalg.qr(torch.randn(len(matrix), len(upper), generator=generator))
+    return frame * r.diagonal().sign() @ upper  # the signs make the frame uniform (Mezzadri 2007)
 
 
 def write_checkpoint(
