@@ -279,11 +279,13 @@ AT_ONCE = (
 
 def drop_after_first(parts: pd.DataFrame, times: float = 2.0) -> Verdict:
     """Whether the share of active neurons (`by_part`) falls after the first layer by more than later layers change."""
-    cases = _over_parts(_steps(parts)).merge(trends(parts)[["member", "first", "second", "others"]], on="member")
     rule = (
         f"the step from the first layer to the second is a fall, and at least {times:g} times the mean step between "
         f"later neighbouring layers, in every member; {_at_once(parts)}"
     )
+    if parts.shape[1] < 3:
+        return unknown(rule, f"the model has {parts.shape[1]} layers; there are no later steps")
+    cases = _over_parts(_steps(parts)).merge(trends(parts)[["member", "first", "second", "others"]], on="member")
     met = bool((cases.low > 0).any())
     return judge(cases, rule, least=times * cases.others, direction=-1, digits=3, falsified=met)
 
