@@ -309,10 +309,10 @@ def test_scores_compare_on_the_same_items() -> None:
     assert bool(gaps.clear["score"]) and not gaps.clear["lenient"] and gaps.points["lenient"] == 0
     shuffled = items.sample(frac=1, random_state=1)
     pd.testing.assert_frame_equal(scores.differences(shuffled, [("one", "two")], 0).set_index("what"), gaps)
-    ratio = scores.normalised(items, "one", "t", 0).set_index("who")
+    ratio = scores.normalised(items, "one", "t").set_index("who")
     assert ratio.ratio["one"] == 1 and ratio.low["two"] < ratio.ratio["two"] < ratio.high["two"] < 1
     nothing = items.assign(acc=items.acc.where(items.who == "two", 0.0))
-    assert scores.normalised(nothing, "one", "t", 0).ratio.isna().all()
+    assert scores.normalised(nothing, "one", "t").ratio.isna().all()
     more = pd.concat([items, items.assign(task="u", acc=0.0), items.assign(task="v", acc=np.nan, rouge1=0.3)])
     means = scores.averages(more, {"d": ["t", "u", "v", "w"], "e": ["t"]}, 0)
     assert list(means) == ["d, mean"]
@@ -341,26 +341,6 @@ def test_two_by_two_tells_weights_from_prompt() -> None:
     assert scores.two_by_two(plain[plain.own], 0).empty
     curve = scores.curves(swept(), "t", 0).set_index(["what", "scale"]).score
     assert curve["acc", 0.0] == pytest.approx(100 * 28 / 30) and curve["acc", 1.0] == 0 and curve["thought", 1.0] == 100
-
-
-def test_sums_are_normalised_by_the_domain_s_own_vector_and_compared_with_others() -> None:
-    right = {("sum", "m"): 20, ("a", "m"): 25, ("b", "m"): 5, ("sum", "n"): 10, ("a", "n"): 9, ("b", "n"): 30}
-    items = pd.DataFrame(
-        dict(who=f"{vectors}, λ = 1", vectors=vectors, scale=1.0, task=task, item=i, acc=float(i < count))
-        for (vectors, task), count in right.items()
-        for i in range(30)
-    )
-    specialists, benchmarks = {"one": "a", "two": "b"}, {"one": {"m": None}, "two": {"n": None}}
-    ratios = scores.added(items, specialists, benchmarks, 0).set_index(["vectors", "task"]).ratio
-    assert ratios["sum", "m"] == pytest.approx(20 / 25) and ratios["b", "m"] == pytest.approx(5 / 25)
-    assert ratios["b", "n"] == 1 and ratios["a", "n"] == pytest.approx(9 / 30)
-    gaps = scores.sum_against_others(items, specialists, benchmarks, 0).set_index("task")
-    assert gaps.points["m"] == pytest.approx(100 * 15 / 30) and bool(gaps.clear["m"])
-    assert gaps.points["n"] == pytest.approx(100 / 30) and not gaps.clear["n"]
-    members = items[items.vectors != "sum"].assign(who=lambda t: t.vectors)
-    across = scores.across(members, specialists, benchmarks, 0).set_index("task")
-    assert (across.who["m"], across.points["m"]) == ("b", pytest.approx(-100 * 20 / 30))
-    assert (across.who["n"], across.points["n"]) == ("a", pytest.approx(-100 * 21 / 30))
 
 
 def test_instructions_are_counted_over_all_tasks() -> None:

@@ -3,6 +3,7 @@
 Differences are in percentage points, first minus second; `level` is the confidence level of an interval.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -74,6 +75,47 @@ def paired_difference(both: int, only_1: int, only_2: int, neither: int, level: 
     up = max(below_2**2 - 2 * phi * below_2 * above_1 + above_1**2, 0) ** 0.5
     points = 100 * (p_1 - p_2)
     return Difference(points, points - 100 * down, points + 100 * up, _mcnemar(only_1, only_2))
+
+
+def paired_contrast(scores: ArrayLike, weights: ArrayLike, level: float = 0.95) -> Difference:
+    """Mean over items of a weighted sum of `scores` in [0, 1], a row a model, a column an item; p that it is 0.
+
+    Two items are added, spread evenly over all that models could score, so that a few items that agree leave an
+    interval (for two models: Agresti and Min 2005, Statistics in Medicine 24:729); t quantiles.
+    """
+    values, w = np.atleast_2d(np.asarray(scores, dtype=float)), np.asarray(weights, dtype=float)
+    mean, covariance, freedom = _adjusted(values)
+    error = float(w @ covariance @ w) ** 0.5
+    middle, half = float(w @ mean), float(t.ppf((1 + level) / 2, freedom)) * error
+    p = 2 * float(t.sf(abs(middle) / error, freedom))
+    return Difference(100 * float(w @ values.mean(axis=1)), 100 * (middle - half), 100 * (middle + half), p)
+
+
+def paired_ratio(above: ArrayLike, below: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    """Ratio of two means of scores in [0, 1] over the same items, with Fieller's interval.
+
+    The interval holds each ratio c for which `paired_contrast` of above − c · below leaves 0 in. All are NaN where the
+    lower mean is not clearly above 0.
+    """
+    values = np.asarray([above, below], dtype=float)
+    mean, covariance, freedom = _adjusted(values)
+    q = float(t.ppf((1 + level) / 2, freedom)) ** 2
+    (a, b), ((aa, ab), (_, bb)) = mean, covariance
+    square, middle, last = b**2 - q * bb, a * b - q * ab, a**2 - q * aa
+    if square <= 0 or not values[1].any():
+        return np.nan, np.nan, np.nan
+    half = max(middle**2 - square * last, 0.0) ** 0.5
+    ratio, low, high = values[0].mean() / values[1].mean(), (middle - half) / square, (middle + half) / square
+    return float(ratio), max(float(low), 0.0), float(high)
+
+
+def _adjusted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Means of the rows, their covariance and its degrees of freedom, with two items spread over all corners."""
+    models, n = values.shape
+    corners = np.array(list(itertools.product([0.0, 1.0], repeat=models))).T
+    mean = (values.sum(axis=1) + 2 * corners.mean(axis=1)) / (n + 2)
+    second = (values @ values.T + 2 * corners @ corners.T / corners.shape[1]) / (n + 2)
+    return mean, (second - np.outer(mean, mean)) / (n + 2), n + 1
 
 
 def paired_p_bounds(count_1: ArrayLike, count_2: ArrayLike, n: ArrayLike) -> Interval:

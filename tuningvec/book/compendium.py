@@ -20,7 +20,7 @@ import papermill
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-from tuningvec.book.template import fill
+from tuningvec.book.template import fill, left_out
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Adapter, Family, Folder
@@ -122,7 +122,7 @@ class Page:
 
 
 def plan(project: Project, names: Sequence[str]) -> list[Page]:
-    """The pages about the paper alone, then those of the families, less what a family's spec leaves out.
+    """The pages about the paper alone, then those of the families, less what `left_out` tells.
 
     A notebook without a parameter `family` is about the paper alone. Raises TuningVecError before anything runs: for a
     bad spec, a family named twice or like the folder of the paper's pages, an unknown page.
@@ -142,7 +142,8 @@ def plan(project: Project, names: Sequence[str]) -> list[Page]:
             raise TuningVecError(f"{family.file}: left_out: no page {unknown!r}; pages are {', '.join(stems)}")
     pages = [Page(project, n, None) for n in alone]
     kept = [n for n in project.notebooks if n not in alone]
-    return pages + [Page(project, n, f) for f in families for n in kept if n.stem not in f.left_out]
+    gone = {family.name: left_out(family) for family in families}
+    return pages + [Page(project, n, f) for f in families for n in kept if n.stem not in gone[f.name]]
 
 
 def execute(pages: Sequence[Page], fresh: bool = False) -> Iterator[tuple[Page, bool]]:

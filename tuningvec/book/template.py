@@ -3,14 +3,21 @@
 Papermill imports this module while it is itself being imported (it is an entry point): import papermill first.
 """
 
+import re
+from functools import partial
 from typing import Any
 
 import jinja2
+import yaml
 from nbformat import NotebookNode
 from papermill.engines import NBClientEngine
 
+from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
+
+LABEL = re.compile(r"^\((.+)\)=$", re.MULTILINE)
+REFERENCE = re.compile(r"\{ref\}`([^`<]+?)\s*<([^`>]+)>`")
 
 
 class TemplateEngine(NBClientEngine):
@@ -25,13 +32,17 @@ class TemplateEngine(NBClientEngine):
 def fill(notebook: NotebookNode) -> None:
     """Fill the family into Markdown cells and `mystnb` metadata, give cells fixed ids, hide replaced defaults.
 
-    A cell with `when: <expression>` in its metadata is dropped where that is false for the family.
+    A cell with `when: <expression>` in its metadata is dropped where that is false for the family. Templates may name
+    `family` and `left_out`, as `left_out` tells; a reference to a page that is left out becomes its text alone.
 
     Raises TuningVecError naming the cell for a field that a family does not have.
     """
     parameters = notebook.metadata.papermill.parameters
-    context = {"family": Family.load(parameters["family"])} if "family" in parameters else {}
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    context: dict[str, Any] = {}
+    if "family" in parameters:
+        family = Family.load(parameters["family"])
+        context = {"family": family, "left_out": left_out(family)}
+    gone = _labels(context, environment := jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False))
     notebook.cells = [c for c in notebook.cells if _applies(c, environment, context)]
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
@@ -39,11 +50,48 @@ def fill(notebook: NotebookNode) -> None:
             cell.metadata.tags.append("remove-cell")
         try:
             if cell.cell_type == "markdown":
-                cell.source = environment.from_string(cell.source).render(context)
+                text = environment.from_string(cell.source).render(context)
+                cell.source = REFERENCE.sub(partial(_kept, gone), text)
             elif "mystnb" in cell.metadata:
                 cell.metadata.mystnb = _filled(cell.metadata.mystnb, environment, context)
         except jinja2.TemplateError as error:
             raise TuningVecError(f"cell {number}: template: {error}") from None
+
+
+def left_out(family: Family) -> dict[str, str]:
+    """The pages that do not apply to a family, {page: reason}: those that its file names, and by the pages' own rules.
+
+    A notebook's metadata may state `needs`, {expression: what is missing where it is false}. Raises TuningVecError for
+    an expression that cannot be evaluated.
+    """
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    found = dict(family.left_out)
+    for stem, text in _notebooks().items():
+        needs = yaml.safe_load(text.split("---\n")[1]).get("needs", {})
+        for condition, reason in needs.items():
+            try:
+                met = bool(environment.compile_expression(condition, undefined_to_none=False)(family=family))
+            except jinja2.TemplateError as error:
+                raise TuningVecError(f"{stem}: needs: {condition}: {error}") from None
+            if not met:
+                found.setdefault(stem, reason)
+    return found
+
+
+def _notebooks() -> dict[str, str]:
+    files = sorted((data_folder().parent / "notebooks").glob("*.md"))
+    return {file.stem: file.read_text(encoding="utf-8") for file in files}
+
+
+def _labels(context: dict[str, Any], environment: jinja2.Environment) -> set[str]:
+    """The labels of pages that are left out."""
+    texts = _notebooks()
+    found = [label for stem in context.get("left_out", {}) for label in LABEL.findall(texts.get(stem, ""))]
+    return {environment.from_string(label).render(context) for label in found}
+
+
+def _kept(gone: set[str], reference: re.Match[str]) -> str:
+    return reference[1] if reference[2] in gone else reference[0]
 
 
 def _applies(cell: NotebookNode, environment: jinja2.Environment, context: dict[str, Any]) -> bool:

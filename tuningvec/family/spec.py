@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
+from tuningvec.tasks import writes_text
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
@@ -277,9 +278,28 @@ class Family(Spec):
         return tuple(m for m in self.fine_tuned if m.role == "domain" and m.domain in self.benchmarks)
 
     @property
+    def examined(self) -> dict[str, list[str]]:
+        """The specialists of each domain whose benchmarks are scored right or wrong, {domain: members}."""
+        found: dict[str, list[str]] = {}
+        for member in self.specialists:
+            if not all(writes_text(task) for task in self.benchmarks[member.domain]):
+                found.setdefault(member.domain, []).append(member.name)
+        return found
+
+    @property
+    def specialist_of(self) -> dict[str, str]:
+        """The first specialist of each domain in `examined`."""
+        return {domain: names[0] for domain, names in self.examined.items()}
+
+    @property
+    def compared(self) -> list[str]:
+        """The pretrained member and the specialists in `examined`, by name."""
+        return [self.pretrained.name, *(name for names in self.examined.values() for name in names)]
+
+    @property
     def compares_domains(self) -> bool:
-        """Whether there are specialists of more than one domain."""
-        return len({member.domain for member in self.specialists}) > 1
+        """Whether more than one domain has a specialist and benchmarks that are scored right or wrong."""
+        return len(self.examined) > 1
 
     @property
     def has_whole_members(self) -> bool:

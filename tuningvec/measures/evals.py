@@ -31,6 +31,10 @@ Windows = dict[str, list[list[Instance]]]
 EXAMPLES_SEED = 1234  # lm-eval's own, for tasks that draw their worked examples
 
 
+class Unreadable(TuningVecError):
+    """A prompt that a model cannot read."""
+
+
 class InMemory(HFLM):
     """lm-eval's view of a model in memory; the last character of a reply says whether an end token stopped it.
 
@@ -108,6 +112,11 @@ def of_domains(
     return {domain: some for domain, some in found.items() if some}
 
 
+def together(benchmarks: Mapping[str, Mapping[str, Task]]) -> dict[str, Task]:
+    """The tasks of all domains."""
+    return {name: task for some in benchmarks.values() for name, task in some.items()}
+
+
 def _main(task: Task) -> str:
     return scores.main([metric["metric"] for metric in task.config.metric_list])
 
@@ -117,8 +126,8 @@ def requests(
 ) -> list[list[Instance]]:
     """What a model is asked of each of the first `limit` items, in the tokenizer's chat format or as plain text.
 
-    Raises TuningVecError for a limit below 1, where the tokenizer has no chat template, and for a prompt that a model
-    of this `config` cannot read: longer than it reads with a reply, or with tokens that it lacks.
+    Raises TuningVecError for a limit below 1 and where the tokenizer has no chat template; Unreadable for a prompt that
+    a model of this `config` cannot read: longer than it reads with a reply, or with tokens that it lacks.
     """
     if limit is not None and limit < 1:
         raise TuningVecError(f"limit is {limit}; it is a number of items, or None for all")
@@ -139,12 +148,12 @@ def requests(
         text = instance.args[0] + (instance.args[1] if instance.request_type == "loglikelihood" else "")
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) + room > config["max_position_embeddings"]:
-            raise TuningVecError(
+            raise Unreadable(
                 f"{task.task_name}: item {instance.doc_id} has {len(ids)} tokens and its reply up to {room}; the model "
-                f"reads {config['max_position_embeddings']}; leave the task out"
+                f"reads {config['max_position_embeddings']}"
             )
         if max(ids) >= config["vocab_size"]:
-            raise TuningVecError(
+            raise Unreadable(
                 f"{task.task_name}: item {instance.doc_id} holds token {max(ids)}; the model has rows for "
                 f"{config['vocab_size']}: a sum of members cannot read what the pretrained member lacks"
             )
@@ -206,10 +215,10 @@ def run(
     """Every model on every task, a row an item: model, task, chat, and what `answer` tells.
 
     `chat` says whether prompts are in the chat format of the member that is prompted, by default as `in_chat` does;
-    `limit` takes the first items of each task. What the store holds is not measured again. Raises as `requests` does,
-    before a model is loaded.
+    `limit` takes the first items of each task. What the store holds is not measured again. Tasks that `readable` leaves
+    out are named in `attrs["left_out"]`. Raises as it does, before a model is loaded.
     """
-    plans = {id(one): windows(one, benchmarks, chat, limit) for one in asked}
+    plans, left_out = readable(asked, benchmarks, chat, limit)
     parts, runs = [], []
     for one in models.in_turn(asked, "benchmarks"):
         lm: InMemory | None = None
@@ -225,8 +234,31 @@ def run(
             parts.append(pd.DataFrame(record.rows(pieces)).assign(**about))
             runs += record.runs
     table = pd.concat(parts, ignore_index=True)
-    table.attrs["runs"] = runs
+    table.attrs |= dict(runs=runs, left_out=left_out)
     return table
+
+
+def readable(
+    asked: Sequence[Opened], benchmarks: Mapping[str, Task], chat: bool | None = None, limit: int | None = None
+) -> tuple[dict[int, dict[str, Windows]], list[dict[str, str]]]:
+    """`windows` of each model by its `id`, and the tasks that some model cannot read, each with member and reason.
+
+    Those are put to none of them, since models are compared on the same items. Raises TuningVecError where no task is
+    left, and as `requests` does.
+    """
+    plans: dict[int, dict[str, Windows]] = {id(one): {} for one in asked}
+    left_out = []
+    for name, task in benchmarks.items():
+        for one in asked:
+            try:
+                plans[id(one)] |= windows(one, {name: task}, chat, limit)
+            except Unreadable as error:
+                left_out.append(dict(task=name, member=one.name, reason=str(error)))
+                break
+    gone = {row["task"] for row in left_out}
+    if gone == set(benchmarks):
+        raise Unreadable("; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
+    return {key: {name: found[name] for name in found if name not in gone} for key, found in plans.items()}, left_out
 
 
 def negation(
@@ -267,7 +299,8 @@ def negated(scale: float, own: bool = True) -> str:
 
 def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
-    table.attrs["runs"] = [run for part in parts for run in part.attrs["runs"]]
+    for name in ("runs", "left_out"):
+        table.attrs[name] = [row for part in parts for row in part.attrs[name]]
     return table
 
 
@@ -285,27 +318,26 @@ def addition(
     """θ_pre + λ Σ T_d and θ_pre + λ T_d for every specialist, {domain: member}, on the benchmarks of their domains.
 
     All are prompted as the specialist of the benchmark's domain. Rows of `run` with columns scale, vectors ("sum", or
-    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". Raises as `run` does, for
-    fewer than two specialists and for scales without 1.
+    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". Raises TuningVecError for
+    fewer than two specialists and for scales without 1, and as `run` does.
     """
     if len(specialists) < 2:
-        raise TuningVecError(
-            f"{family.file}: {len(specialists)} domain models with benchmarks; a sum needs two: name the page in the "
-            "family's left_out, with the reason"
-        )
+        raise TuningVecError(f"{family.file}: {len(specialists)} domain models with benchmarks; a sum needs two")
     if 1 not in scales:
         raise TuningVecError(f"scales {list(scales)}: 1, the specialist that scores are divided by, must be among them")
+    sums = {SUM: list(specialists.values())} | {member: [member] for member in specialists.values()}
+    swept = [(NONE, 0.0), *((vectors, scale) for vectors in sums for scale in scales if scale)]
     parts = []
     for domain, prompted in specialists.items():
-        sums = {SUM: list(specialists.values())} | {member: [member] for member in specialists.values()}
-        for vectors, members in ({NONE: []} | sums).items():
-            swept = {
-                scale: models.added(family, members, scale, prompted, dtype) for scale in (scales if members else [0.0])
-            }
-            part = run(list(swept.values()), benchmarks[domain], limit=limit, batch=batch, store=store)
-            scale = part.model.map({one.name: scale for scale, one in swept.items()})
-            who = [f"{vectors}, λ = {value:g}" if value else family.pretrained.name for value in scale]
-            parts.append(part.assign(scale=scale, vectors=vectors, who=who))
+        asked = {
+            (vectors, scale): models.added(family, sums.get(vectors, []), scale, prompted, dtype)
+            for vectors, scale in swept
+        }
+        part = run(list(asked.values()), benchmarks[domain], limit=limit, batch=batch, store=store)
+        about = {one.name: key for key, one in asked.items()}
+        vectors, scale = zip(*part.model.map(about), strict=True)
+        who = [f"{v}, λ = {c:g}" if c else family.pretrained.name for v, c in zip(vectors, scale, strict=True)]
+        parts.append(part.assign(scale=scale, vectors=vectors, who=who))
     return _joined(parts)
 
 

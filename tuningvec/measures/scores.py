@@ -5,14 +5,23 @@ points; intervals are 95 %.
 """
 
 import itertools
-from collections.abc import Collection, Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from tuningvec.stats import bootstrap_difference, bootstrap_mean, holm, mean_or_share, paired_difference, relative_drop
+from tuningvec.stats import (
+    bootstrap_difference,
+    bootstrap_mean,
+    holm,
+    mean_or_share,
+    paired_contrast,
+    paired_difference,
+    paired_ratio,
+)
+from tuningvec.verdict import Verdict, judge
 
 MAIN = ("acc", "passed", "rouge1")  # the score of a task is the first of these that it has
 LENIENT = {"acc": "acc_lenient"}
@@ -191,66 +200,169 @@ def two_by_two(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     return table.assign(effect=[effect for effect, _ in named], compared=[words for _, words in named])
 
 
-def across(
-    items: pd.DataFrame, specialists: Mapping[str, str], benchmarks: Mapping[str, Collection[str]], seed: int
-) -> pd.DataFrame:
-    """Each specialist minus that of a benchmark's own domain, {domain: member}, on that benchmark; as `differences`."""
-    return _by_domain(items, benchmarks, {domain: against(items, own) for domain, own in specialists.items()}, seed)
-
-
 def sum_against_others(
     items: pd.DataFrame, specialists: Mapping[str, str], benchmarks: Mapping[str, Collection[str]], seed: int
 ) -> pd.DataFrame:
-    """θ_pre + Σ T_d minus each θ_pre + T_d of another domain, on the benchmarks of a domain; as `differences`."""
+    """θ_pre + Σ T_d minus each θ_pre + T_d of another domain, on the benchmarks of a domain; as `differences`, with n.
+
+    `specialists` is {domain: member}. All are judged together.
+    """
     whole = items[items.scale == 1]
     who = whole.drop_duplicates("vectors").set_index("vectors").who
-    pairs = {
-        domain: [(who["sum"], who[other]) for other in specialists.values() if other != own]
-        for domain, own in specialists.items()
-    }
-    return _by_domain(whole, benchmarks, pairs, seed)
-
-
-def _by_domain(
-    items: pd.DataFrame,
-    benchmarks: Mapping[str, Collection[str]],
-    pairs: Mapping[str, Sequence[tuple[str, str]]],
-    seed: int,
-) -> pd.DataFrame:
-    """Differences in score between the pairs of each domain on its benchmarks, judged together."""
-    parts = [differences(items[items.task.isin(benchmarks[domain])], some, seed) for domain, some in pairs.items()]
+    parts = []
+    for domain, own in specialists.items():
+        pairs = [(who["sum"], who[other]) for other in specialists.values() if other != own]
+        parts.append(differences(whole[whole.task.isin(list(benchmarks[domain]))], pairs, seed))
     table = pd.concat(parts, ignore_index=True)
-    return _judged(table[table.what == "score"])
+    n = whole.groupby("task")["item"].nunique()
+    return _judged(table[table.what == "score"].assign(n=table.task.map(n)))
 
 
 def added(
-    items: pd.DataFrame, specialists: Mapping[str, str], benchmarks: Mapping[str, Collection[str]], seed: int
+    items: pd.DataFrame, specialists: Mapping[str, str], benchmarks: Mapping[str, Collection[str]]
 ) -> pd.DataFrame:
     """`normalised` of every sum on every benchmark by the domain's own specialist, with scale and vectors."""
     whole = items[items.scale == 1].drop_duplicates("vectors").set_index("vectors").who
     parts = [
-        normalised(items, whole[own], task, seed) for domain, own in specialists.items() for task in benchmarks[domain]
+        normalised(items, whole[own], task)
+        for domain, own in specialists.items()
+        for task in benchmarks[domain]
+        if task in set(items.task)
     ]
-    sums = items.drop_duplicates("who")[["who", "scale", "vectors"]]
-    return pd.concat(parts).merge(sums, on="who")
+    return pd.concat(parts).merge(items.drop_duplicates("who")[["who", "scale", "vectors"]], on="who")
 
 
-def normalised(items: pd.DataFrame, specialist: str, task: str, seed: int) -> pd.DataFrame:
-    """Score of each `who` divided by the specialist's on the same items (Figs. 4, 6), with a bootstrap interval.
+def normalised(items: pd.DataFrame, specialist: str, task: str) -> pd.DataFrame:
+    """Score of each `who` divided by the specialist's on the same items (Figs. 4, 6), with Fieller's interval.
 
-    NaN where the specialist has no right answer.
+    NaN where the specialist's score is not clearly above 0.
     """
     own = values(items, specialist, task)
     rows = []
     for who in items[items.task == task].who.unique():
-        found = values(items, who, task)
-        row = dict(who=who, task=task, ratio=np.nan, low=np.nan, high=np.nan)
-        if own.any():
-            drop = relative_drop(own, found, seed)
-            row |= dict(ratio=found.mean() / own.mean(), low=1 - drop.high / 100, high=1 - drop.low / 100)
-        rows.append(row)
+        ratio, low, high = paired_ratio(values(items, who, task), own)
+        if who == specialist and own.any():
+            ratio = low = high = 1.0
+        rows.append(dict(who=who, task=task, n=len(own), ratio=ratio, low=low, high=high))
     return pd.DataFrame(rows)
 
 
 def _pairs(items: pd.DataFrame) -> list[tuple[str, str]]:
     return list(dict.fromkeys(zip(items.who, items.task, strict=True)))
+
+
+def serves(
+    items: pd.DataFrame,
+    specialists: Mapping[str, str],
+    benchmarks: Mapping[str, Collection[str]],
+    *,
+    share: float = 0.8,
+) -> Verdict:
+    """Whether θ_pre + Σ T_d (λ = 1) keeps at least `share` of each specialist's score on its domain's benchmarks.
+
+    `items` are of `evals.addition`. Falsified when on some benchmark the sum falls short and is nearer to what another
+    domain's vector gives alone than to the specialist. `best` are the ratios at the λ whose smallest ratio is largest.
+    """
+    rule = (
+        f"The sum at λ = 1 serves a domain if its score is at least {share:.0%} of that of the domain's specialist on "
+        f"the same items. The effect is sum − {share:g} · specialist in points, beyond chance by a paired t (Holm over "
+        "all benchmarks). Above 0 on every benchmark: holds; below on every one: reversed. Where the specialist's own "
+        "score is not clearly above 0 there is no ratio."
+    )
+    cases = pd.DataFrame(_sums(items, specialists, benchmarks, share))
+    numbers = dict(share=share, best=np.nan, best_scale=np.nan)
+    if not cases.effect.notna().any():
+        return Verdict("cannot be known here", rule, "no specialist's score is clearly above 0", cases, numbers)
+    cases["clear"] = _holm(cases.p) < ALPHA
+    short = cases.clear & (cases.effect < 0)
+    kept = cases.clear & (cases.effect > 0) | cases.apart
+    met = True if (short & cases.nearer).any() else False if kept.all() else None
+    ratios = added(items, specialists, benchmarks).query("vectors == 'sum'")
+    by_scale = ratios.pivot(index="scale", columns="task", values="ratio").dropna(axis=1)
+    best = by_scale.loc[by_scale.min(axis=1).idxmax()]
+    numbers |= dict(best=best, best_scale=best.name)
+    return judge(cases, rule, least=0.0, unit="points", digits=0, falsified=met, **numbers)
+
+
+def _sums(
+    items: pd.DataFrame, specialists: Mapping[str, str], benchmarks: Mapping[str, Collection[str]], share: float
+) -> Iterator[dict[str, Any]]:
+    """A row a benchmark: the sum at λ = 1 beside the specialist, the best other vector alone and the pretrained one."""
+    whole = items[(items.scale == 1) | (items.vectors == "none")]
+    who = whole.drop_duplicates("vectors").set_index("vectors").who
+    for own, task in [(own, task) for domain, own in specialists.items() for task in benchmarks[domain]]:
+        if task not in set(whole.task):
+            continue
+        found = {vectors: values(whole, name, task) for vectors, name in who.items()}
+        both = [found["sum"], found[own]]
+        ratio, low, high = paired_ratio(*both)
+        about = dict(task=task_name(task), n=len(found[own]), ratio=ratio, ratio_low=low, ratio_high=high)
+        about |= {name: 100 * found[key].mean() for name, key in [("sum", "sum"), ("own", own), ("none", "none")]}
+        others = [found[other] for other in specialists.values() if other != own]
+        about["other"] = 100 * max(other.mean() for other in others)
+        halves = [paired_contrast([*both, other], [1, -0.5, -0.5]) for other in others]
+        about |= dict(nearer=any(half.high < 0 for half in halves), apart=all(half.low > 0 for half in halves))
+        gap = paired_contrast(both, [1, -share])
+        known = dict(effect=gap.points, low=gap.low, high=gap.high, p=gap.p)
+        yield about | (known if np.isfinite(ratio) else dict.fromkeys(known, np.nan))
+
+
+def beyond_others(gaps: pd.DataFrame, *, least: float = 5.0) -> Verdict:
+    """Whether the sum scores more than another domain's vector alone; `gaps` are of `sum_against_others`."""
+    rule = (
+        "The effect is the score of the sum at λ = 1 minus that of each other domain's vector alone, on the same "
+        f"items; it counts when it is beyond chance (McNemar's exact test, Holm over all pairs) and at least {least:g} "
+        "points."
+    )
+    cases = gaps.assign(effect=gaps.points, task=gaps.task.map(task_name))
+    return judge(cases, rule, least=least, unit="points", digits=0)
+
+
+def does_not_carry_over(
+    items: pd.DataFrame,
+    examined: Mapping[str, Sequence[str]],
+    benchmarks: Mapping[str, Collection[str]],
+    pretrained: str,
+    *,
+    least: float = 0.25,
+) -> Verdict:
+    """Whether what a domain's (first) specialist gained is not also gained by the specialists of other domains.
+
+    `examined` is {domain: members}. Falsified when some specialist of another domain is shown to gain at least `least`
+    of it.
+    """
+    rule = (
+        "Gains are over the pretrained member, on the same items of a domain's benchmarks. The effect is the gain of "
+        f"another domain's specialist minus {least:g} of the gain of the domain's own. Clearly below 0 (paired t, Holm "
+        "over all cases), less than that share carries over; clearly above, more. A case counts where the domain's "
+        "own gain is clearly above 0."
+    )
+    cases = pd.DataFrame(_carried(items, examined, benchmarks, pretrained, least))
+    if not cases.effect.notna().any():
+        why = "no specialist gains clearly over the pretrained member on its own domain's benchmarks"
+        return Verdict("cannot be known here", rule, why, cases)
+    cases["clear"] = _holm(cases.p) < ALPHA
+    met = True if (cases.clear & (cases.effect > 0)).any() else False if cases.clear.all() else None
+    return judge(cases, rule, least=0.0, direction=-1, unit="points", digits=0, falsified=met)
+
+
+def _carried(
+    items: pd.DataFrame,
+    examined: Mapping[str, Sequence[str]],
+    benchmarks: Mapping[str, Collection[str]],
+    pretrained: str,
+    least: float,
+) -> Iterator[dict[str, Any]]:
+    """A row a benchmark and specialist of another domain: its gain beside that of the domain's own."""
+    for domain, task in [(domain, task) for domain, some in benchmarks.items() for task in some]:
+        if task not in set(items.task):
+            continue
+        before, own = (values(items, who, task) for who in (pretrained, examined[domain][0]))
+        gain = paired_contrast([own, before], [1, -1])
+        for who in [who for other, names in examined.items() if other != domain for who in names]:
+            theirs = values(items, who, task)
+            found = paired_contrast([theirs, own, before], [1, -least, least - 1])
+            known = dict(effect=found.points, low=found.low, high=found.high, p=found.p)
+            about = dict(who=who, own=examined[domain][0], task=task_name(task), n=len(own))
+            about |= dict(carried=100 * float((theirs - before).mean()), gain=gain.points)
+            yield about | (known if gain.low > 0 else dict.fromkeys(known, np.nan))

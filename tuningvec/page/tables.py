@@ -402,6 +402,22 @@ def printed(cells: pd.DataFrame) -> pd.DataFrame:
     return wide.rename_axis("model").rename_axis(None, axis=1).reset_index()
 
 
+def printed_averages(cells: pd.DataFrame) -> str:
+    """The averages of a table of the paper with a row a model, in words."""
+    rows = cells[cells.column == "Average"]
+    each = ", ".join(f"{row.row.split(' · ')[-1]} {row.value:g}" for row in rows.itertuples())
+    return f"Table {rows.table.iloc[0]}, average of {cells.column.nunique() - 1} benchmarks: {each}"
+
+
+def left_out(items: pd.DataFrame) -> None:
+    """Display which benchmarks were left out since a model could not read them; nothing where there are none."""
+    lines = {
+        f"- {task_name(row['task'])}: {row['member']} cannot read {row['reason']}" for row in items.attrs["left_out"]
+    }
+    if lines:
+        display(Markdown("\n".join(["**Benchmarks left out**", "", *sorted(lines)])))
+
+
 def data_sources(benchmarks: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Where the items of each benchmark come from, {domain: {task: lm-eval's task}}."""
     rows = []

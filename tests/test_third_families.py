@@ -1,0 +1,136 @@
+"""Families that others may bring, each through every page of the book: the pages' own cells on small real checkpoints."""
+
+import shutil
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+import yaml
+from IPython.core.interactiveshell import InteractiveShell
+
+from tuningvec.book import compendium
+from tuningvec.book.compendium import Project
+from tuningvec.book.template import left_out
+from tuningvec.data import data_folder
+from tuningvec.family.spec import Family
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+READS = dict(vocab_size=2400, max_position_embeddings=512, eos_token_id=2, bos_token_id=None)
+SHORT = dict(limit=2, batch=4, texts=2, words=12, shares=[0.05, 1.0], likelihood=["tuningvec_drugs_likelihood"])
+SCALES = {"03_2_negation": [0, 0.5, 1], "03_4_addition": [0.5, 1]}
+DRUGS, VISITS, SUMS = "tuningvec_drugs", "tuningvec_visits", "tuningvec_arithmetic"
+CORPORA = {
+    name: dict(kind="files", path=str(data_folder() / "corpora" / f"{file}.jsonl"), tokens=768, window=32)
+    for name, file in (("medical", "drug_facts"), ("general", "other_facts"))
+}
+NO_SUM, NO_PAIR, NO_SPECIALIST = "03_4_addition", "03_3_cross_domain", "03_2_negation"
+
+
+@pytest.fixture
+def family(tmp_path, make_checkpoint):
+    """Write a family of random members, {name: (role, domain, changes of its config)}; returns its file."""
+
+    def made(name, architecture, tuned, reads=None, **fields):
+        members = {"base": (None, None, {}), **tuned}
+        for seed, (member, (_, _, changes)) in enumerate(members.items()):
+            folder = make_checkpoint(member, architecture, seed, **{**READS, **(reads or {}), **changes})
+            for file in TOKENIZER:
+                shutil.copy(data_folder() / "families" / "tiny" / "pretrained" / file, folder / file)
+        about = {
+            member: dict(name=member, label=member, license="MIT", source=dict(kind="folder", path=member))
+            for member in members
+        }
+        tuned_about = [about[member] | dict(role=role, domain=domain) for member, (role, domain, _) in tuned.items()]
+        worked = {domain: [] for domain in ("medicine", "math", "notes", "code")}
+        spec = dict(
+            title=name, summary="Random.", limits="All.", pretrained=about["base"], fine_tuned=tuned_about,
+            prompt=dict(system={"medicine": "Answer."}, worked=worked), corpora=CORPORA,
+            benchmarks=dict(medicine=[DRUGS], math=[SUMS]),
+        )  # fmt: skip
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(spec | fields), encoding="utf-8")
+        return file
+
+    return made
+
+
+def specialist(domain, **changes):
+    return ("domain", domain, changes)
+
+
+FAMILIES = {
+    "gemma": dict(
+        architecture="gemma3",
+        tuned=dict(medical=specialist("medicine"), maths=specialist("math")),
+        benchmarks=dict(medicine=[DRUGS, VISITS], math=[SUMS]),  # the visits are longer than it reads
+    ),
+    "rows": dict(  # its fine-tune has rows for more words
+        architecture="qwen3", tuned=dict(medical=specialist("medicine", vocab_size=2432), maths=specialist("math"))
+    ),
+    "fused": dict(architecture="phi3", tuned=dict(one=specialist("medicine"), two=specialist("medicine"))),
+    "twins": dict(
+        architecture="mistral",
+        tuned=dict(one=specialist("medicine"), two=specialist("medicine"), maths=specialist("math")),
+    ),
+    "chat": dict(architecture="llama", tuned=dict(instruct=("instruct", "chat", {}))),
+    "written": dict(
+        architecture="qwen3", reads=dict(max_position_embeddings=4096),
+        tuned=dict(medical=specialist("medicine"), maths=specialist("math")), benchmarks=dict(medicine=[VISITS]),
+    ),
+    "single": dict(
+        architecture="llama", tuned=dict(medical=specialist("medicine")), benchmarks=dict(medicine=[DRUGS]),
+        corpora={"medical": CORPORA["medical"]},
+    ),
+}  # fmt: skip
+GONE = {
+    "gemma": set(),
+    "rows": set(),
+    "fused": {NO_SUM},
+    "twins": set(),
+    "chat": {NO_SPECIALIST, NO_PAIR, NO_SUM},
+    "written": {NO_SPECIALIST, NO_SUM},
+    "single": {NO_PAIR, NO_SUM},
+}
+
+
+def executed(page, folder):
+    """The texts that a page shows when its cells run here one after the other, on few items."""
+    (file,) = compendium.prepare([page], folder)
+    shell, shown = InteractiveShell.instance(), []
+    shell.reset(new_session=False)
+    publish = shell.display_pub.publish
+    shell.display_pub.publish = lambda data, *_, **__: shown.append(data.get("text/markdown", ""))
+    try:
+        for cell in nbformat.read(file, 4).cells:
+            if cell.cell_type != "code":
+                shown.append(cell.source)
+                continue
+            shell.run_cell(cell.source).raise_error()
+            if "injected-parameters" in cell.metadata.get("tags", []):
+                short = SHORT | {"scales": SCALES.get(page.notebook.stem)}
+                shell.user_ns |= {name: value for name, value in short.items() if name in shell.user_ns}
+    finally:
+        shell.display_pub.publish = publish
+        plt.close("all")
+    return "\n".join(shown)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_page_runs_or_says_why_not(name, family, tmp_path, shell):
+    file = family(name, **FAMILIES[name])
+    assert set(left_out(Family.load(file))) == GONE[name]
+    pages = [page for page in compendium.plan(Project.here(), [str(file)]) if page.family]
+    texts, failed = {}, {}
+    for page in pages:
+        try:
+            texts[page.notebook.stem] = executed(page, tmp_path / "pages")
+        except Exception as error:
+            failed[page.notebook.stem] = f"{type(error).__name__}: {error}"
+    assert not failed, "\n".join(f"{stem}: {error}" for stem, error in failed.items())
+    for stem, reason in left_out(Family.load(file)).items():
+        assert f"- `{stem}`: {reason}" in texts["01_families"] and stem not in texts
+    whole = "\n".join(texts.values())
+    assert ("cannot read tuningvec_visits" in whole) == (name == "gemma")
+    for reference in ("page-edit", "page-activated"):
+        assert f"<{reference}-{name}>" in whole
