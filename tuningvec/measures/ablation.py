@@ -111,8 +111,8 @@ def study(
     benchmark), item, and right (its score) or nats and tokens. Texts are the first `words` words of the `texts`
     documents of each corpus, those that were not profiled; they are scored under every draw, benchmarks, which take
     longer, under the first. `limit` takes the first items of each benchmark. What the store holds is not measured
-    again. Raises TuningVecError for fewer than two draws, and as `top`, `held_out`, `evals.tasks` and `evals.windows`
-    do.
+    again. Tasks that `evals.readable` leaves out are named in `attrs["left_out"]`. Raises TuningVecError for fewer than
+    two draws, and as `top`, `held_out`, `evals.tasks` and `evals.requests` do.
     """
     if draws < 2:
         raise TuningVecError(f"draws is {draws}; random neurons need two draws or more, which tell their spread")
@@ -121,9 +121,10 @@ def study(
     held = {name: held_out(family, name, after.get(name, 0), texts, words) for name in family.corpora}
     settings = [("nothing", 0.0, 0), *(("top", share, 0) for share in shares)]
     settings += itertools.product(["random"], shares, range(draws))
-    tables = []
-    for member in models.opened(family, dtype, "ablation"):
-        asked = evals.windows(member, tasks, limit=limit)
+    members, tables = [models.Opened(family, member.name, dtype) for member in family.members], []
+    plans, left_out = evals.readable(members, tasks, limit=limit)
+    for member in models.in_turn(members, "ablation"):
+        asked = plans[id(member)]
         items = hashlib.sha256(repr((held, [list(parts) for parts in asked.values()])).encode()).hexdigest()
         profiled = found.read.set_index("member").digest[member.name]
         record = member.record(store, "ablation", __name__, profiled=profiled, scope=scope, seed=seed, items=items)
@@ -136,7 +137,9 @@ def study(
                 record.add(piece, [dict(ablated=kind, share=share, draw=draw, **row) for row in rows])
         tables.append(pd.DataFrame(record.rows(pieces)).assign(member=member.name))
         tables[-1].attrs["runs"] = record.runs
-    return joined(tables)
+    table = joined(tables)
+    table.attrs["left_out"] = left_out
+    return table
 
 
 def held_out(family: Family, name: str, after: int, count: int, words: int) -> list[str]:

@@ -216,9 +216,11 @@ def run(
 
     `chat` says whether prompts are in the chat format of the member that is prompted, by default as `in_chat` does;
     `limit` takes the first items of each task. What the store holds is not measured again. Tasks that `readable` leaves
-    out are named in `attrs["left_out"]`. Raises as it does, before a model is loaded.
+    out are named in `attrs["left_out"]`. Raises as it does, and where no task is left, before a model is loaded.
     """
     plans, left_out = readable(asked, benchmarks, chat, limit)
+    if not any(plans.values()):
+        raise Unreadable("; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
     parts, runs = [], []
     for one in models.in_turn(asked, "benchmarks"):
         lm: InMemory | None = None
@@ -243,8 +245,7 @@ def readable(
 ) -> tuple[dict[int, dict[str, Windows]], list[dict[str, str]]]:
     """`windows` of each model by its `id`, and the tasks that some model cannot read, each with member and reason.
 
-    Those are put to none of them, since models are compared on the same items. Raises TuningVecError where no task is
-    left, and as `requests` does.
+    Those are put to none of them, since models are compared on the same items. Raises as `requests` does.
     """
     plans: dict[int, dict[str, Windows]] = {id(one): {} for one in asked}
     left_out = []
@@ -256,8 +257,6 @@ def readable(
                 left_out.append(dict(task=name, member=one.name, reason=str(error)))
                 break
     gone = {row["task"] for row in left_out}
-    if gone == set(benchmarks):
-        raise Unreadable("; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
     return {key: {name: found[name] for name in found if name not in gone} for key, found in plans.items()}, left_out
 
 
