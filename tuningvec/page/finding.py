@@ -3,10 +3,11 @@
 import json
 from typing import Any
 
+import pandas as pd
 from IPython.display import Markdown, display
 
 from tuningvec.page.text import each as each_row
-from tuningvec.page.text import filled
+from tuningvec.page.text import filled, number
 from tuningvec.verdict import MEANING, Kind, Verdict
 
 KEY = "tuningvec.finding"  # the key under which an output carries a finding, for the front page
@@ -47,8 +48,19 @@ def finding(
         met = FALSIFIED[verdict.falsified]
         lines.append(f"**What would change our mind.** {filled(mind, numbers)} *{met}*")
     record = dict(claim=claim, paper=paper, here=here, verdict=said(verdict), kind=verdict.kind, control=control)
-    text = "\n\n".join([f":::{{admonition}} {claim}", *lines, ":::"])
+    text = "\n\n".join([f"::::{{admonition}} {claim}", *lines, *_cases(verdict.cases), "::::"])
     display(Markdown(text), metadata={KEY: json.dumps(record)})
+
+
+def _cases(cases: pd.DataFrame) -> list[str]:
+    """What was judged, case by case, folded up."""
+    if cases.empty:
+        return []
+    judged = [name for name in ("effect", "low", "high", "outcome") if name in cases]
+    named = [name for name in cases if name not in judged and not pd.api.types.is_float_dtype(cases[name])]
+    shown = cases[[*named, *judged]].map(lambda v: number(v, 3) if isinstance(v, float) else v)
+    body = shown.to_markdown(index=False, disable_numparse=True)
+    return [f":::{{dropdown}} Cases: {len(cases)}\n{body}\n:::"]
 
 
 def badge(kind: Kind) -> str:
