@@ -20,7 +20,7 @@ from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
 from tuningvec.measures import corpus, evals, models, scores
 from tuningvec.measures.neurons import ALPHA, Profile, Profiles, layers
-from tuningvec.measures.scores import NATS, PERCENT
+from tuningvec.measures.scores import NATS, PERCENT, percent
 from tuningvec.stats import mean_or_share, relative_drop
 from tuningvec.store import Rows, Store, joined
 from tuningvec.verdict import Verdict, judge, unknown
@@ -252,7 +252,7 @@ def top_neurons(items: pd.DataFrame, least: float = 0.05) -> Verdict:
     costs = _costs(items)
     cases = _cases(
         [
-            dict(member=member, task=task, share=share, samples=[cost - costs[member, task, "random", share]])
+            dict(member=member, task=task, share=percent(share), samples=[cost - costs[member, task, "random", share]])
             for (member, task, kind, share), cost in costs.items()
             if kind == "top"
         ]
@@ -262,7 +262,8 @@ def top_neurons(items: pd.DataFrame, least: float = 0.05) -> Verdict:
         "and share; intervals are Student's t over documents and draws of random neurons and hold at once with 95 %. "
         "Benchmarks, under one draw, are shown and not judged"
     )
-    return judge(cases, rule, least=least, unit=NATS, falsified=bool((cases.high < least).any()))
+    met = bool((cases.high < least).any())
+    return judge(cases, rule, least=least, unit=NATS, falsified=met, beyond=cases.effect)
 
 
 def domain_neurons(items: pd.DataFrame, domain: str, least: float = 0.05) -> Verdict:
@@ -274,7 +275,14 @@ def domain_neurons(items: pd.DataFrame, domain: str, least: float = 0.05) -> Ver
     )
     own = {(m, share): cost for (m, task, share), cost in costs.items() if task == domain and share < 1}
     rows = [
-        dict(member=m, other=task, own=own[m, share].mean(), cost=cost.mean(), samples=[own[m, share], cost])
+        dict(
+            member=m,
+            other=task,
+            share=percent(share),
+            own=own[m, share].mean(),
+            cost=cost.mean(),
+            samples=[own[m, share], cost],
+        )
         for (m, task, share), cost in costs.items()
         if task != domain and share < 1
     ]
@@ -293,7 +301,7 @@ def resilience(items: pd.DataFrame, pretrained: str, domain: str, least: float =
     own = {member: cost for (member, task, kind, s), cost in costs.items() if (task, kind, s) == (domain, "top", share)}
     cases = _cases([dict(member=m, samples=[cost - own[pretrained]]) for m, cost in own.items() if m != pretrained])
     rule = (
-        f"without the top {share:.3g} of its active neurons every fine-tuned member loses at least {least:g} nats per "
+        f"without the top {percent(share)} of its active neurons every fine-tuned member loses at least {least:g} nats per "
         f"token of {domain} text less than the pretrained one does, on the same documents; intervals are Student's t "
         "over documents and hold at once with 95 %"
     )

@@ -368,7 +368,7 @@ def little_change(found: pd.DataFrame, distances: pd.DataFrame, least: float = 0
     rule = (
         f"the edit distance from the pretrained pattern, mean over layers, is below that of θ_pre plus a rotated T by "
         f"at least {least:.0%} of the latter, in every member and by both criteria; both are measured on the same half "
-        f"of the text; {AT_ONCE.format(parts=found.part.nunique())}"
+        f"of the text, with one draw of rotations; {AT_ONCE.format(parts=found.part.nunique())}"
     )
     others = distances[distances.member.isin(found.member)]
     of_text = others.groupby(keys)[["edit_half", "edit_floor"]].mean()

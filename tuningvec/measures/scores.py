@@ -47,6 +47,10 @@ def task_name(task: str) -> str:
     return task.removeprefix("tuningvec_").replace("_", " ")
 
 
+def percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
 def main(row: Container[str]) -> str:
     """The first of MAIN that a row has."""
     return next(name for name in MAIN if name in row)

@@ -9,7 +9,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from tuningvec.family.spec import GGUF, Family, Hub
-from tuningvec.measures.scores import PERCENT, task_name
+from tuningvec.measures.scores import PERCENT, percent, task_name
 from tuningvec.page.text import formatted, number, quoted
 from tuningvec.paper import printed as paper
 from tuningvec.stats import wilson
@@ -112,17 +112,13 @@ def ablation(effects: pd.DataFrame) -> pd.DataFrame:
     wide = wide.loc[
         list(dict.fromkeys(rows[index].itertuples(index=False, name=None))), ["top", "random"]
     ].reset_index()
-    return wide.assign(share=wide.share.map(_percent), task=wide.task.map(task_name))
+    return wide.assign(share=wide.share.map(percent), task=wide.task.map(task_name))
 
 
 def falls(effects: pd.DataFrame) -> list[str]:
     """ΔP of the benchmarks without the top neurons, the range over members and tasks, by share."""
     rows = effects[(effects.ablated == "top") & (effects.unit == PERCENT) & effects.change.notna()]
-    return [f"{_percent(share)}: {formatted(part.change, '.0f')} %" for share, part in rows.groupby("share")]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return [f"{percent(share)}: {formatted(part.change, '.0f')} %" for share, part in rows.groupby("share")]
 
 
 def whole(effects: pd.DataFrame) -> pd.DataFrame:
@@ -337,18 +333,18 @@ def benchmarks(
     `found` is of `scores.of_tasks`, `gaps` of `scores.differences`, `means`, further columns, of `scores.averages`.
     """
     marks = _marks(gaps[gaps.what == "score"], "task") if gaps is not None else {}
-    cells = [_marked(_percent(row), marks.get((row.who, row.task))) for row in found.itertuples()]
+    cells = [_marked(percent(row), marks.get((row.who, row.task))) for row in found.itertuples()]
     wide = found.assign(cell=cells).pivot(index="who", columns="task", values="cell")
     wide = wide.loc[found.who.unique(), found.task.unique()].fillna("–")
     for name, mean in (means or {}).items():
-        wide[name] = pd.Series({row.who: _percent(row) for row in mean.itertuples()})
+        wide[name] = pd.Series({row.who: percent(row) for row in mean.itertuples()})
     return wide.rename(columns=task_name).rename_axis("model").reset_index()
 
 
 def instructions(found: pd.DataFrame, gaps: pd.DataFrame | None = None) -> pd.DataFrame:
     """Shares of replies that keep each instruction, a row each `who`; marked as in `benchmarks`."""
     marks = _marks(gaps, "what") if gaps is not None else {}
-    cells = [_marked(_percent(row), marks.get((row.who, row.instruction))) for row in found.itertuples()]
+    cells = [_marked(percent(row), marks.get((row.who, row.instruction))) for row in found.itertuples()]
     wide = found.assign(cell=cells).pivot(index="who", columns="instruction", values="cell")
     wide = wide.loc[found.who.unique(), found.instruction.unique()]
     return wide.rename(columns=lambda name: name.replace("_", ", ")).rename_axis("model").reset_index()
@@ -381,7 +377,7 @@ def _marked(text: str, change: tuple[float, bool] | None) -> str:
     return f"[▲ {text}]{{.better}}" if points > 0 else f"[▼ {text}]{{.worse}}"
 
 
-def _percent(row: Any) -> str:
+def percent(row: Any) -> str:
     return f"{row.score:.1f} ({row.low:.0f}, {row.high:.0f})"
 
 
