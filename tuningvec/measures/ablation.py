@@ -20,7 +20,7 @@ from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
 from tuningvec.measures import corpus, evals, models, scores
 from tuningvec.measures.neurons import ALPHA, Profile, Profiles, layers
-from tuningvec.measures.scores import NATS, PERCENT, percent
+from tuningvec.measures.scores import NATS, PERCENT, in_percent
 from tuningvec.stats import mean_or_share, relative_drop
 from tuningvec.store import Rows, Store, joined
 from tuningvec.verdict import Verdict, judge, unknown
@@ -252,7 +252,7 @@ def top_neurons(items: pd.DataFrame, least: float = 0.05) -> Verdict:
     costs = _costs(items)
     cases = _cases(
         [
-            dict(member=member, task=task, share=percent(share), samples=[cost - costs[member, task, "random", share]])
+            dict(member=member, task=task, share=in_percent(share), samples=[cost - costs[member, task, "random", share]])
             for (member, task, kind, share), cost in costs.items()
             if kind == "top"
         ]
@@ -274,18 +274,11 @@ def domain_neurons(items: pd.DataFrame, domain: str, least: float = 0.05) -> Ver
         "and at every share below all; intervals are Welch's over documents and hold at once with 95 %"
     )
     own = {(m, share): cost for (m, task, share), cost in costs.items() if task == domain and share < 1}
-    rows = [
-        dict(
-            member=m,
-            other=task,
-            share=percent(share),
-            own=own[m, share].mean(),
-            cost=cost.mean(),
-            samples=[own[m, share], cost],
-        )
-        for (m, task, share), cost in costs.items()
-        if task != domain and share < 1
-    ]
+    rows = []
+    for (m, task, share), cost in costs.items():
+        if task != domain and share < 1:
+            about = dict(member=m, other=task, share=in_percent(share), own=own[m, share].mean(), cost=cost.mean())
+            rows.append(about | dict(samples=[own[m, share], cost]))
     if not rows:
         lacks = "a second corpus, whose text is the control" if own else "a share below 1"
         own_costs = [cost.mean() for cost in own.values()]
@@ -301,8 +294,8 @@ def resilience(items: pd.DataFrame, pretrained: str, domain: str, least: float =
     own = {member: cost for (member, task, kind, s), cost in costs.items() if (task, kind, s) == (domain, "top", share)}
     cases = _cases([dict(member=m, samples=[cost - own[pretrained]]) for m, cost in own.items() if m != pretrained])
     rule = (
-        f"without the top {percent(share)} of its active neurons every fine-tuned member loses at least {least:g} nats per "
-        f"token of {domain} text less than the pretrained one does, on the same documents; intervals are Student's t "
+        f"without the top {in_percent(share)} of its active neurons every fine-tuned member loses at least {least:g} "
+        f"nats per token of {domain} text less than the pretrained one does, on the same documents; intervals are Student's t "
         "over documents and hold at once with 95 %"
     )
     met = bool((cases.low > -least).any())

@@ -47,7 +47,7 @@ def task_name(task: str) -> str:
     return task.removeprefix("tuningvec_").replace("_", " ")
 
 
-def percent(share: float) -> str:
+def in_percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
