@@ -250,13 +250,12 @@ def _cases(rows: list[dict[str, object]]) -> pd.DataFrame:
 def top_neurons(items: pd.DataFrame, least: float = 0.05) -> Verdict:
     """Whether the top neurons cost likelihood that as many at random do not, in rows of `study`."""
     costs = _costs(items)
-    cases = _cases(
-        [
-            dict(member=member, task=task, share=in_percent(share), samples=[cost - costs[member, task, "random", share]])
-            for (member, task, kind, share), cost in costs.items()
-            if kind == "top"
-        ]
-    )
+    rows = []
+    for (member, task, kind, share), cost in costs.items():
+        if kind == "top":
+            samples = [cost - costs[member, task, "random", share]]
+            rows.append(dict(member=member, task=task, share=in_percent(share), samples=samples))
+    cases = _cases(rows)
     rule = (
         f"the top neurons cost at least {least:g} nats per token more than as many at random, in every member, text "
         "and share; intervals are Student's t over documents and draws of random neurons and hold at once with 95 %. "
@@ -295,8 +294,8 @@ def resilience(items: pd.DataFrame, pretrained: str, domain: str, least: float =
     cases = _cases([dict(member=m, samples=[cost - own[pretrained]]) for m, cost in own.items() if m != pretrained])
     rule = (
         f"without the top {in_percent(share)} of its active neurons every fine-tuned member loses at least {least:g} "
-        f"nats per token of {domain} text less than the pretrained one does, on the same documents; intervals are Student's t "
-        "over documents and hold at once with 95 %"
+        f"nats per token of {domain} text less than the pretrained one does, on the same documents; intervals are "
+        "Student's t over documents and hold at once with 95 %"
     )
     met = bool((cases.low > -least).any())
     return judge(cases, rule, least=least, direction=-1, unit=NATS, falsified=met)
