@@ -149,7 +149,7 @@ def test_a_study_has_a_row_for_each_item_and_is_kept(tiny, found, tmp_path, monk
     real, scored = ablation._scores, []
 
     def stopped(*arguments):
-        if len(scored) == 7:
+        if len(scored) == 9:
             raise KeyboardInterrupt
         scored.append(arguments)
         return real(*arguments)
