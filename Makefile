@@ -18,11 +18,11 @@ help:  ## list the targets
 book: $(VENV)/installed  ## execute the notebooks on FAMILIES and build the book
 	$(BIN)/python -m tuningvec book $(FAMILIES)
 
-test: $(VENV)/installed  ## unit tests, then every notebook on the family tiny
+test: $(VENV)/installed  ## unit tests, then every notebook on the family tiny, each from nothing measured before
 	$(BIN)/python -m pytest
 	rm -rf build/nbmake
 	$(BIN)/python -m tuningvec prepare tiny --to build/nbmake
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -p no:cacheprovider build/nbmake
+	TUNINGVEC_STORE=$(CURDIR)/build/nbmake/store $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -p no:cacheprovider build/nbmake
 
 bench: export TQDM_DISABLE := 1
 bench: $(VENV)/installed  ## speed as ratios against named references

@@ -36,10 +36,50 @@ def test_no_random_matrix_of_that_shape_is_clearly_above_the_bound():
     assert ssa.std() == pytest.approx(sd, rel=0.05)
 
 
+def test_the_spread_of_a_mean_over_layers_is_that_of_one_over_their_root():
+    random = np.random.default_rng(0)
+    d_out, d_in, layers = 40, 10, 16
+    sd = (2 * d_in * (d_out - d_in) / (d_out**2 * (d_out + 2)) / layers) ** 0.5
+    U = np.linalg.svd(random.normal(size=(d_out, d_in)), full_matrices=False)[0]
+    T = random.normal(size=(2000, layers, d_out))
+    ssa = (np.square(T @ U).sum(axis=2) / np.square(T).sum(axis=2)).mean(axis=1)
+    assert ssa.std() == pytest.approx(sd, rel=0.05)
+    cells = audit.shape_bound().set_index(["vector", "kind"])
+    d_out, d_in = cells.loc[("Aloe β", "W_gate"), ["d_out", "d_in"]]
+    one_layer = (2 * d_in * (d_out - d_in) / (d_out**2 * (d_out + 2))) ** 0.5
+    assert cells.sd["Aloe β", "W_gate"] == pytest.approx(one_layer / 28**0.5)
+    assert cells.z["Aloe β", "W_gate"] == pytest.approx(7, abs=0.05)
+
+
 def test_a_bound_that_is_the_measure_explains_all_of_it():
     cells = audit.shape_bound()
-    exact = audit.variance_explained(cells.assign(SSA=cells.bound))
-    assert exact.unfitted.to_numpy() == pytest.approx(1) and exact.line.to_numpy() == pytest.approx(1)
+    exact = audit.variance_explained(cells.assign(SSA=cells.bound)).set_index("vector")
+    assert exact.unfitted.to_numpy() == pytest.approx(1) and exact.tall["all"] == pytest.approx(1)
+
+
+def test_a_split_that_knows_no_shape_explains_table_4_better_than_the_bound():
+    found = audit.variance_explained(audit.shape_bound()).set_index("vector")
+    assert found.factor["all"] == pytest.approx(0.92, abs=0.005) and found.tall["all"] == pytest.approx(
+        -1.78, abs=0.005
+    )
+    assert (found.factor > found.unfitted).all()
+
+
+def test_a_random_change_in_all_directions_sets_attention_above_the_mlp_by_shape():
+    cells = audit.shape_bound()
+    at_the_null = audit.by_part(cells.assign(SSA=0.7 * cells.bound))
+    assert at_the_null.share.to_numpy() == pytest.approx(0.7)
+
+
+def test_the_prompts_share_of_the_fall_is_that_of_the_averages_and_of_the_items():
+    parts = audit.parts_of_the_fall(0.95).set_index("family")
+    assert list((100 * parts.share_of_averages).round()) == [94, 15, -4]
+    assert (parts.n == 2123).all()
+    row = parts.loc["Qwen2.5-7B"]
+    rows = audit.pooled(0.95).query("family == 'Qwen2.5-7B' and claimed").set_index(["table", "first"])
+    of_T = rows.loc[("7", "Aloe-Beta"), "points"]
+    assert row.effect == pytest.approx(2 * of_T - rows.loc[("1", "Aloe-Beta"), "points"])
+    assert row.low < row.effect < row.high
 
 
 def test_phi_is_evaluated_twice_with_the_same_result_but_for_one_item():
@@ -67,7 +107,7 @@ def test_every_comparison_is_made_once_and_its_points_are_those_printed(evidence
 
 
 def test_what_survives_the_widest_pairing_survives_the_narrowest(evidence):
-    cells = evidence.comparisons
+    cells = audit.corrected(evidence.comparisons, evidence.alpha)
     assert (cells[cells.outcome == "survives"].p_min <= 0.05).all()
     assert (cells[cells["items"] == 0].outcome == "within chance").all()
 

@@ -239,3 +239,12 @@ def test_random_weights_depend_on_seed_and_name_only(make_checkpoint):
     assert torch.equal(one.read(Q), same.read(Q))
     assert not torch.equal(one.read(Q), other.read(Q))
     assert not torch.equal(one.read(Q), one.read(Q.replace("layers.0", "layers.1")))
+
+
+def test_a_written_folder_has_the_mode_of_any_new_folder(tmp_path, make_checkpoint):
+    whole = Checkpoint(make_checkpoint("whole"))
+    usual = tmp_path / "usual"
+    usual.mkdir()
+    written = write_checkpoint(tmp_path / "copy", whole, whole.read).folder
+    assert written.stat().st_mode == usual.stat().st_mode
+    assert {file.stat().st_mode & 0o044 for file in written.iterdir()} == {0o044}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -13,8 +14,10 @@ from IPython.utils.capture import capture_output
 from tuningvec.book import compendium
 from tuningvec.book.compendium import Project
 from tuningvec.data import data_folder
-from tuningvec.page.finding import VERDICTS
+from tuningvec.page.finding import VERDICTS, Row, summary
 from tuningvec.paper import audit, claims
+from tuningvec.paper import printed as paper
+from tuningvec.verdict import judge, unknown
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "05_audit.md"
 
@@ -29,117 +32,222 @@ def edit(tmp_path, monkeypatch):
         file = tmp_path / "data" / "paper" / (f"table_{table:02d}.csv" if isinstance(table, int) else f"{table}.csv")
         rows = pd.read_csv(file, dtype=str, keep_default_na=False)
         for (row, column), value in cells.items():
-            hit = (rows.row.str.endswith(row) if row else True) & (rows.column == column if column else True)
-            assert hit is True or hit.any()
+            hit = rows.row.str.endswith(row or "") & rows.column.str.fullmatch(column or ".*")
+            assert hit.any()
             rows.loc[hit, "value"] = value
         rows.to_csv(file, index=False)
 
     return change
 
 
-GATE_UP = {(None, "W_gate"): "0.95", (None, "W_up"): "0.95"}
-ALL_RIGHT = dict.fromkeys([("Aloe-Alpha", None), ("Aloe-Beta", None), ("MediPhi", None)], "100")
-NONE_RIGHT = dict.fromkeys([("(−)T Aloe-Alpha", None), ("(−)T Aloe-Beta", None), ("(−)T MediPhi", None)], "0")
-Q_CODE_AND_MATH = {("Q Code", None): "1", ("Q Math", None): "1"}
+def evidence_of(*tables):
+    """The compared rows of these tables alone, from the CSVs as they are now; of averages as printed."""
+    pooled = audit.pooled(0.95, tables) if 7 in tables else pd.DataFrame()
+    return claims.Evidence(0.95, 0.05, audit.comparisons(0.95, tables), pooled, averages_of_table_7())
+
+
+@cache
+def averages_of_table_7():
+    return audit.average_differences(0.95, 0, (7,))
+
+
+def judged(name):
+    """The verdict of one claim on the CSVs as they are now."""
+    shapes = audit.shape_bound()
+    return {
+        "squared_norms": lambda: claims.squared_norms(audit.energies()),
+        "misprints": lambda: claims.misprints(audit.energies()),
+        "least_aligned": lambda: claims.least_aligned(shapes, audit.variance_explained(shapes)),
+        "attention_better_aligned": lambda: claims.attention_better_aligned(audit.by_part(shapes)),
+        "near_cosines": lambda: claims.near_cosines(audit.cosines()),
+        "marginal_changes": lambda: claims.marginal_changes(audit.cosines()),
+        "marginal_changes_elsewhere": lambda: claims.marginal_changes_elsewhere(audit.lengths(), audit.cosines()),
+        "low_energy": lambda: claims.low_energy(audit.lengths()),
+        "fall_is_of_T": lambda: claims.fall_is_of_T(audit.parts_of_the_fall(0.95)),
+        "evaluations_agree": lambda: claims.evaluations_agree(audit.same_weights(), 0.95),
+        "unharmed_without_T": lambda: claims.unharmed_without_T(evidence_of(3).comparisons),
+        "lost_ability": lambda: claims.lost_ability(audit.below_chance(0.95, 0.05), 0.95),
+        "counts_of_items": lambda: claims.counts_of_items(audit.sizes()),
+        "ten_data_sets": lambda: claims.ten_data_sets(audit.sizes()),
+        "printed_averages": lambda: claims.printed_averages(audit.averages()),
+        "ranks_by_average": lambda: claims.ranks_by_average(
+            audit.average_differences(0.95, seed=0), audit.pooled(0.95)
+        ),
+        "compared_cells": lambda: claims.compared_cells(evidence_of(13, 14)),
+        "medical_accuracy": lambda: claims.medical_accuracy(evidence_of(7)),
+        "instructions_without_T": lambda: claims.instructions_without_T(evidence_of(3)),
+        "instructions_of_fine_tuned": lambda: claims.instructions_of_fine_tuned(evidence_of(9)),
+        "rouge_gains": lambda: claims.rouge_gains(audit.average_differences(0.95, 0, (8,))),
+        "text_percentages": lambda: claims.text_percentages(audit.percentages()),
+        "worked_example": lambda: claims.worked_example(paper.text()),
+        "outputs_to_the_same_input": lambda: claims.outputs_to_the_same_input(audit.output_pairs()),
+        "always_valid": lambda: claims.always_valid(),
+    }[name]()
+
+
+def rows_of(value, *rows):
+    return dict.fromkeys([(row, None) for row in rows], value)
+
+
+TALL = ("W_gate", "W_up")
+FINE_TUNED = ("· Aloe-Alpha", "· Aloe-Beta", "· MediPhi", "B · Instruct")
+PRETRAINED = ("· Base", "Phi-3.5 · Instruct")
+WITHOUT = ("(−)T Aloe-Alpha", "(−)T Aloe-Beta", "(−)T MediPhi")
 FITTING = {("Q Code", "W_gate"): "1.51e4", ("Q Math", "W_gate"): "2.11e4", ("Q Math", "W_up"): "2.15e4"}
 ITS_MEAN = {("· Aloe-Alpha", "Average"): "0.23"}
-BETTER_MEDIPHI = {("· MediPhi", "CareQA"): "68.80"}
 SAME = {(None, "same subject"): "1"}
-FLIPS = {  # claim: the verdict after the edits, and the edits
-    claims.misprints: ("holds", {6: FITTING}),
-    claims.least_aligned: ("differs", {4: GATE_UP}),
-    claims.attention_better_aligned: ("differs", {4: {("Aloe α", "W_Q"): "0"} | GATE_UP}),
-    claims.near_cosines: ("differs", {15: {("Meta-Llama-3-8B", "Aloe α"): "98.00"}}),
-    claims.small_moves: ("holds", {5: Q_CODE_AND_MATH, 6: Q_CODE_AND_MATH}),
-    claims.low_energy: ("differs", {5: {("Aloe β", "W_down"): "1e6"}}),
-    claims.fall_without_T: ("holds", {1: {("(−)T Aloe-Alpha", "Average"): "69.00"}}),
-    claims.mediphi_unharmed: ("holds", {3: {("(−)T MediPhi", "Stopped"): "64.07"}}),
-    claims.knowledge: (
+TUNED = ("· Aloe-Alpha", "· Aloe-Beta", "· MediPhi")
+MEDICAL_BETTER = {13: rows_of("100", "Beta") | rows_of("0", "-Instruct")}
+MATHS_BETTER = {14: rows_of("0", "Beta") | rows_of("100", "-Instruct")}
+MLP = ("W_gate", "W_up", "W_down")
+FLIPS = [  # claim, the verdict as printed, the edits, the verdict after them
+    ("misprints", "differs", {6: FITTING}, "holds"),
+    ("least_aligned", "mixed", {4: {(None, kind): "0.950" for kind in TALL}}, "reversed"),
+    ("least_aligned", "mixed", {4: {(None, kind): "0.150" for kind in TALL}}, "cannot be known here"),
+    ("attention_better_aligned", "cannot be known here", {4: {(None, kind): "0.010" for kind in MLP}}, "holds"),
+    ("attention_better_aligned", "cannot be known here", {4: {(None, kind): "0.999" for kind in MLP}}, "reversed"),
+    ("near_cosines", "null explains it", {15: {(None, None): "90.00"}}, "differs"),
+    ("near_cosines", "null explains it", {15: {("Meta-Llama-3-8B", "Aloe α"): "98.00"}}, "mixed"),
+    ("marginal_changes", "holds", {15: {(None, None): "90.00"}}, "reversed"),
+    ("marginal_changes", "holds", {15: {("Meta-Llama-3-8B", "Aloe α"): "98.00"}}, "mixed"),
+    (
+        "marginal_changes_elsewhere",
+        "reversed",
+        {table: rows_of("1", "Q Code", "Q Math") for table in (5, 6)} | {4: rows_of("0.5", "Q Code", "Q Math")},
         "holds",
-        {1: {("(−)T Aloe-Alpha", "CareQA"): "99.40"}, 13: {("Math-Instruct", "CareQA"): "99.40"}},
     ),
-    claims.counts_of_items: ("differs", {7: {("Phi-3.5 · Instruct", "Anatomy"): "85.75"}}),
-    claims.printed_averages: ("holds", {2: ITS_MEAN, 8: ITS_MEAN}),
-    claims.ranks_by_average: ("holds", {1: BETTER_MEDIPHI, 7: BETTER_MEDIPHI}),
-    claims.text_percentages: ("holds", {"text": {("instruction following", "Aloe-Alpha"): "76"}}),
-    claims.worked_example: ("holds", {"text": {("prompt: worked examples", None): "0"}}),
-    claims.outputs_to_the_same_input: ("holds", {10: SAME, 11: SAME}),
-    claims.always_valid: ("holds", {11: {(None, "with T: valid answer"): "1"}}),
-}
-OF_COMPARISONS = {  # the same for verdicts that rest on the evidence
-    claims.compared_cells: (1, ALL_RIGHT | NONE_RIGHT),
-    claims.medical_accuracy: (7, ALL_RIGHT | {("Base", None): "0", ("Instruct", None): "0"}),
-    claims.instructions_without_T: (3, {("(−)T Aloe-Beta", "Thought"): "0.00", ("(−)T MediPhi", "Thought"): "0.00"}),
-    claims.instructions_of_fine_tuned: (
-        9,
-        {("Qwen2.5-7B · Base", "Thought"): "0", ("Phi-3.5 · Instruct", "Thought"): "0"},
-    ),
-    claims.rouge_gains: (8, dict.fromkeys([*ALL_RIGHT, ("B · Instruct", None)], "0.90")),
-}
+    ("low_energy", "holds", {5: {("Aloe β", "W_down"): "1e5"}}, "null explains it"),
+    ("low_energy", "holds", {5: {("Aloe β", "W_down"): "3e6"}, 6: {("Aloe β", "W_down"): "4e4"}}, "reversed"),
+    ("fall_is_of_T", "mixed", {1: rows_of("0", *WITHOUT)}, "reversed"),
+    ("fall_is_of_T", "mixed", {1: rows_of("100", *TUNED) | rows_of("70", *WITHOUT)}, "holds"),
+    ("unharmed_without_T", "holds", {3: rows_of("20", "(−)T MediPhi")}, "reversed"),
+    ("unharmed_without_T", "holds", {3: {("(−)T MediPhi", "Stopped"): "81.50"}}, "mixed"),
+    ("lost_ability", "mixed", {1: rows_of("50", *WITHOUT), 13: rows_of("50", "· Math-Instruct")}, "holds"),
+    ("lost_ability", "mixed", {1: rows_of("90", *WITHOUT), 13: rows_of("90", "· Math-Instruct")}, "reversed"),
+    ("lost_ability", "mixed", {1: rows_of("2", *WITHOUT), 13: rows_of("2", "· Math-Instruct")}, "cannot be known here"),
+    ("counts_of_items", "holds", {7: {("Phi-3.5 · Instruct", "Anatomy"): "85.75"}}, "differs"),
+    ("printed_averages", "differs", {2: ITS_MEAN, 8: ITS_MEAN}, "holds"),
+    ("text_percentages", "differs", {"text": {("instruction following", "Aloe-Alpha"): "76"}}, "holds"),
+    ("worked_example", "differs", {"text": {("prompt: worked examples", None): "0"}}, "holds"),
+    ("outputs_to_the_same_input", "differs", {10: SAME, 11: SAME}, "holds"),
+    ("always_valid", "differs", {11: {(None, "with T: valid answer"): "1"}}, "holds"),
+    ("compared_cells", "mixed", {t: rows_of("50", "-Instruct", "Aloe-Beta") for t in (13, 14)}, "within chance"),
+    ("compared_cells", "mixed", MEDICAL_BETTER | MATHS_BETTER, "holds"),
+    ("medical_accuracy", "mixed", {7: rows_of("100", *FINE_TUNED) | rows_of("50", *PRETRAINED)}, "holds"),
+    ("medical_accuracy", "mixed", {7: rows_of("20", *FINE_TUNED) | rows_of("50", *PRETRAINED)}, "reversed"),
+    ("medical_accuracy", "mixed", {7: rows_of("52", *FINE_TUNED) | rows_of("50", *PRETRAINED)}, "within chance"),
+    ("instructions_without_T", "mixed", {3: rows_of("0.00", *WITHOUT) | rows_of("90.00", "· Aloe-Beta")}, "holds"),
+    ("instructions_without_T", "mixed", {3: rows_of("99.90", *WITHOUT) | rows_of("20.00", *TUNED)}, "reversed"),
+    ("instructions_of_fine_tuned", "mixed", {9: rows_of("99", *FINE_TUNED) | rows_of("20", *PRETRAINED)}, "holds"),
+    ("instructions_of_fine_tuned", "mixed", {9: rows_of("50.00", *FINE_TUNED, *PRETRAINED)}, "within chance"),
+    ("rouge_gains", "mixed", {8: rows_of("0.90", *FINE_TUNED)}, "holds"),
+    ("rouge_gains", "mixed", {8: rows_of("0.01", *FINE_TUNED)}, "reversed"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("claim", FLIPS, ids=lambda claim: claim.__name__)
-def test_a_changed_cell_changes_the_verdict(claim, edit, evidence):
-    expected, edits = FLIPS[claim]
-    assert claim(evidence).verdict != expected
-    for table, cells in edits.items():
-        edit(table, cells)
-    assert claim(evidence).verdict == expected
+@pytest.mark.parametrize("name, before, edits, after", FLIPS, ids=[f"{n}-{a}" for n, _, _, a in FLIPS])
+def test_a_changed_cell_changes_the_verdict(name, before, edits, after, edit):
+    assert judged(name).kind == before
+    for table, values in edits.items():
+        edit(table, values)
+    assert judged(name).kind == after
 
 
-def test_changed_cells_change_the_verdicts_on_comparisons(edit, evidence):
-    assert "holds" not in [claim(evidence).verdict for claim in OF_COMPARISONS]
-    for table, cells in OF_COMPARISONS.values():
-        edit(table, cells)
-    changed = claims.gather(evidence.level, evidence.alpha, seed=0)
-    assert {claim.__name__: claim(changed).verdict for claim in OF_COMPARISONS} == {
-        claim.__name__: "holds" for claim in OF_COMPARISONS
-    }
+def test_tables_of_norms_would_be_read_as_norms(edit):
+    assert judged("squared_norms").kind == "differs"
+    edit(4, {(c.vector, c.kind): f"{c.norms:.3f}" for c in audit.energies().itertuples()})
+    assert judged("squared_norms").kind == "holds"
 
 
-def test_tables_of_norms_would_be_read_as_norms(edit, evidence):
-    cells = audit.energies()
-    edit(4, {(c.vector, c.kind): f"{c.norms:.3f}" for c in cells.itertuples()})
-    assert claims.squared_norms(evidence).verdict == "holds"
-
-
-def test_ten_data_sets_would_be_recognised(edit, evidence):
+def test_ten_data_sets_would_be_recognised(edit):
+    assert judged("ten_data_sets").kind == "differs"
     for table in (3, 9):
-        cells = audit.paper.table(table)
+        cells = paper.table(table)
         counts = np.round(cells.value / 100 * 2123)
         cut_off = np.floor(counts / 2123 * 10000) / 100
         edit(table, {(c.row, c.column): f"{v:.2f}" for c, v in zip(cells.itertuples(), cut_off, strict=True)})
-    assert claims.ten_data_sets(evidence).verdict == "holds"
+    assert judged("ten_data_sets").kind == "holds"
 
 
-def test_what_no_cell_can_change_is_marked_as_not_printed(evidence):
-    tested = {*FLIPS, *OF_COMPARISONS, claims.squared_norms, claims.ten_data_sets}
-    judged = dict(zip(claims.CLAIMS, claims.judge(evidence), strict=True))
-    for claim, row in judged.items():
-        assert (claim in tested) != (row.basis == "not printed")
-        assert (row.verdict == "cannot be known") or row.basis != "not printed"
+def test_averages_that_are_far_apart_rank_the_models(edit):
+    assert judged("ranks_by_average").kind == "mixed"
+    edit(1, rows_of("100", *TUNED) | rows_of("1", *WITHOUT))
+    edit(
+        7,
+        rows_of("90", *TUNED) | rows_of("50", "B · Instruct") | rows_of("5", *PRETRAINED),
+    )
+    assert judged("ranks_by_average").kind == "holds"
+
+
+def test_two_evaluations_agree_where_their_values_do(edit):
+    assert judged("evaluations_agree").kind == "mixed"
+    for table, other in ((1, 7), (3, 9)):
+        cells = paper.by_member(paper.table(other))
+        pretrained = cells[cells.row.str.endswith(PRETRAINED)]
+        names = {"Meta-Llama-3-8B": WITHOUT[0], "Qwen2.5-7B": WITHOUT[1], "Phi-3.5": WITHOUT[2]}
+        edit(table, {(names[c.family], c.column): f"{c.value:.2f}" for c in pretrained.itertuples()})
+    verdict = judged("evaluations_agree")
+    assert verdict.kind == "holds" and (verdict.cases.effect == 0).all()
+    edit(1, rows_of("0", *WITHOUT))
+    assert judged("evaluations_agree").kind == "mixed"
+
+
+def test_holm_corrects_over_the_pairs_of_the_claim_alone():
+    rows = audit.pooled(0.95)
+    mine = rows[(rows.table == "7") & rows.claimed]
+    alone = audit.corrected(mine, 0.05)
+    assert len(mine) == 5 and (alone.outcome == audit.OUTCOMES[0]).sum() == 3
+    wider = audit.corrected(rows[rows.table == "7"].assign(claimed=True), 0.05)
+    assert (wider.outcome[mine.index] == audit.OUTCOMES[0]).sum() == 2
+
+
+def test_a_matrix_whose_null_is_unknown_is_never_said_to_get_new_directions(edit):
+    edit(4, {(None, None): "0.000"})
+    assert set(judged("least_aligned").cases.outcome) == {"open"}
 
 
 @pytest.mark.usefixtures("shell")
-def test_the_summary_counts_its_verdicts(evidence):
-    judged = claims.judge(evidence)
+def test_the_summary_counts_what_is_judged_and_claimed():
+    cases = pd.DataFrame({"effect": [1.0], "low": [0.5], "high": [1.5]})
+    holds = judge(cases, "Larger than 0.", least=0.1, size=2.5)
+    rows = [
+        Row("A", "It is {size:.1f}: {each}.", holds, "energy", "arithmetic", each="{effect:.2f}"),
+        Row("B", "Beside it.", holds, "shape", "inference", claimed=False),
+        Row("C", "A figure.", unknown("", "no numbers"), "text", "not printed"),
+    ]
     with capture_output() as captured:
-        claims.show(judged, "tab-x", "Claims.")
-    (output,) = captured.outputs
-    assert sum(json.loads(output.metadata[VERDICTS]).values()) == len(judged) == len(claims.CLAIMS)
-    text = output.data["text/markdown"]
-    assert text.count("{ref}`sec-audit-") == len(judged)
-    sections = NOTEBOOK.read_text(encoding="utf-8")
-    assert all(f"(sec-audit-{row.section})=" in sections for row in judged)
+        summary(rows, "tab-x", "Claims.")
+    table, folded = captured.outputs
+    assert json.loads(table.metadata[VERDICTS]) == {"holds": 1}
+    text = table.data["text/markdown"]
+    assert "It is 2.5: 1.00.<br><small>Rule: Larger than 0.</small>" in text and text.count("{ref}`sec-audit-") == 3
+    assert "no numbers" in text and text.count("Rule:") == 2
+    assert folded.data["text/markdown"].count("{dropdown} Cases: 1") == 2
 
 
-def test_the_page_shows_the_verdict_of_the_changed_cell(edit, tmp_path):
+def test_the_page_shows_the_verdict_of_the_changed_cell_with_its_rule(edit, tmp_path):
     (tmp_path / "notebooks").mkdir()
     shutil.copy(NOTEBOOK, tmp_path / "notebooks")
     edit("text", {("instruction following", "Aloe-Alpha"): "76"})
     (page,) = compendium.plan(Project.here(), [])
     assert [executed for _, executed in compendium.execute([page])] == [True]
     outputs = [o for cell in nbformat.read(page.output, 4).cells for o in cell.get("outputs", [])]
-    (summary,) = (o.data["text/markdown"] for o in outputs if VERDICTS in o.get("metadata", {}))
-    (row,) = (line for line in summary.splitlines() if line.startswith("| The percentages of the text"))
+    (table,) = (o for o in outputs if VERDICTS in o.get("metadata", {}))
+    lines = [line for line in table.data["text/markdown"].splitlines() if line.startswith("| ")][1:]
+    (row,) = (line for line in lines if line.startswith("| The percentages of the text"))
     assert "[holds]{.holds}" in row and "8 of 8 are." in row
+    printed = [line for line in lines if ", not printed" not in line]
+    counted = [line for line in printed if "no claim" not in line]
+    assert all("Rule:" in line for line in printed) and all(
+        "[cannot be known" in line for line in set(lines) - set(printed)
+    )
+    assert sum(json.loads(table.metadata[VERDICTS]).values()) == len(counted)
+    sections = NOTEBOOK.read_text(encoding="utf-8")
+    assert all(f"({line.split('`')[1]})=" in sections for line in lines)
+    uses = [name for name in claims.__dict__ if f"claims.{name}(" in sections]
+    assert {name for name, *_ in FLIPS} | {
+        "squared_norms",
+        "ten_data_sets",
+        "evaluations_agree",
+        "ranks_by_average",
+    } <= set(uses)

@@ -1,4 +1,6 @@
+import hashlib
 import shutil
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -9,6 +11,8 @@ from tuningvec.book import compendium
 from tuningvec.book.compendium import Project
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
+from tuningvec.page.finding import badge
+from tuningvec.verdict import MEANING
 
 HEADER = """---
 jupytext:
@@ -211,3 +215,53 @@ def test_prepared_notebooks_are_filled_in_and_not_executed(project, tmp_path):
     notebook = nbformat.read(files[0], 4)
     assert notebook.cells[0].source == "# A page · Mine"
     assert not any(cell.get("outputs") for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("condition", ["family.recipes", "familly.recipe", "family.recipe and"])
+def test_a_condition_that_names_nothing_is_an_error(project, condition):
+    conditional = PAGE + f"\n```{{code-cell}} ipython3\n---\nwhen: {condition}\n---\nprint(1)\n```\n"
+    project.notebooks[0].write_text(conditional, encoding="utf-8")
+    with pytest.raises(TuningVecError, match=rf"cell 'print\(1\)': when: {condition}: "):
+        run(project)
+
+
+def test_a_page_is_due_when_any_module_or_task_of_the_package_changes(project, tmp_path, monkeypatch):
+    package = tmp_path / "tuningvec"
+    shutil.copytree(Path(compendium.__file__).parent.parent, package)
+    monkeypatch.setattr(compendium, "__file__", str(package / "book" / "compendium.py"))
+    page, _ = compendium.plan(project, ["mine"])
+    before = page.digest()
+    for file in ("weights/delta.py", "measures/neurons.py", "tasks/gsm8k.yaml", "tasks/_maths_yaml"):
+        (package / file).write_text((package / file).read_text() + "# another line\n")
+        assert page.digest() != before, file
+        before = page.digest()
+
+
+def test_weights_are_read_for_their_digest_once_and_not_once_a_page(project, monkeypatch):
+    read = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda stream, name: read.append(stream.name) or digest(stream, name))
+    for page in compendium.plan(project, ["mine"]):
+        page.digest()
+    weights = [name for name in read if name.endswith(".safetensors")]
+    assert len(weights) == len(set(weights)) == 2
+
+
+def test_the_front_page_defines_the_verdicts_and_puts_controls_last(project):
+    cells = "".join(
+        f"""
+```{{code-cell}} ipython3
+from tuningvec.page.finding import finding
+from tuningvec.verdict import Verdict
+
+finding("{claim}", paper="p", here="h", verdict=Verdict("mixed", "rule", "1 of 2"), control={control})
+```
+"""
+        for claim, control in (("A control", True), ("A claim", False))
+    )
+    project.notebooks[0].write_text(PAGE + cells, encoding="utf-8")
+    pages, _ = run(project)
+    compendium.publish(project, pages)
+    text = (project.results / "findings.md").read_text(encoding="utf-8")
+    assert all(text.index(f"- {badge(kind)}: ") < text.index("| Claim |") for kind in MEANING)
+    assert text.index("| A claim | p | h | [mixed]{.differs} (1 of 2) |") < text.index("| A control |")

@@ -189,6 +189,24 @@ def test_a_prompt_without_room_stops_before_a_model_is_loaded(tiny: Family, monk
         evals.requests(drugs["tuningvec_drugs"], plain.tokenizer, chat=False, limit=1, config=few)
 
 
+def test_a_task_that_a_model_cannot_read_is_left_out_for_all_and_named(tiny: Family) -> None:
+    tasks = evals.tasks(["tuningvec_visits", "tuningvec_drugs"], tiny.prompt)
+    members = [models.Opened(tiny, "medical"), models.Opened(tiny, "math")]
+    found = evals.run(members, tasks, limit=2)
+    assert set(found.task) == {"tuningvec_drugs"} and set(found.model) == {"medical", "math"}
+    ((task, member, reason),) = [tuple(row.values()) for row in found.attrs["left_out"]]
+    assert (task, member) == ("tuningvec_visits", "medical") and "reads 512" in reason
+    both = {"medicine": tasks, "math": evals.tasks(["tuningvec_arithmetic"], tiny.prompt)}
+    sums = evals.addition(tiny, {"medicine": "medical", "math": "math"}, both, [1], dtype="float32", limit=2)
+    assert set(sums.vectors) == {"none", "sum", "medical", "math"} and sums.attrs["left_out"]
+    assert set(sums[sums.vectors == "none"].who) == {"pretrained"} and len(sums) == 2 * 2 * 4
+    long = evals.tasks(["tuningvec_visits"], tiny.prompt)
+    part = evals.addition(
+        tiny, {"math": "math", "medicine": "medical"}, both | {"medicine": long}, [1], dtype="float32", limit=2
+    )
+    assert set(part.task) == {"tuningvec_arithmetic"} and part.attrs["left_out"][0]["task"] == "tuningvec_visits"
+
+
 def test_domains_and_specialists_that_are_not_there_are_said(tiny: Family) -> None:
     with pytest.raises(
         TuningVecError, match=r"tiny\.yaml: benchmarks: no domain 'law'; there are medicine, math, code"

@@ -45,6 +45,21 @@ def test_a_family_is_named_after_its_file(write):
     assert family.member("tuned").domain == "law"
 
 
+def test_every_specialist_of_a_domain_is_kept_and_the_first_gives_its_vector(write):
+    tuned = [
+        dict(
+            name=name, label=name, license="MIT", role="domain", domain=domain, source=dict(kind="folder", path="tuned")
+        )
+        for name, domain in (("one", "law"), ("two", "law"), ("third", "poems"), ("fourth", "cooking"))
+    ]
+    poems = dict(law=["tuningvec_drugs", "tuningvec_visits"], poems=["tuningvec_generation"])
+    family = Family.load(write(fine_tuned=tuned, benchmarks=poems))
+    assert family.examined == {"law": ["one", "two"]} and family.specialist_of == {"law": "one"}
+    assert family.compared == ["base", "one", "two"] and not family.compares_domains
+    both = Family.load(write(fine_tuned=tuned, benchmarks=poems | dict(poems=["tuningvec_visits", "gsm8k"])))
+    assert both.compares_domains and both.specialist_of == {"law": "one", "poems": "third"}
+
+
 @pytest.mark.parametrize("name", family_names())
 def test_a_copy_under_another_name_is_another_family(tmp_path, name):
     for folder in ("families", "corpora"):

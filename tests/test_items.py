@@ -60,6 +60,21 @@ ANSWERS = [
             {"question": "2 + 2?", "options": ["3", "4", "1 , 000", "5", "none of these"], "answer": 1},
         ),
         (
+            "mathqa", "test.jsonl",
+            {"Problem": "Area?", "options": "['a ) 462 cm ²', 'b ) 1 , 530 cm ²', 'c )3 cm ²']", "correct": "c"},
+            {"question": "Area?", "options": ["462 cm ²", "1 , 530 cm ²", "3 cm ²"], "answer": 2},
+        ),
+        (
+            "mathqa", "test.jsonl",
+            {"Problem": "Long?", "options": "['a ) a ) 4 inches', 'b ) b ) it\\'s 5', \"c ) c ) 6\"]", "correct": "a"},
+            {"question": "Long?", "options": ["4 inches", "it's 5", "6"], "answer": 0},
+        ),
+        (
+            "mathqa", "test.jsonl",
+            {"Problem": "Cost?", "options": "a ) a ) $ 180,000 , b ) b ) s . 15,600 , c )c ) 3", "correct": "b"},
+            {"question": "Cost?", "options": ["$ 180,000", "s . 15,600", "3"], "answer": 1},
+        ),
+        (
             "math500", "test.jsonl", {"problem": "$1/2$?", "solution": "s", "answer": "\\frac{1}{2}"},
             {"question": "$1/2$?", "answer": "\\frac{1}{2}"},
         ),
@@ -133,6 +148,25 @@ def test_errors_name_data_set_and_cause(tmp_path: Path, changed: dict[str, Any],
     with pytest.raises(TuningVecError) as caught:
         items.load(source("minerva") | changed, root)
     assert all(part in str(caught.value) for part in said), caught.value
+
+
+@pytest.mark.parametrize("options", ["['a ) 1', 'c ) 2']", "['a ) 1', 'b ) 2'", "1 , 2", "['a ) 1', 2]"])
+def test_options_that_are_no_list_of_letters_are_an_error(tmp_path: Path, options: str) -> None:
+    root = laid_out(tmp_path, "regisss/math_qa", "test.jsonl", [dict(Problem="?", options=options, correct="b")])
+    with pytest.raises(TuningVecError, match="regisss/math_qa: a row does not read as mathqa"):
+        items.load(source("mathqa", size=None), root)
+
+
+def test_every_task_takes_its_items_from_one_commit_or_from_a_local_copy(tmp_path: Path) -> None:
+    unpinned = []
+    for file in FOLDER.glob("[a-z]*.yaml"):
+        where = items.Source.model_validate(source(file.stem))
+        if not (where.file or where.revision or where.url):
+            unpinned.append(file.stem)
+            for root in (None, str(tmp_path)):
+                with pytest.raises(TuningVecError, match=f"{where.path}: .*names no commit of the hub.*TUNINGVEC_HUB"):
+                    items.load(source(file.stem), root)
+    assert sorted(unpinned) == ["biored", "mathqa", "medtext"]
 
 
 @needs_mirror

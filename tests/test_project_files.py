@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -118,5 +119,27 @@ def test_no_tracked_file_is_large():
     assert [str(f.relative_to(ROOT)) for f in tracked_files() if f.stat().st_size > LARGEST_FILE] == []
 
 
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"book/{page.name}" for page in (ROOT / "book").glob("*.md"))]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_name_modules_and_files_that_exist(name: str):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for module, names in re.findall(r"^from (tuningvec[\w.]*) import ([\w, ]+)$", text, re.M):
+        assert all(hasattr(import_module(module), word) for word in names.split(", ")), module
+    paths = re.findall(r"`((?:tuningvec|tests|data|book|notebooks)/[\w./]*\w)`", text)
+    made = ("book/results", "data/families/mine.yaml", "notebooks/NN_")  # by a build, by the reader
+    assert [path for path in paths if not path.startswith(made) and not (ROOT / path).exists()] == []
+
+
 def test_notebooks_are_tracked_as_text_only():
     assert [str(f.relative_to(ROOT)) for f in tracked_files() if f.suffix == ".ipynb"] == []
+
+
+def test_notebooks_are_tested_with_a_store_of_their_own():
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    said = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in said.splitlines() if "--nbmake" in line]
+    (store,) = re.findall(r"^TUNINGVEC_STORE=(\S+) ", line)
+    assert Path(store).is_relative_to(ROOT / "build" / "nbmake") and "rm -rf build/nbmake" in said.splitlines()

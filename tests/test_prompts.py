@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,3 +74,19 @@ def test_a_file_of_pairs_that_is_wrong_is_named(tmp_path, text, said):
     (tmp_path / "pairs.yaml").write_text(text)
     with pytest.raises(TuningVecError, match=f"pairs.yaml.*{said}"):
         Prompts.read(tmp_path / "pairs.yaml")
+
+
+STEMS = (
+    r".*(mab|nib|vir|azole|pril|sartan|olol|statin|cillin|mycin|oxacin|tidine|gliptin|dipine|zepam|caine|tide|tropin"
+    r"|fylline|trexate|profen|fen|mide|amine|zolide|tropium|vudine|cef|parin|grel|xaban|one|ine|exin|rel|mel|ol|ium)"
+)
+
+
+def test_shipped_wrong_conditions_are_balanced_and_invented_names_have_no_stem_of_a_drug():
+    pairs = Prompts.read(data_folder() / "patching" / "drugs.yaml").pairs
+    wrong = [pair for pair in pairs if pair.kind == "wrong condition"]
+    for some in (wrong[:8], wrong[8:]):
+        assert all(pair.clean[0] == pair.corrupt[0] and pair.clean[1] != pair.corrupt[1] for pair in some)
+        assert sorted(pair.clean[1] for pair in some) == sorted(pair.corrupt[1] for pair in some)
+    invented = [pair.corrupt[0].lower() for pair in pairs if pair.kind == "invented drug"]
+    assert len(set(invented)) == 21 and not [name for name in invented if re.fullmatch(STEMS, name)]

@@ -37,7 +37,7 @@ def test_a_table_is_numbered_and_labelled():
         tables.show(pd.DataFrame({"kind": ["W_Q"], "SSA": [0.5123]}), "tab-x", "A caption.")
     text = captured.outputs[0].data["text/markdown"]
     assert text.startswith(":::{table} A caption.\n:name: tab-x\n")
-    assert "$W_Q$" in text and "0.512" in text
+    assert r"$W_\text{Q}$" in text and "0.512" in text
 
 
 @pytest.mark.parametrize("name", family_names())
@@ -93,3 +93,55 @@ def test_replies_are_quoted_as_they_are():
     table = tables.replies(items, {"tuningvec_t": "Which $x$?"}, {"with": "a", "without": "b"}, longest=20)
     assert table["with"][0] == "&lt;think&gt;x&#124;y&lt;/think&gt;<br>&#42; &#91;…&#93;"
     assert table.question[0] == "Which &#36;x&#36;?" and table.without[0].endswith("&#91;…&#93;")
+
+
+def shown(table: pd.DataFrame, name: str) -> tuple[list[str], list[str]]:
+    """The headers and the first row of a table as it is displayed."""
+    with capture_output() as captured:
+        tables.show(table, name, "A caption.")
+    lines = [line for line in captured.outputs[0].data["text/markdown"].splitlines() if line.startswith("|")]
+    headers, first = ([cell.strip() for cell in lines[i].strip("|").split("|")] for i in (0, 2))
+    return headers, first
+
+
+@pytest.mark.usefixtures("shell")
+def test_a_name_is_no_symbol_of_another_table():
+    assert shown(pd.DataFrame({"member": ["base"], "ρ": 0.9, "p": 0.01}), "tab-trends")[0] == ["member", "ρ", "p"]
+    similarity = pd.DataFrame(dict(vector="T", kind=["all", "W_Q", "norm"], r=0.1))
+    headers, _ = shown(tables.similarity_by_component(similarity), "tab-similarity-kind-tiny")
+    assert headers == ["vector", "all", tables.SYMBOLS["W_Q"], "norm"]
+    assert shown(pd.DataFrame(dict(N=[7], norm=2.0, p=0.1)), "tab-any")[0] == ["$N$", "norm", "p"]
+
+
+@pytest.mark.usefixtures("shell")
+def test_only_kinds_become_symbols_in_cells():
+    table = pd.DataFrame(dict(kind=["W_Q"], said=["W_Q"], r=["r"]))
+    assert shown(table, "tab-any")[1] == [tables.SYMBOLS["W_Q"], "W_Q", "r"]
+    assert shown(pd.DataFrame(dict(kind=["norm"])), "tab-any")[1] == ["norm"]
+
+
+@pytest.mark.usefixtures("shell")
+def test_a_page_tells_with_what_its_numbers_were_measured():
+    run = dict(device="CPU", machine="Linux x86_64, 2 cores", versions={"torch": "2.13.0", "numpy": "2.4.1"})
+    weights = {"": [("0123456789abcdef", 1.0)], "medical": [("fedcba9876543210", -0.5)]}
+    table = pd.DataFrame()
+    table.attrs["runs"] = [
+        run | dict(measured=time, inputs=dict(weights=weights))
+        for time in ("2026-01-02T10:30+00:00", "2026-01-02T10:00+00:00")
+    ]
+    table.attrs["runs"].append(table.attrs["runs"][0] | dict(device="GPU"))
+    with capture_output() as captured:
+        tables.measured(table)
+    lines = captured.outputs[0].data["text/markdown"].splitlines()
+    assert lines[2:4] == [
+        "- 2026-01-02 10:00 to 2026-01-02 10:30, Linux x86_64, 2 cores, CPU, torch 2.13.0, numpy 2.4.1",
+        "- 2026-01-02 10:30, Linux x86_64, 2 cores, GPU, torch 2.13.0, numpy 2.4.1",
+    ]
+    assert lines[-2:] == ["- pretrained: +1 `0123456789ab`", "- medical: −0.5 `fedcba987654`"]
+
+
+def test_intervals_have_a_real_minus_and_none_before_a_zero():
+    rows = pd.DataFrame(dict(points=[-2.0, 0.04, 0.0, float("nan")], low=[-3.25, -0.04, 0, float("nan")],
+                             high=[-1, 0.5, 0, float("nan")]))  # fmt: skip
+    assert tables._interval(rows, "", "points") == ["−2 (−3.2, −1.0)", "+0.0 (0.0, 0.5)", "0 (0.0, 0.0)", "–"]
+    assert tables._changes(rows, "points", "low", "high")[0] == "−2.00 (−3.25, −1.00)"

@@ -1,4 +1,4 @@
-"""Families that others may bring, each through every page of the book: the pages' own cells on small real checkpoints."""
+"""Families that others may bring, each through every page: the pages' own cells on small real checkpoints."""
 
 import shutil
 
@@ -8,10 +8,11 @@ import pytest
 import yaml
 from IPython.core.interactiveshell import InteractiveShell
 
-from tuningvec.book import compendium
+from tuningvec.book import compendium, template
 from tuningvec.book.compendium import Project
 from tuningvec.book.template import left_out
 from tuningvec.data import data_folder
+from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
@@ -44,7 +45,7 @@ def family(tmp_path, make_checkpoint):
         worked = {domain: [] for domain in ("medicine", "math", "notes", "code")}
         spec = dict(
             title=name, summary="Random.", limits="All.", pretrained=about["base"], fine_tuned=tuned_about,
-            prompt=dict(system={"medicine": "Answer."}, worked=worked), corpora=CORPORA,
+            prompt=dict(system=dict.fromkeys(worked, "Answer."), worked=worked), corpora=CORPORA,
             benchmarks=dict(medicine=[DRUGS], math=[SUMS]),
         )  # fmt: skip
         file = tmp_path / f"{name}.yaml"
@@ -134,3 +135,21 @@ def test_every_page_runs_or_says_why_not(name, family, tmp_path, shell):
     assert ("cannot read tuningvec_visits" in whole) == (name == "gemma")
     for reference in ("page-edit", "page-activated"):
         assert f"<{reference}-{name}>" in whole
+
+
+def test_a_misspelt_rule_is_an_error(monkeypatch):
+    monkeypatch.setattr(template, "_notebooks", lambda: {"09_nine": "---\nneeds: {family.colour: a colour}\n---\n"})
+    with pytest.raises(TuningVecError, match=r"09_nine: needs: family\.colour: .*colour"):
+        left_out(Family.load("tiny"))
+
+
+def test_a_reference_to_a_page_that_is_left_out_is_its_text(monkeypatch):
+    page = "---\nneeds: {family.recipe == 'none': another}\n---\n(page-a-{{ family.name }})=\n"
+    monkeypatch.setattr(
+        template, "_notebooks", lambda: {"a": page, "b": page.replace("page-a", "page-b").replace("==", "!=")}
+    )
+    text = "{ref}`the first <page-a-tiny>`, {ref}`the second <page-b-tiny>`, {{ left_out.a }}"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    notebook.metadata["papermill"] = nbformat.NotebookNode(parameters=dict(family="tiny"))
+    template.fill(notebook)
+    assert notebook.cells[0].source == "the first, {ref}`the second <page-b-tiny>`, another"

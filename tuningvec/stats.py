@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 from scipy import integrate
 from scipy.stats import beta, binomtest, fisher_exact, t
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 
@@ -169,9 +168,22 @@ def relative_drop(
     return Interval(*map(float, np.quantile(drops, [(1 - level) / 2, (1 + level) / 2])))
 
 
+def sign_flips(differences: ArrayLike, seed: int, resamples: int = 10_000) -> float:
+    """The p value of a mean of 0: how often random signs give a mean as far from it, counting the one found."""
+    gaps = np.asarray(differences, dtype=float)
+    sizes, counts = np.unique(np.abs(gaps), return_counts=True)  # so many of each size get a plus
+    plus = np.random.default_rng(seed).binomial(counts, 0.5, size=(resamples, len(counts)))
+    as_far = np.abs((2 * plus - counts) @ sizes) >= abs(gaps.sum()) - 1e-9
+    return float((as_far.sum() + 1) / (resamples + 1))
+
+
 def holm(p: ArrayLike) -> Float[np.ndarray, " tests"]:
     """Holm's adjusted p values: rejecting those ≤ α errs in any of the tests with probability at most α."""
-    return multipletests(np.asarray(p, dtype=float), method="holm")[1]
+    values = np.asarray(p, dtype=float)
+    order = np.argsort(values)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1)
+    return adjusted
 
 
 def bootstrap_difference(

@@ -24,7 +24,8 @@ from tuningvec.book.template import fill, left_out
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Adapter, Family, Folder
-from tuningvec.page.finding import CSS, KEY, VERDICTS
+from tuningvec.page.finding import KEY, VERDICTS, badge, meanings
+from tuningvec.store import Store
 
 Executed = list[tuple["Page", NotebookNode]]
 NO_FAMILY = "paper"  # folder and name of pages about the paper alone
@@ -87,11 +88,12 @@ class Page:
 
     def digest(self) -> str:
         """A checksum of what the page depends on: notebook, family and weights, package, paper's data, versions."""
-        here = Path(__file__).parent
-        package = [*here.glob("*.py"), *(here / "tasks").glob("*.py"), *(here / "tasks").glob("*yaml")]
+        package = Path(__file__).parent.parent
+        code = [*package.rglob("*.py"), *(package / "tasks").glob("*yaml")]
         paper = (data_folder() / "paper").glob("*.csv")
-        files = [self.notebook, *_inputs(self.family), *sorted(package), *sorted(paper)]
-        lines = [f"{file.name} {_file_digest(file)}" for file in files]
+        store, small = Store(), [self.notebook, *sorted(code), *sorted(paper)]
+        lines = [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in small]
+        lines += [f"{file.name} {store.digest(file)}" for file in _inputs(self.family)]
         lines += [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
         return hashlib.sha256("\n".join([str(self), *lines]).encode()).hexdigest()
 
@@ -219,9 +221,9 @@ def build(project: Project) -> Path:
 
 
 def _findings(notebooks: Executed) -> str:
-    """The findings that the pages recorded, as one table."""
-    lines = ["| Claim | Paper | Here | Verdict | Page |", "|---|---|---|---|---|"]
-    for page, f in _recorded(notebooks, KEY):
+    """What verdicts mean, and the findings that the pages recorded, as one table: claims, then controls."""
+    lines = [meanings(), "", "| Claim | Paper | Here | Verdict | Page |", "|---|---|---|---|---|"]
+    for page, f in sorted(_recorded(notebooks, KEY), key=lambda recorded: recorded[1]["control"]):
         link = f"[{page.folder}](results/{page.folder}/{page.output.name})"
         lines.append(f"| {f['claim']} | {f['paper']} | {f['here']} | {f['verdict']} | {link} |")
     return "\n".join(lines) + "\n"
@@ -231,7 +233,7 @@ def _audit(notebooks: Executed) -> str:
     """How many of the audit's claims have which verdict, in a sentence."""
     lines = []
     for page, verdicts in _recorded(notebooks, VERDICTS):
-        each = ", ".join(f"[{verdict}]{{.{CSS[verdict]}}} {count}" for verdict, count in verdicts.items())
+        each = ", ".join(f"{badge(verdict)} {count}" for verdict, count in verdicts.items())
         link = f"[the audit](results/{page.folder}/{page.output.name})"
         lines.append(f"{sum(verdicts.values())} claims are judged there: {each}. Read {link}.")
     return "\n\n".join(lines) + "\n"
@@ -275,12 +277,7 @@ def _inputs(family: Family | None) -> list[Path]:
         return []
     sources = [m.source for m in family.members]
     weights = [f for s in sources if isinstance(s, Folder | Adapter) for f in (family.root / s.path).iterdir()]
-    return [family.file, *sorted(weights), *family.reading]
-
-
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return [family.file, *sorted(f for f in weights if f.is_file()), *family.reading]
 
 
 def _copy_mathjax(folder: Path) -> None:

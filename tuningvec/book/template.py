@@ -35,7 +35,7 @@ def fill(notebook: NotebookNode) -> None:
     A cell with `when: <expression>` in its metadata is dropped where that is false for the family. Templates may name
     `family` and `left_out`, as `left_out` tells; a reference to a page that is left out becomes its text alone.
 
-    Raises TuningVecError naming the cell for a field that a family does not have.
+    Raises TuningVecError naming the cell for a field that a family does not have, in a text or in `when`.
     """
     parameters = notebook.metadata.papermill.parameters
     context: dict[str, Any] = {}
@@ -96,7 +96,14 @@ def _kept(gone: set[str], reference: re.Match[str]) -> str:
 
 def _applies(cell: NotebookNode, environment: jinja2.Environment, context: dict[str, Any]) -> bool:
     condition = cell.metadata.get("when")
-    return condition is None or bool(environment.compile_expression(condition)(context))
+    if condition is None:
+        return True
+    try:
+        found = environment.compile_expression(condition, undefined_to_none=False)(context)
+        return bool(found)  # an unknown name raises here at the latest
+    except jinja2.TemplateError as error:
+        start = cell.source.strip().partition("\n")[0]
+        raise TuningVecError(f"cell {start!r}: when: {condition}: {error}") from None
 
 
 def _filled(value: Any, environment: jinja2.Environment, context: dict[str, Any]) -> Any:

@@ -122,9 +122,12 @@ def study(
     settings = [("nothing", 0.0, 0), *(("top", share, 0) for share in shares)]
     settings += itertools.product(["random"], shares, range(draws))
     members, tables = [models.Opened(family, member.name, dtype) for member in family.members], []
-    plans, left_out = evals.readable(members, tasks, limit=limit)
+    try:
+        plans, left_out = evals.readable(members, tasks, limit=limit) if tasks else ({}, [])
+    except evals.Unreadable as error:
+        plans, left_out = {}, error.left_out
     for member in models.in_turn(members, "ablation"):
-        asked = plans[id(member)]
+        asked = plans.get(id(member), {})
         items = hashlib.sha256(repr((held, [list(parts) for parts in asked.values()])).encode()).hexdigest()
         profiled = found.read.set_index("member").digest[member.name]
         record = member.record(store, "ablation", __name__, profiled=profiled, scope=scope, seed=seed, items=items)

@@ -1,9 +1,11 @@
 """Benchmarks on models in memory: lm-eval's tasks and its view of a model, with every item kept."""
 
 import hashlib
+import inspect
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -17,9 +19,10 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tuningvec.closure import PACKAGE, Closure
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family, Prompt
-from tuningvec.measures import models, scores
+from tuningvec.measures import models
 from tuningvec.measures.models import Opened
 from tuningvec.store import Rows, Store
 from tuningvec.tasks import FOLDER, scoring
@@ -29,10 +32,16 @@ WINDOW = 32  # items between two entries in the store
 SUM, NONE = "sum", "none"  # vectors that are added: all of them, none
 Windows = dict[str, list[list[Instance]]]
 EXAMPLES_SEED = 1234  # lm-eval's own, for tasks that draw their worked examples
+ASKED = (  # fields of a task's config that what is asked follows from, and where its items lie
+    "task", "task_alias", "tag", "description", "num_fewshot", "fewshot_config", "dataset_path", "dataset_name",
+    "dataset_kwargs", "metadata",
+)  # fmt: skip
 
 
 class Unreadable(TuningVecError):
-    """A prompt that a model cannot read."""
+    """A prompt that a model cannot read; `left_out` names the tasks where none is left, as `readable` does."""
+
+    left_out: Sequence[dict[str, str]] = ()
 
 
 class InMemory(HFLM):
@@ -118,7 +127,7 @@ def together(benchmarks: Mapping[str, Mapping[str, Task]]) -> dict[str, Task]:
 
 
 def _main(task: Task) -> str:
-    return scores.main([metric["metric"] for metric in task.config.metric_list])
+    return scoring.main([metric["metric"] for metric in task.config.metric_list])
 
 
 def requests(
@@ -216,24 +225,23 @@ def run(
 
     `chat` says whether prompts are in the chat format of the member that is prompted, by default as `in_chat` does;
     `limit` takes the first items of each task. What the store holds is not measured again. Tasks that `readable` leaves
-    out are named in `attrs["left_out"]`. Raises as it does, and where no task is left, before a model is loaded.
+    out are named in `attrs["left_out"]`. Raises as it does, before a model is loaded.
     """
     plans, left_out = readable(asked, benchmarks, chat, limit)
-    if not any(plans.values()):
-        raise Unreadable("; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
+    scored = {name: _scoring(task) for name, task in benchmarks.items()} if store else {}
     parts, runs = [], []
     for one in models.in_turn(asked, "benchmarks"):
         lm: InMemory | None = None
+        about = dict(batch=batch, generation=one.generation.to_diff_dict())
+        about |= dict(tokenizer=_checksum(one.tokenizer.backend_tokenizer.to_str().encode()))
         for name, pieces in plans[id(one)].items():
-            record = one.record(
-                store, "evals", __name__, task=name, batch=batch, generation=one.generation.to_diff_dict()
-            )
+            record = one.record(store, "evals", __name__, task=name, scoring=scored.get(name), **about)
             for piece, groups in pieces.items():
                 if piece not in record:
                     lm = lm or InMemory(one.model, one.tokenizer, batch)
-                    record.add(piece, answer(lm, benchmarks[name], groups))
-            about = dict(model=one.name, task=name, chat=in_chat(one, benchmarks[name], chat))
-            parts.append(pd.DataFrame(record.rows(pieces)).assign(**about))
+                    record.add(piece, _known(answer(lm, benchmarks[name], groups), one, name))
+            asked_as = dict(model=one.name, task=name, chat=in_chat(one, benchmarks[name], chat))
+            parts.append(pd.DataFrame(record.rows(pieces)).assign(**asked_as))
             runs += record.runs
     table = pd.concat(parts, ignore_index=True)
     table.attrs |= dict(runs=runs, left_out=left_out)
@@ -245,7 +253,8 @@ def readable(
 ) -> tuple[dict[int, dict[str, Windows]], list[dict[str, str]]]:
     """`windows` of each model by its `id`, and the tasks that some model cannot read, each with member and reason.
 
-    Those are put to none of them, since models are compared on the same items. Raises as `requests` does.
+    Those are put to none of them, since models are compared on the same items. Raises TuningVecError where no task is
+    left, and as `requests` does.
     """
     plans: dict[int, dict[str, Windows]] = {id(one): {} for one in asked}
     left_out = []
@@ -257,7 +266,52 @@ def readable(
                 left_out.append(dict(task=name, member=one.name, reason=str(error)))
                 break
     gone = {row["task"] for row in left_out}
+    if gone == set(benchmarks):
+        error = Unreadable("; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
+        error.left_out = left_out
+        raise error
     return {key: {name: found[name] for name in found if name not in gone} for key, found in plans.items()}, left_out
+
+
+def _known(rows: Rows, one: Opened, task: str) -> Rows:
+    """Raises TuningVecError for a metric, or a log-likelihood, that is not a number."""
+    for row in rows:
+        numbers = [value for value in row.values() if isinstance(value, float)]
+        if "ended" not in row:
+            numbers += [logp for logp, *_ in json.loads(row["reply"])]
+        if any(map(math.isnan, numbers)):
+            raise TuningVecError(
+                f"{task}: item {row['item']}: a score of {one.name} is not a number; look for NaN in its weights"
+            )
+    return rows
+
+
+def _scoring(task: Task) -> dict[str, Any]:
+    """What makes a task's metrics of replies: its config, and the code of every function that this names."""
+    config = {field: value for field, value in vars(task.config).items() if field not in ASKED and value is not None}
+    return dict(config=json.loads(json.dumps(config, default=_code)), code=sorted(map(_code, _functions(config))))
+
+
+def _functions(value: Any) -> Iterator[Callable[..., Any]]:
+    if callable(value):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _functions(part)
+
+
+def _code(function: Any) -> str:
+    """A function's name with a checksum of what it does: our modules' imports too, else all code beside its file."""
+    module, file = getattr(function, "__module__", ""), inspect.getsourcefile(inspect.unwrap(function))
+    if module.partition(".")[0] == PACKAGE:
+        closure = Closure.of(module)
+        return f"{function.__qualname__} {closure.digest} {json.dumps(closure.versions)}"
+    beside = b"".join(path.read_bytes() for path in sorted(Path(file).parent.glob("*.py")))
+    return f"{function.__qualname__} {_checksum(beside)}"
+
+
+def _checksum(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
 
 def negation(
@@ -291,6 +345,34 @@ def negation(
     return _joined(parts)
 
 
+def negation_of_specialists(
+    family: Family,
+    benchmarks: Mapping[str, Mapping[str, Task]],
+    scales: Sequence[float],
+    *,
+    dtype: str,
+    limit: int | None = None,
+    batch: int = BATCH,
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """`negation` of every specialist on the benchmarks of its own domain, with a column member; raises as it does.
+
+    Texts, which take long, are written at λ = 0 and 1 in the member's own format alone, where the domain has other
+    benchmarks as well.
+    """
+    about = dict(dtype=dtype, limit=limit, batch=batch, store=store)
+    parts = []
+    for member in family.specialists:
+        own = benchmarks.get(member.domain, {})
+        texts = {name: task for name, task in own.items() if _main(task) == "rouge1"}
+        swept = {name: task for name, task in own.items() if name not in texts} or texts
+        parts.append(negation(family, member.name, swept, scales, **about).assign(member=member.name))
+        if texts and texts is not swept:
+            ends = negation(family, member.name, texts, [0, 1], plain=False, **about)
+            parts.append(ends.assign(member=member.name))
+    return _joined(parts)
+
+
 def negated(scale: float, own: bool = True) -> str:
     """How θ_ft − λT is called, prompted in the member's own format or in plain text."""
     return f"λ = {scale:g}" + ("" if own else ", plain text")
@@ -317,8 +399,9 @@ def addition(
     """θ_pre + λ Σ T_d and θ_pre + λ T_d for every specialist, {domain: member}, on the benchmarks of their domains.
 
     All are prompted as the specialist of the benchmark's domain. Rows of `run` with columns scale, vectors ("sum", or
-    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". Raises TuningVecError for
-    fewer than two specialists and for scales without 1, and as `run` does.
+    a member) and who ("sum, λ = 0.5"). The pretrained weights are there once, with "none". A domain of which nothing
+    can be read is left out. Raises TuningVecError for fewer than two specialists and for scales without 1, and as
+    `run` does where no domain is left.
     """
     if len(specialists) < 2:
         raise TuningVecError(f"{family.file}: {len(specialists)} domain models with benchmarks; a sum needs two")
@@ -326,18 +409,26 @@ def addition(
         raise TuningVecError(f"scales {list(scales)}: 1, the specialist that scores are divided by, must be among them")
     sums = {SUM: list(specialists.values())} | {member: [member] for member in specialists.values()}
     swept = [(NONE, 0.0), *((vectors, scale) for vectors in sums for scale in scales if scale)]
-    parts = []
+    parts, left_out = [], []
     for domain, prompted in specialists.items():
         asked = {
             (vectors, scale): models.added(family, sums.get(vectors, []), scale, prompted, dtype)
             for vectors, scale in swept
         }
-        part = run(list(asked.values()), benchmarks[domain], limit=limit, batch=batch, store=store)
+        try:
+            part = run(list(asked.values()), benchmarks[domain], limit=limit, batch=batch, store=store)
+        except Unreadable as error:
+            left_out += error.left_out
+            continue
         about = {one.name: key for key, one in asked.items()}
         vectors, scale = zip(*part.model.map(about), strict=True)
         who = [f"{v}, λ = {c:g}" if c else family.pretrained.name for v, c in zip(vectors, scale, strict=True)]
         parts.append(part.assign(scale=scale, vectors=vectors, who=who))
-    return _joined(parts)
+    if not parts:
+        raise Unreadable("; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
+    table = _joined(parts)
+    table.attrs["left_out"] += left_out
+    return table
 
 
 def windows(
@@ -360,8 +451,7 @@ def in_chat(one: Opened, task: Task, chat: bool | None = None) -> bool:
 
 def _piece(window: Sequence[Sequence[Instance]]) -> str:
     asked = json.dumps([[instance.doc, instance.args] for group in window for instance in group], sort_keys=True)
-    digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
-    return f"{window[0][0].doc_id} to {window[-1][0].doc_id}, {digest}"
+    return f"{window[0][0].doc_id} to {window[-1][0].doc_id}, {_checksum(asked.encode())[:16]}"
 
 
 def score_texts(lm: HFLM, texts: Sequence[str]) -> Rows:

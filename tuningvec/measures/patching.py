@@ -1,7 +1,10 @@
-"""Attribution patching and exact activation patching of true and false statements (paper A.6, Fig. 7)."""
+"""Attribution patching and exact activation patching of true and false statements (paper A.6, Fig. 7).
+
+The paper describes the swap of activations and prints no formula; the first-order estimate is that of arXiv 2403.00745.
+"""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,18 +15,23 @@ import torch
 from jaxtyping import Float, Int64
 from nnsight import NNsight
 from nnsight.intervention.envoy import Envoy
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, spearmanr, t, ttest_1samp
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
 from tuningvec.measures import models
 from tuningvec.measures.prompts import Aligned, Prompt, Prompts, answers
-from tuningvec.stats import mean_interval
-from tuningvec.store import Store
+from tuningvec.stats import holm, mean_interval
+from tuningvec.store import Store, joined
+from tuningvec.verdict import Verdict, judge, unknown
 
 SITES = ("residual", "attention", "mlp")  # output of a block, of its attention, of its feed-forward layer
 METHODS = ("plain", "integrated", "exact")  # attribution at the corrupt prompt, averaged along the way, and patching
+FEWEST = 4  # pairs of a kind: two in each half
+COMPARED = ("agreement", "halves", "own", "corrected", "low", "high", "error", "null")  # columns of `similarity`
+NOTHING = 1e-4  # of the largest effect: less is rounding
 
 
 @dataclass(frozen=True)
@@ -45,12 +53,11 @@ class Patcher:
     def _ids(self, prompt: Prompt, rows: int = 1) -> Int64[Tensor, "rows tokens"]:
         return torch.tensor([prompt.ids] * rows, device=self._device)
 
-    def attribution(self, pair: Aligned, steps: int = 1, drop: bool = False) -> Effects:
-        """First-order estimate (a_clean − a_corrupt) · ∂metric/∂a at the corrupt prompt (A.6).
+    def attribution(self, pair: Aligned, steps: int = 1) -> Effects:
+        """First-order estimate (a_clean − a_corrupt) · ∂metric/∂a at the corrupt prompt (arXiv 2403.00745).
 
         With `steps` > 1 the gradient is the mean over as many points on the way from the corrupt prompt's embeddings to
-        the clean one's (integrated gradients). With `drop` the effect is the mean over layers of |estimate|, each with
-        the gradient that passes the attention and feed-forward outputs of that layer dropped (GradDrop of AtP*).
+        the clean one's (integrated gradients).
         """
         clean, at_clean, start = self._run(pair.clean)
         corrupt, at_corrupt, embedded = self._run(pair.corrupt)
@@ -60,9 +67,7 @@ class Patcher:
         towards = torch.zeros_like(embedded)
         towards[has] = start[pair.places[has]] - embedded[has]
         points = torch.stack([embedded + towards * (i / steps) for i in range(steps)])
-        dropped = range(len(at_corrupt[0])) if drop else [None]
-        found = [torch.sum(difference * self._gradient(pair.corrupt, points, layer), -1) for layer in dropped]
-        return Effects(clean, corrupt, torch.stack(found).abs().mean(0) if drop else found[0])
+        return Effects(clean, corrupt, torch.sum(difference * self._gradient(pair.corrupt, points), -1))
 
     def exact(self, pair: Aligned, layers: int | None = None) -> Effects:
         """The same by running the model once for each place; with so many layers alone, even over depth, else NaN.
@@ -74,8 +79,7 @@ class Patcher:
         corrupt, _, _ = self._run(pair.corrupt)
         has = torch.nonzero(pair.places >= 0)[:, 0]
         ids = self._ids(pair.corrupt, len(SITES) * len(has))
-        depth = at_clean.shape[1]
-        chosen = np.unique(np.linspace(0, depth - 1, min(layers or depth, depth)).round().astype(int)).tolist()
+        chosen = _chosen(at_clean.shape[1], layers)
         _, patches, _ = self._rows(self._ids(pair.clean, len(ids)), pair.places[has], chosen)
         whole, _, before = self._rows(ids, has, chosen)
         effect = torch.full((*at_clean.shape[:2], len(pair.places)), float("nan"))
@@ -100,16 +104,14 @@ class Patcher:
             metric = nnsight.save(self._metric())
         return metric.item(), torch.stack([torch.stack(site) for site in zip(*found, strict=True)]), embedded
 
-    def _gradient(
-        self, prompt: Prompt, points: Float[Tensor, "steps tokens d"], dropped: int | None = None
-    ) -> Float[Tensor, "site L tokens d"]:
-        """∂metric/∂a of every site, the mean over these embeddings of the prompt; none passes the layer `dropped`."""
+    def _gradient(self, prompt: Prompt, points: Float[Tensor, "steps tokens d"]) -> Float[Tensor, "site L tokens d"]:
+        """∂metric/∂a of every site, the mean over these embeddings of the prompt."""
         net, refs = self._net, []
         ids = self._ids(prompt, len(points))
         with net.trace(input_ids=ids, logits_to_keep=1, use_cache=False):
             net.model.embed_tokens.output = points.clone().requires_grad_(True)
-            for i, layer in enumerate(net.model.layers):
-                refs.extend(_cut(layer) if i == dropped else _sites(layer))
+            for layer in net.model.layers:
+                refs.extend(_sites(layer))
             gradients = torch.autograd.grad(self._metric().sum(), refs)
             found = nnsight.save([g.float().mean(0).cpu() for g in gradients])
         return torch.stack(found).unflatten(0, (-1, len(SITES))).transpose(0, 1)
@@ -157,13 +159,21 @@ def _sites(layer: Envoy) -> list[Tensor]:
     return [layer.output, attention, mlp]
 
 
-def _cut(layer: Envoy) -> list[Tensor]:
-    """The sites of a block whose attention and feed-forward outputs are leaves: gradients end there."""
-    attention, *rest = layer.self_attn.output
-    attention = attention.detach().requires_grad_(True)
-    layer.self_attn.output = (attention, *rest)
-    layer.mlp.output = mlp = layer.mlp.output.detach().requires_grad_(True)
-    return [layer.output, attention, mlp]
+def _chosen(depth: int, layers: int | None) -> list[int]:
+    """So many layers, even over depth; all of them without a number."""
+    return np.unique(np.linspace(0, depth - 1, min(layers or depth, depth)).round().astype(int)).tolist()
+
+
+class Plan(NamedTuple):
+    """How much is measured: up to `pairs` of each kind, in so many `steps`, exactly in so many `layers`.
+
+    `chat` gives the statement as a user's turn of the chat template, else it is plain text.
+    """
+
+    pairs: int
+    steps: int
+    layers: int
+    chat: bool = False
 
 
 class Maps(NamedTuple):
@@ -187,67 +197,71 @@ class Maps(NamedTuple):
 
 
 def study(
-    family: Family,
-    *,
-    needed: Sequence[str],
-    pairs: int,
-    steps: int,
-    layers: int,
-    chat: bool,
-    dtype: str,
-    store: Store | None = None,
+    family: Family, plan: Plan, needed: Sequence[str] = (), dtype: str = "float32", store: Store | None = None
 ) -> Maps:
-    """Integrated attribution of up to `pairs` of the family's prompt pairs of each kind; all `needed` must be there.
+    """Integrated attribution of the family's prompt pairs; all kinds in `needed` must be there.
 
-    Of the first pair of a kind also plain attribution and exact patching, this of so many layers. What the store
-    holds is not measured again. Raises as `Prompts.read`, `prompt` and `answers` do.
+    Of the first pair of a kind also plain attribution and exact patching. What the store holds is not measured again.
+    Raises as `Prompts.check`, `prompt` and `answers` do, and TuningVecError where a metric or an effect is no number.
     """
     given = Prompts.read(family.root / family.patching)
     given.check(needed, family.root / family.patching)
-    options = dict(steps=steps, layers=layers)
     metrics, effects, examples, agreement, runs = [], {}, {}, [], []
     columns: list[str] = []
-    about = dict(prompts=given.model_dump(), pairs=pairs, chat=chat, **options)
+    about = dict(prompts=given.model_dump(), **plan._asdict())
     for member in models.opened(family, dtype, "patching"):
-        tokens = answers(member.tokenizer, given.answers, chat)
+        tokens = answers(member.tokenizer, given.answers, plan.chat)
         record = member.record(store, "patching", __name__, **about)
         for kind in given.kinds:
-            some = [pair for pair in given.pairs if pair.kind == kind][:pairs]
-            aligned = [given.aligned(member.tokenizer, pair, chat) for pair in some]
+            some = [pair for pair in given.pairs if pair.kind == kind][: plan.pairs]
+            aligned = [given.aligned(member.tokenizer, pair, plan.chat) for pair in some]
             columns = list(dict.fromkeys(aligned[0].corrupt.columns))
             if kind not in record:
-                record.add(kind, *_measured(Patcher(member.model, tokens), aligned, columns, **options))
+                names = [f"{family.file}: {member.name}: {kind} {pair.clean} against {pair.corrupt}" for pair in some]
+                record.add(kind, *_measured(Patcher(member.model, tokens), aligned, names, columns, plan))
             arrays = record.arrays(kind)
             effects[member.name, kind] = arrays.pop("effects")
             examples[member.name, kind] = aligned[0], {method: arrays[method] for method in METHODS}
-            rows = record.pieces[kind]
-            metrics += [dict(member=member.name, kind=kind, pair=i, **row) for i, row in enumerate(rows)]
+            rows = pd.DataFrame(record.pieces[kind])
+            metrics.append(rows.assign(member=member.name, kind=kind, pair=rows.index))
             agreement += [dict(member=member.name, kind=kind, **row) for row in _agreement(arrays)]
         runs += record.runs
-    table = pd.DataFrame(metrics)
-    table.attrs["runs"] = runs
-    return Maps(table, effects, columns, examples, pd.DataFrame(agreement))
+    return Maps(joined(metrics, runs), effects, columns, examples, pd.DataFrame(agreement))
 
 
 def _measured(
-    patcher: Patcher, pairs: Sequence[Aligned], columns: Sequence[str], steps: int, layers: int
+    patcher: Patcher, pairs: Sequence[Aligned], names: Sequence[str], columns: Sequence[str], plan: Plan
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Metrics of each pair; maps of all pairs by column, and of the first pair by token and method."""
-    found = [patcher.attribution(pair, steps) for pair in pairs]
+    found = [
+        _finite(patcher.attribution(pair, plan.steps), pair, name) for pair, name in zip(pairs, names, strict=True)
+    ]
     rows = [dict(clean=one.clean, corrupt=one.corrupt) for one in found]
-    sums = torch.stack(
-        [_by_column(one.effect, pair.corrupt.columns, columns) for one, pair in zip(found, pairs, strict=True)]
-    )
-    first = {"plain": patcher.attribution(pairs[0]), "integrated": found[0], "exact": patcher.exact(pairs[0], layers)}
-    return rows, {"effects": sums} | {method: one.effect for method, one in first.items()}
+    sums = torch.stack([_by_column(one.effect, pair, columns) for one, pair in zip(found, pairs, strict=True)])
+    chosen = _chosen(sums.shape[2], plan.layers)
+    plain = _finite(patcher.attribution(pairs[0]), pairs[0], names[0])
+    exact = _finite(patcher.exact(pairs[0], plan.layers), pairs[0], names[0], chosen)
+    return rows, {"effects": sums, "plain": plain.effect, "integrated": found[0].effect, "exact": exact.effect}
+
+
+def _finite(found: Effects, pair: Aligned, name: str, layers: Sequence[int] | None = None) -> Effects:
+    """The effects as they are; raises TuningVecError for a metric, or an effect where a token has a partner, of NaN."""
+    patched = found.effect if layers is None else found.effect[:, layers]
+    if not (np.isfinite([found.clean, found.corrupt]).all() and patched[..., pair.places >= 0].isfinite().all()):
+        raise TuningVecError(
+            f"{name}: logit(true) − logit(false), or an effect on it, is not finite; check this member's weights, "
+            "and that its dtype is wide enough"
+        )
+    return found
 
 
 def _by_column(
-    effect: Float[Tensor, "site L token"], of_tokens: Sequence[str], columns: Sequence[str]
+    effect: Float[Tensor, "site L token"], pair: Aligned, columns: Sequence[str]
 ) -> Float[Tensor, "site L column"]:
     """Sums over the tokens of each column that have a partner."""
-    member = torch.tensor([[name == column for column in columns] for name in of_tokens], dtype=effect.dtype)
-    return effect.nan_to_num() @ member
+    has = pair.places >= 0
+    member = torch.tensor([[name == column for column in columns] for name in pair.corrupt.columns], dtype=effect.dtype)
+    return effect[..., has] @ member[has]
 
 
 def _agreement(maps: dict[str, Tensor]) -> list[dict[str, object]]:
@@ -255,9 +269,9 @@ def _agreement(maps: dict[str, Tensor]) -> list[dict[str, object]]:
     exact, rows = maps["exact"], []
     for method, (i, site) in itertools.product(METHODS[:-1], enumerate(SITES)):
         one, other = exact[i].flatten(), maps[method][i].flatten()
-        known = ~one.isnan()
+        known = ~one.isnan()  # where it was patched
         one, other = one[known], other[known]
-        if one.any() and other.any():  # identical prompts have no correlation
+        if all(len(x.unique()) > 1 for x in (one, other)):  # identical prompts have no correlation
             values = [float(correlation(one.numpy(), other.numpy()).statistic) for correlation in (pearsonr, spearmanr)]
             rows.append(dict(method=method, site=site, pearson=values[0], spearman=values[1], places=len(one)))
     return rows
@@ -266,61 +280,166 @@ def _agreement(maps: dict[str, Tensor]) -> list[dict[str, object]]:
 def knowledge(maps: Maps) -> pd.DataFrame:
     """How far the metric of the clean prompt lies above that of the corrupt one, by member and kind of pair.
 
-    `difference` is the mean over pairs with its t interval, `above` the number of pairs with a higher clean metric.
+    `difference` is the mean over pairs in logits, with its t interval and the p value of none; `above` the number of
+    pairs with a higher clean metric.
     """
     rows = []
     for (member, kind), part in maps.metrics.groupby(["member", "kind"], sort=False):
         gap = (part.clean - part.corrupt).to_numpy()
         low, high = (float(end) for end in mean_interval(gap))
         row = dict(member=member, kind=kind, pairs=len(part), clean=part.clean.mean(), corrupt=part.corrupt.mean())
-        rows.append(row | dict(difference=gap.mean(), low=low, high=high, above=int(np.sum(gap > 0))))
+        p = float(ttest_1samp(gap, 0).pvalue) if np.ptp(gap) else 1.0
+        rows.append(row | dict(difference=gap.mean(), low=low, high=high, p=p, above=int(np.sum(gap > 0))))
     return pd.DataFrame(rows)
 
 
 def largest(maps: Maps, kind: str) -> dict[str, float]:
-    """The largest |effect| of any method on pairs of a kind, by member."""
+    """The largest |effect| of any method on pairs of a kind, by member; NaN where an effect is."""
     found = {}
     for (member, k), effects in maps.effects.items():
         if k == kind:
-            every = [effects, *maps.examples[member, k][1].values()]
-            found[member] = max(one.nan_to_num().abs().max().item() for one in every)
+            pair, methods = maps.examples[member, k]
+            patched = [one[:, ~one.isnan().all(0).all(-1)][..., pair.places >= 0] for one in methods.values()]
+            found[member] = float(np.max([one.abs().max() for one in (effects, *patched)]))
     return found
 
 
-def similarity(maps: Maps, pretrained: str, seed: int, draws: int = 1000) -> pd.DataFrame:
-    """Correlation over layers and columns of each member's mean |effect| with the pretrained one's, by kind and site.
+def similarity(maps: Maps, pretrained: str, seed: int, splits: int = 100, draws: int = 500) -> pd.DataFrame:
+    """How each fine-tuned member's maps agree with the pretrained one's, by kind of pair and site.
 
-    Where patching matters is asked, so signs are left out, which differ from pair to pair. With a bootstrap interval
-    over pairs, drawn alike for both (`low`, `high`); `halves`, the pretrained map's correlation between its even and
-    odd pairs; and `null`, what 97.5 % of maps with shuffled layers and columns stay below. Kinds with fewer than four
-    pairs, and maps that are zero, are left out.
+    A map is the mean |effect| over pairs by layer and column: where patching matters is asked, and signs differ from
+    pair to pair. `agreement` is the correlation of one member's map of half the pairs with the other's of the other
+    half, the mean over random splits; `halves` and `own` are what the pretrained and the fine-tuned member's two halves
+    agree, so that all three differ by the choice of pairs alike. `corrected` is agreement / √(halves · own) (Spearman
+    1904), 1 for members whose maps differ by pairs alone, with its jackknife t interval over pairs, drawn alike for
+    both (copies of a pair, as a bootstrap draws them, would stand in both halves). `null` is what 97.5 % of maps with
+    shuffled layers and columns stay below. Places where neither member has an effect are left out. `left_out` says
+    why nothing could be compared, else it is empty.
     """
     rows = []
     for (member, kind), effects in maps.effects.items():
-        own = maps.effects[pretrained, kind].abs().numpy()  # (pair, site, L, column)
-        other, n = effects.abs().numpy(), len(effects)
-        if n < 4 or not own.any() or not other.any():
-            continue
-        for i, site in enumerate(SITES):
-            random = np.random.default_rng(seed)
-            a, b = own[:, i].reshape(n, -1), other[:, i].reshape(n, -1)
-            weights = random.multinomial(n, np.full(n, 1 / n), size=draws) / n  # (draw, pair)
-            low, high = np.quantile(_correlations(weights @ a, weights @ b), [0.025, 0.975])
-            shuffled = np.stack([_shuffled(other[:, i].mean(0), random).ravel() for _ in range(draws)])
-            null = np.quantile(_correlations(np.broadcast_to(a.mean(0), shuffled.shape), shuffled), 0.975)
-            halves = _correlations(a[::2].mean(0)[None], a[1::2].mean(0)[None])[0]
-            whole = _correlations(a.mean(0)[None], b.mean(0)[None])[0]
-            row = dict(member=member, kind=kind, site=site, correlation=whole, low=low, high=high)
-            rows.append(row | dict(halves=halves, null=null))
-    return pd.DataFrame(rows)
+        for i, site in enumerate(SITES if member != pretrained else ()):
+            one, other = (x[:, i].abs().double().numpy() for x in (maps.effects[pretrained, kind], effects))
+            row = dict(member=member, kind=kind, site=site, pairs=len(one))
+            rows.append(row | _compared(one, other, np.random.default_rng(seed), splits, draws))
+    return pd.DataFrame(rows, columns=["member", "kind", "site", "pairs", *COMPARED, "left_out"])
 
 
-def _shuffled(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The same rows and columns in another order."""
-    return random.permutation(random.permutation(values, axis=0), axis=1)
+def _compared(
+    one: Float[np.ndarray, "pair L column"],
+    other: Float[np.ndarray, "pair L column"],
+    random: np.random.Generator,
+    splits: int,
+    draws: int,
+) -> dict[str, object]:
+    """The columns of `similarity` for one map of two members."""
+    n, reached = len(one), np.maximum(one, other).max(0)
+    if n < FEWEST:
+        return dict(left_out=f"{n} pairs, of which halves need {FEWEST}")
+    used = reached > NOTHING * reached.max()
+    if not used.any() or not np.ptp(one.mean(0)[used]):
+        return dict(left_out="no effect differs from another in the pretrained member")
+    columns = used.any(0)
+    one, other, used = one[..., columns], other[..., columns], used[:, columns]
+    if not np.ptp(other.mean(0)[used]):  # a member without effects agrees in nothing
+        return dict.fromkeys(COMPARED, 0.0) | dict(left_out="")
+    grams, whole = _grams(one[:, used], other[:, used]), _halves(n, splits, random)
+    agreement, halves, own = _agreements(*grams, whole)
+    rest, fewer = [np.delete(np.arange(n), i) for i in range(n)], _halves(n - 1, splits, random)
+    without = [_corrected(*_agreements(*(gram[np.ix_(keep, keep)] for gram in grams), fewer)) for keep in rest]
+    corrected = _corrected(agreement, halves, own)
+    error = float(np.sqrt((n - 1) / n * np.sum((without - np.mean(without)) ** 2)))
+    shuffled = [_grams(one[:, used], _shuffled(other, random)[:, used]) for _ in range(draws)]
+    null = np.quantile([_agreements(*some, whole)[0] for some in shuffled], 0.975)
+    half = t.ppf(0.975, n - 1) * error
+    ends = corrected - half, corrected + half, error, _corrected(float(null), halves, own)
+    return dict(zip(COMPARED, (agreement, halves, own, corrected, *ends), strict=True)) | dict(left_out="")
 
 
-def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of each row of a with that of b."""
-    a, b = (x - x.mean(1, keepdims=True) for x in (a, b))
-    return np.sum(a * b, 1) / np.sqrt(np.sum(a**2, 1) * np.sum(b**2, 1))
+def _halves(n: int, splits: int, random: np.random.Generator) -> Float[np.ndarray, "split n"]:
+    """1 for the pairs of the first half of each split, else 0."""
+    return random.permuted(np.tile(np.where(np.arange(n) < n // 2, 1.0, 0.0), (splits, 1)), axis=1)
+
+
+def _grams(one: Float[np.ndarray, "pair place"], other: Float[np.ndarray, "pair place"]) -> tuple[np.ndarray, ...]:
+    """Products of the maps of all pairs, each less its mean: of one member, of the other, of one with the other."""
+    one, other = (x - x.mean(1, keepdims=True) for x in (one, other))
+    return one @ one.T, other @ other.T, one @ other.T
+
+
+def _agreements(
+    one: np.ndarray, other: np.ndarray, both: np.ndarray, first: Float[np.ndarray, "split n"]
+) -> tuple[float, float, float]:
+    """Correlations between halves, the means over splits: of both members, of one, of the other; 0 without effects."""
+    second = 1 - first
+    crosswise = [_correlation(both, *halves, one, other) for halves in ((first, second), (second, first))]
+    return sum(crosswise) / 2, *(_correlation(gram, first, second, gram, gram) for gram in (one, other))
+
+
+def _correlation(gram: np.ndarray, u: np.ndarray, v: np.ndarray, of_u: np.ndarray, of_v: np.ndarray) -> float:
+    """Mean over splits of the correlation of the maps that u and v pick; 0 where one of them is the same everywhere."""
+    inner, *sizes = (np.sum(a @ g * b, axis=1) for g, a, b in ((gram, u, v), (of_u, u, u), (of_v, v, v)))
+    size = np.sqrt(sizes[0] * sizes[1])
+    return float(np.divide(inner, size, out=np.zeros_like(size), where=size > 0).mean())
+
+
+def _corrected(agreement: float, halves: float, own: float) -> float:
+    """Agreement as it would be without differences between pairs; NaN where a member's own halves do not agree."""
+    return agreement / (halves * own) ** 0.5 if halves > 0 and own > 0 else np.nan
+
+
+def _shuffled(values: Float[np.ndarray, "pair L column"], random: np.random.Generator) -> np.ndarray:
+    """The same layers and columns in another order, one for all pairs."""
+    _, layers, columns = values.shape
+    return values[:, random.permutation(layers)][..., random.permutation(columns)]
+
+
+def same_regions(alike: pd.DataFrame, *, least: float = 0.1, level: float = 0.95) -> Verdict:
+    """Whether members' maps are as alike as their own halves are, less than `least`, and more than shuffled ones."""
+    floor = f"{1 - least:g}"
+    rule = (
+        "For each map: the correlation of the fine-tuned member's map of half the pairs with the pretrained one's of "
+        f"the other half, corrected for how far each one's own halves agree; a loss of {least:g} would matter. For the "
+        f"claim: clearly above {floor} and above 97.5 % of shuffled maps; against it: clearly below {floor}. Effect: "
+        f"corrected correlation less {floor}, {100 * level:g} % jackknife interval over pairs; Holm over maps"
+    )
+    known, rest = (alike[(alike.left_out == "") == measured] for measured in (True, False))
+    left = "; ".join(dict.fromkeys(rest.kind + ": " + rest.left_out))
+    margin, beyond = known.corrected - (1 - least), known.low > known.null
+    p = 2 * t.sf((margin / known.error).abs(), known.pairs - 1)
+    clear = holm(np.nan_to_num(p, nan=1.0)) <= 1 - level if len(known) else beyond
+    lost, kept = clear & (margin < 0), clear & (margin > 0) & beyond
+    numbers = dict(agreement=known.agreement, halves=known.halves, corrected=known.corrected, shuffled=known.null)
+    numbers |= dict(maps=len(known), as_alike=int((known.agreement >= known.halves).sum()), left_out=left or "none")
+    numbers |= dict(smallest=least, kept=int(kept.sum()), lost=int(lost.sum()), beyond=int(beyond.sum()))
+    if margin.isna().all():
+        return unknown(rule, left if known.empty else "in no map do the members' own halves agree", **numbers)
+    ends = {end: known[end] - (1 - least) for end in ("low", "high")}
+    cases = known.drop(columns="left_out").assign(effect=margin, **ends, clear=lost | kept)
+    falsified = True if lost.any() else False if kept.all() else None
+    return judge(cases, rule, least=0, unit="of correlation", falsified=falsified, **numbers)
+
+
+def tells_truth(known: pd.DataFrame, named: str, wrong: str, *, least: float = 0.4, level: float = 0.95) -> Verdict:
+    """Whether a wrong condition lowers the metric of every member by `least` logits; beside it, invented names."""
+    rule = (
+        "The metric of the right condition less that of a wrong one, mean over pairs of the same drugs, is above 0 by "
+        f"{least:g} logits or more in every member: {least:g} multiplies the odds of true by {np.exp(least):.1f}. "
+        f"{100 * level:g} % t interval over pairs, Holm over members"
+    )
+    names, cases = (known[known.kind == kind].rename(columns={"difference": "effect"}) for kind in (named, wrong))
+    numbers = dict(wrong=cases.effect, named=names.effect, members=len(cases), pairs=cases.pairs.max())
+    numbers |= dict(smallest=least, wrong_above=int((cases.low > 0).sum()), named_above=int((names.low > 0).sum()))
+    if cases.empty or cases.pairs.min() < FEWEST:
+        return unknown(rule, f"fewer than {FEWEST} pairs of kind {wrong!r}", **numbers)
+    cases = cases.assign(clear=holm(cases.p) <= 1 - level)
+    return judge(cases, rule, least=least, unit="logits", falsified=bool((cases.high < least).any()), **numbers)
+
+
+def no_effect(found: Mapping[str, float]) -> Verdict:
+    """The control: whether patching between identical prompts gives exactly 0 in every member."""
+    cases = pd.DataFrame(dict(member=list(found), effect=list(found.values())))
+    rule = "The largest |effect| of any method, layer, site and token is exactly 0 in every member"
+    if cases.empty:
+        return unknown(rule, "no pair of identical prompts")
+    return Verdict("holds" if (cases.effect == 0).all() else "differs", rule, cases=cases)

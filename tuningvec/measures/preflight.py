@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 
 import pandas as pd
 import torch
@@ -9,7 +10,11 @@ from tqdm import tqdm
 
 from tuningvec.family import members
 from tuningvec.family.spec import Adapter, Family
+from tuningvec.verdict import Verdict
 from tuningvec.weights import fitting
+from tuningvec.weights.checkpoint import Checkpoint
+from tuningvec.weights.delta import Combination
+from tuningvec.weights.shards import PIECE
 
 
 def preflight(family: Family) -> pd.DataFrame:
@@ -77,3 +82,45 @@ def exactness(family: Family) -> pd.DataFrame:
         row = {"member": name, "tensors": len(pretrained.shapes)} | {c: wrong[c] for c in ("θ_ft − T", "θ_pre + T")}
         rows.append(row | {f"rounded first, {c}": wrong[c] / n for c in ("float32", "bfloat16")})
     return pd.DataFrame(rows)
+
+
+def recovered(family: Family, vectors: Mapping[str, Combination] | None = None) -> pd.DataFrame:
+    """θ_ft − 1·T with T formed first, beside the pretrained file: what negation at λ = 1 is, in float32.
+
+    A row a member: the largest |θ_ft − T − θ_pre| (`error`), and the largest of it over what float32 allows in two
+    sums, ε (|θ_ft| + |T| + |θ_pre|), `of bound`; NaN where something is no number. T is read from θ_ft's and θ_pre's
+    files, or from `vectors`. Rows of tensors are read at a time.
+    """
+    pretrained, rows = members.checkpoint(family), []
+    for name, T in tqdm((vectors or members.tuning_vectors(family)).items(), desc="θ_ft − T", mininterval=5):
+        tuned, found = members.weights(family, name).fitted, torch.zeros(2)
+        for tensor, shape in pretrained.shapes.items():
+            step = max(1, PIECE // torch.Size(shape[1:]).numel())
+            for piece in [slice(i, i + step) for i in range(0, shape[0] if shape else 1, step)]:
+                found = torch.maximum(found, _missed(tuned, T, pretrained, tensor, piece))
+        error, share = found.tolist()
+        rows.append({"member": name, "tensors": len(pretrained.shapes), "error": error, "of bound": share})
+    return pd.DataFrame(rows)
+
+
+def _missed(tuned: Combination, T: Combination, pretrained: Checkpoint, tensor: str, rows: slice) -> torch.Tensor:
+    """The largest error of some rows of a tensor, and the largest over its bound."""
+    ft, pre = tuned.read(tensor, rows), pretrained.read(tensor, rows)
+    step = T.read(tensor, rows)
+    step = torch.zeros_like(pre) if step is None else step  # a tensor that T does not change
+    error = (ft - step - pre).abs()
+    bound = torch.finfo(torch.float32).eps * (ft.abs() + step.abs() + pre.abs())
+    return torch.stack([error.max(), torch.where(error == 0, error, error / bound).max()])
+
+
+def negation_recovers(table: pd.DataFrame) -> Verdict:
+    """The control of negation: at λ = 1 the weights are the pretrained ones; `table` is of `recovered`."""
+    rule = "in every tensor of every member θ_ft − T is the pretrained file's within what float32 allows in two sums"
+    within = table["of bound"] <= 1
+    return Verdict(
+        "holds" if within.all() else "differs",
+        rule,
+        why="" if within.all() else f"{(~within).sum()} of {len(table)} members beyond it",
+        cases=table.assign(share=table["of bound"]),
+        falsified=not within.all(),
+    )

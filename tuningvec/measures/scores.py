@@ -1,17 +1,19 @@
-"""From items to what a table shows: scores with intervals, differences on the same items, averages over benchmarks.
+"""From items to what a table shows and what it says: scores, differences on the same items, averages, verdicts.
 
 `items` are rows of `evals.run`, with a column `who` that names what is compared. Scores are in percent, differences in
 points; intervals are 95 %.
 """
 
 import itertools
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from tuningvec.family.spec import Family
 from tuningvec.stats import (
     bootstrap_difference,
     bootstrap_mean,
@@ -20,12 +22,17 @@ from tuningvec.stats import (
     paired_contrast,
     paired_difference,
     paired_ratio,
+    relative_drop,
+    sign_flips,
+    wilson,
 )
-from tuningvec.verdict import Verdict, judge
+from tuningvec.tasks.scoring import main
+from tuningvec.verdict import Verdict, judge, unknown
 
-MAIN = ("acc", "passed", "rouge1")  # the score of a task is the first of these that it has
 LENIENT = {"acc": "acc_lenient"}
 INSTRUCTIONS = ("thought", "valid", "valid_lenient", "stopped_text", "stopped_token")
+KEPT = ("thought", "valid", "stopped_token")  # the paper's three (Tables 3, 9)
+LIKELIHOOD = "_likelihood"  # ends the name of a task that puts the items of another to be answered by likelihood
 ALPHA = 0.05
 NATS, PERCENT = "nats per token", "ΔP (%)"  # units of what an ablation costs
 
@@ -49,11 +56,6 @@ def task_name(task: str) -> str:
 
 def in_percent(share: float) -> str:
     return f"{100 * share:.3g} %"
-
-
-def main(row: Container[str]) -> str:
-    """The first of MAIN that a row has."""
-    return next(name for name in MAIN if name in row)
 
 
 def values(items: pd.DataFrame, who: str, task: str, column: str | None = None) -> Values:
@@ -92,7 +94,7 @@ def of_instructions(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     for who, name in itertools.product(asked.who.unique(), INSTRUCTIONS):
         found = values(asked, who, "all", name)
         rows.append(dict(who=who, instruction=name, n=len(found)) | _interval(found, seed))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["who", "instruction", "n", "score", "low", "high"])
 
 
 def _interval(found: Values, seed: int) -> dict[str, float]:
@@ -112,7 +114,8 @@ def averages(items: pd.DataFrame, benchmarks: Mapping[str, Collection[str]], see
             some = [task for task in asked if (metric(items, task) == "rouge1") == text]
             if len(some) > 1:
                 name = f"{domain}, mean" + (" ROUGE-1" if text else "")
-                found[name] = pd.DataFrame([_average(items, who, some, seed) for who in items.who.unique()])
+                whos = items[items.task.isin(some)].who.unique()
+                found[name] = pd.DataFrame([_average(items, who, some, seed) for who in whos])
     return found
 
 
@@ -124,7 +127,7 @@ def _average(items: pd.DataFrame, who: str, tasks: Sequence[str], seed: int) -> 
 
 def pooled(items: pd.DataFrame) -> pd.DataFrame:
     """The items that have an answer to give, of all tasks, as one task "all"."""
-    asked = items[items.valid.notna()]
+    asked = items[items.valid.notna()] if "valid" in items else items.head(0)
     return asked.assign(task="all", item=asked.task + " " + asked["item"].astype(str))
 
 
@@ -136,35 +139,41 @@ def against(items: pd.DataFrame, reference: str) -> list[tuple[str, str]]:
 def differences(items: pd.DataFrame, pairs: Sequence[tuple[str, str]], seed: int) -> pd.DataFrame:
     """The first of each pair minus the second on the same items of each task: in score, lenient score, instructions.
 
-    points, low, high and p: Newcombe's interval and McNemar's exact p; of ROUGE-1 a bootstrap over items and no p.
-    `clear` tells whether it is beyond chance: by Holm's p over all rows of one kind, of ROUGE-1 by an interval without
-    0.
+    n, points, low, high and p: Newcombe's interval and McNemar's exact p; of ROUGE-1 a bootstrap over items and a
+    sign-flip test. `clear` tells whether it is beyond chance by Holm's p over all rows of one kind, `what`.
     """
     rows = []
     for (who, other), task in itertools.product(pairs, items.task.unique()):
-        name, known = metric(items, task), _columns(items, task)
-        columns = {"score": name, "lenient": LENIENT.get(name, ""), **{i: i for i in INSTRUCTIONS}}
-        for what, column in columns.items():
-            if column not in known:
-                continue
+        for what, column in _compared(items, task).items():
             both = [values(items, one, task, column) for one in (who, other)]
             if all(map(len, both)):
-                rows.append(dict(who=who, reference=other, task=task, what=what) | _difference(*both, seed))
-    return _judged(pd.DataFrame(rows, columns=["who", "reference", "task", "what", "points", "low", "high", "p"]))
+                about = dict(who=who, reference=other, task=task, what=what, metric=column)
+                rows.append(about | _difference(*both, seed))
+    columns = ["who", "reference", "task", "what", "metric", "n", "points", "low", "high", "p"]
+    return _judged(pd.DataFrame(rows, columns=columns))
+
+
+def _compared(items: pd.DataFrame, task: str) -> dict[str, str]:
+    """What is compared of a task, with the column that holds it."""
+    name, known = metric(items, task), _columns(items, task)
+    columns = {"score": name, "lenient": LENIENT.get(name, ""), **{i: i for i in INSTRUCTIONS}}
+    return {what: column for what, column in columns.items() if column in known}
 
 
 def _judged(table: pd.DataFrame) -> pd.DataFrame:
-    corrected = table.groupby("what").p.transform(_holm)
-    return table.assign(clear=np.where(table.p.isna(), (table.low > 0) | (table.high < 0), corrected < ALPHA))
+    return table.assign(clear=table.groupby("what").p.transform(_holm) < ALPHA)
 
 
 def _difference(first: Values, second: Values, seed: int) -> dict[str, float]:
+    n = len(first)
     if set(np.unique([first, second])) <= {0.0, 1.0}:
         a, b = first.astype(bool), second.astype(bool)
-        return paired_difference(*(int(both.sum()) for both in (a & b, a & ~b, ~a & b, ~a & ~b)))._asdict()
+        return dict(n=n) | paired_difference(*(int(both.sum()) for both in (a & b, a & ~b, ~a & b, ~a & ~b)))._asdict()
     low, high = bootstrap_difference([first], [second], seed, benchmarks=False, paired=True)
-    points = 100 * (first.mean() - second.mean())
-    return dict(points=points, low=100 * low, high=100 * high, p=np.nan)
+    gap = first - second
+    unseen = wilson(0, n).high if np.ptp(gap) == 0 else 0.0  # items that differ may be as rare as this
+    points = dict(points=100 * gap.mean(), low=100 * (low - unseen), high=100 * (high + unseen))
+    return dict(n=n) | points | dict(p=sign_flips(gap, seed))
 
 
 def _holm(p: pd.Series) -> pd.Series:
@@ -175,22 +184,49 @@ def _holm(p: pd.Series) -> pd.Series:
 def curves(items: pd.DataFrame, task: str, seed: int) -> pd.DataFrame:
     """Score, lenient score and instructions kept by λ, for θ_ft − λT prompted in the member's own format."""
     asked = items[items.own & (items.task == task)]
-    known = [name for name in (metric(items, task), *LENIENT.values(), *INSTRUCTIONS) if name in _columns(items, task)]
+    known = list(_compared(items, task).values())
     swept = asked[["scale", "who"]].drop_duplicates().itertuples(index=False, name=None)
     rows = []
     for (scale, who), what in itertools.product(swept, known):
-        rows.append(dict(scale=scale, what=what) | _interval(values(asked, who, task, what), seed))
+        found = values(asked, who, task, what)
+        rows.append(dict(scale=scale, what=what, n=len(found)) | _interval(found, seed))
     return pd.DataFrame(rows)
 
 
-def two_by_two(items: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Differences between θ_ft (λ = 0) and θ_pre (λ = 1) in either prompt, and between the prompts with either weights.
+def by_member(items: pd.DataFrame, measure: Callable[[pd.DataFrame, int], pd.DataFrame], seed: int) -> pd.DataFrame:
+    """What is measured of the items of each `member`, in one table with that column."""
+    parts = [measure(part, seed).assign(member=member) for member, part in items.groupby("member", sort=False)]
+    return pd.concat(parts, ignore_index=True)
 
-    As `differences`, with `effect`, "weights" or "prompt", and `compared`, in words. Empty where the member has plain
-    text alone.
+
+def all_curves(items: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
+    """`curves` of every member and of every task that more than two models were asked, by a title with n."""
+    found = {}
+    for (member, task), part in items[items.own].groupby(["member", "task"], sort=False):
+        if part.scale.nunique() > 2:
+            curve = curves(part, task, seed)
+            found[f"{member}, {task_name(task)}, n = {curve.n.iloc[0]}"] = curve
+    return found
+
+
+def lost(items: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """θ_ft − λT minus θ_ft of one member, for every λ above 0, in the member's own format; as `differences`."""
+    own = items[items.own]
+    return differences(own, against(own, own[own.scale == 0].who.iloc[0]), seed)
+
+
+def without(items: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """θ_ft − T minus θ_ft of one member, in the member's own format; as `differences`."""
+    return lost(items[items.scale.isin([0, 1])], seed)
+
+
+def two_by_two(items: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """What weights and prompts do in the 2 × 2 of θ_ft (λ = 0) and θ_pre (λ = 1), own format and plain text.
+
+    As `differences`, with `effect` and `compared`, in words: "weights" under one prompt, "prompt" with one set of
+    weights, "crossed" where both change, and their "interaction", paired by item. Empty where all is plain text.
     """
-    ends = items[items.scale.isin([0, 1])].drop_duplicates(["scale", "own"])
-    corner = {(row.scale, row.own): row.who for row in ends.itertuples()}
+    corner = _corners(items)
     effects = {}
     if len(corner) == 4:
         effects = {
@@ -198,10 +234,48 @@ def two_by_two(items: pd.DataFrame, seed: int) -> pd.DataFrame:
             (corner[0, False], corner[1, False]): ("weights", r"$\theta_{ft} - \theta_{pre}$, plain"),
             (corner[0, True], corner[0, False]): ("prompt", r"chat − plain, $\theta_{ft}$"),
             (corner[1, True], corner[1, False]): ("prompt", r"chat − plain, $\theta_{pre}$"),
+            (corner[0, True], corner[1, False]): ("crossed", r"$\theta_{ft}$, chat − $\theta_{pre}$, plain"),
+            (corner[0, False], corner[1, True]): ("crossed", r"$\theta_{ft}$, plain − $\theta_{pre}$, chat"),
         }
     table = differences(items, list(effects), seed)
     named = [effects[pair] for pair in zip(table.who, table.reference, strict=True)]
-    return table.assign(effect=[effect for effect, _ in named], compared=[words for _, words in named])
+    table = table.assign(effect=[effect for effect, _ in named], compared=[words for _, words in named])
+    rows = []
+    for task, what, (a, b, c, d) in _in_corners(items):
+        about = dict(task=task, what=what, effect="interaction", compared="interaction")
+        rows.append(about | _difference(a - b, c - d, seed))
+    return _judged(pd.concat([table, pd.DataFrame(rows)], ignore_index=True)) if rows else table
+
+
+def _corners(items: pd.DataFrame) -> dict[tuple[float, bool], str]:
+    ends = items[items.scale.isin([0, 1])].drop_duplicates(["scale", "own"])
+    return {(row.scale, row.own): row.who for row in ends.itertuples()}
+
+
+def _in_corners(items: pd.DataFrame) -> Iterator[tuple[str, str, list[Values]]]:
+    """Of everything compared: task, what, and the items of θ_ft and θ_pre in chat, then in plain text."""
+    corner = _corners(items)
+    for task in items[~items.own].task.unique():
+        for what, column in _compared(items, task).items():
+            order = [(0, True), (1, True), (0, False), (1, False)]
+            found = [values(items, corner[place], task, column) for place in order]
+            if all(map(len, found)):
+                yield task, what, found
+
+
+def prompted_share(items: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """How much of the fall from θ_ft to θ_pre, both in chat format, that format alone takes from θ_pre, in percent.
+
+    Of one member: (θ_pre plain − θ_pre chat) / (θ_ft chat − θ_pre chat) by score, with a bootstrap interval over items;
+    a row each task with plain text whose fall is beyond chance.
+    """
+    rows = []
+    for task, what, (a, b, _, d) in _in_corners(items):
+        fall = _difference(a, b, seed)
+        if what == "score" and fall["points"] > 0 and fall["p"] < ALPHA:
+            low, high = relative_drop(a - b, a - d, seed)
+            rows.append(dict(task=task, n=len(a), share=100 * (d - b).mean() / (a - b).mean(), low=low, high=high))
+    return pd.DataFrame(rows, columns=["task", "n", "share", "low", "high"])
 
 
 def sum_against_others(
@@ -253,6 +327,142 @@ def normalised(items: pd.DataFrame, specialist: str, task: str) -> pd.DataFrame:
 
 def _pairs(items: pd.DataFrame) -> list[tuple[str, str]]:
     return list(dict.fromkeys(zip(items.who, items.task, strict=True)))
+
+
+def own_domain(gaps: pd.DataFrame, family: Family, benchmarks: Mapping[str, Collection[str]]) -> pd.DataFrame:
+    """The rows of each specialist on the benchmarks of its own domain, by likelihood too."""
+    own = {member.name: benchmarks.get(member.domain, ()) for member in family.specialists}
+    rows = zip(gaps.who, gaps.task, strict=True)
+    return gaps[np.array([task.removesuffix(LIKELIHOOD) in own.get(who, ()) for who, task in rows], dtype=bool)]
+
+
+def domain_gain(gaps: pd.DataFrame, least: float = 5.0) -> Verdict:
+    """Fine-tuning makes a model better at the benchmarks of its domain; `gaps` are of `own_domain`."""
+    return _in_any_form(gaps, "fine-tuned minus pretrained", least, 1)
+
+
+def negation_falls(gaps: pd.DataFrame, least: float = 5.0) -> Verdict:
+    """Removing T lowers the scores; `gaps` are of `without` by member."""
+    return _in_any_form(gaps, r"$\theta_{ft} - T$ minus $\theta_{ft}$ under one prompt", least, -1)
+
+
+def _in_any_form(gaps: pd.DataFrame, compared: str, least: float, direction: Literal[1, -1]) -> Verdict:
+    """Judged in the form asked for and in the way that needs the form least: a change in the form alone is mixed."""
+    cases = _ways(gaps)
+    rule = (
+        f"the difference ({compared}) on the same items is beyond chance (exact McNemar, Holm over what is judged "
+        f"together at {ALPHA:g}), {'up' if direction > 0 else 'down'}, and at least {least:g} points, in the form that "
+        "the prompt asks for and in the way that needs no form: by likelihood where it was asked, else in any form"
+    )
+    ways = {
+        way: judge(_holmed(part), rule, least=least, direction=direction)
+        for way, part in cases.groupby("way", sort=False)
+    }
+    judged = judge(_holmed(cases[cases.decides]), rule, least=least, direction=direction, unit="points", digits=0)
+    outcome = judged.cases.groupby(["member", "benchmark"], sort=False).outcome
+    strict, free = (outcome.first(), outcome.last()) if len(cases) else (pd.Series(dtype=str),) * 2
+    form = strict[strict == "for"].index
+    falsified = True if free[form].isin(["negligible", "against"]).any() else None
+    if len(form) and (free[form] == "for").all():
+        falsified = False
+    counts = [f"{(v.cases.outcome == 'for').sum()} of {len(v.cases)} {way}" for way, v in ways.items()]
+    why = "for the claim: " + ", ".join(counts) if judged.kind == "mixed" else judged.why
+    shown = pd.concat([v.cases for v in ways.values()]) if ways else cases
+    said = "; ".join(f"{way}: {v.kind}" for way, v in ways.items())
+    return replace(judged, why=why, cases=shown, falsified=falsified, numbers=dict(ways=said, least=least))
+
+
+def _ways(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Cases of accuracy by the way of scoring; of each member's benchmark the first and the last way decide."""
+    rows = gaps[gaps.what.isin(["score", "lenient"]) & (gaps.metric != "rouge1")]
+    way = np.select(
+        [rows.task.str.endswith(LIKELIHOOD), rows.what == "lenient", rows.metric == "passed"],
+        ["by likelihood", "in any form", "by assertions"],
+        "in the form asked for",
+    )
+    order = ["by assertions", "in the form asked for", "in any form", "by likelihood"]
+    cases = _cases(rows).assign(way=pd.Categorical(way, order)).sort_values("way", kind="stable")
+    group = ["member", "benchmark"]
+    ends = ~cases.duplicated(group) | ~cases.duplicated(group, keep="last")
+    return cases.assign(way=cases.way.astype(object), decides=ends)
+
+
+def _cases(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Differences as cases of a verdict."""
+    benchmark = gaps.task.str.removesuffix(LIKELIHOOD).map(task_name)
+    return gaps.rename(columns={"points": "effect"}).assign(benchmark=benchmark, member=gaps.get("member", gaps.who))
+
+
+def _holmed(cases: pd.DataFrame) -> pd.DataFrame:
+    return cases.assign(clear=_holm(cases.p) < ALPHA)
+
+
+def texts_change(gaps: pd.DataFrame, direction: Literal[1, -1], least: float = 2.0) -> Verdict:
+    """Fine-tuning makes the texts better that a model writes, or removing T makes them worse."""
+    rule = (
+        f"the difference in ROUGE-1 on the same items is beyond chance (sign flips, Holm over the cases at {ALPHA:g}), "
+        f"{'up' if direction > 0 else 'down'}, and at least {least:g} points"
+    )
+    cases = _holmed(_cases(gaps[(gaps.what == "score") & (gaps.metric == "rouge1")]))
+    return _changed(cases, rule, least, direction)
+
+
+def instructions_change(gaps: pd.DataFrame, direction: Literal[1, -1], least: float = 5.0) -> Verdict:
+    """Fine-tuned models follow the prompt's instructions better, or less well without T."""
+    rule = (
+        "in every case, a member, a benchmark and an instruction, the difference in replies that keep it is beyond "
+        f"chance (exact McNemar, Holm over all cases at {ALPHA:g}), {'up' if direction > 0 else 'down'}, and at least "
+        f"{least:g} points"
+    )
+    cases = _holmed(_cases(gaps[gaps.what.isin(KEPT)]))
+    cases["instruction"] = cases.what.str.replace("_", ", ")
+    return _changed(cases, rule, least, direction)
+
+
+def _changed(cases: pd.DataFrame, rule: str, least: float, direction: Literal[1, -1]) -> Verdict:
+    """A verdict that a case which clearly goes the other way speaks against."""
+    found = judge(cases, rule, least=least, direction=direction, unit="points", digits=0, mean=cases.effect.mean())
+    return replace(found, falsified=bool((found.cases.outcome == "against").any()) if len(cases) else None)
+
+
+def lost_with_the_weights(table: pd.DataFrame, least: float = 5.0) -> Verdict:
+    """What is lost without T is lost with the weights and not by the prompt; `table` is of `two_by_two` by member.
+
+    θ_ft under either prompt is above θ_pre under either. Of weights W and prompt P, means over the other factor, θ_ft
+    chat − θ_pre plain = W + P and θ_ft plain − θ_pre chat = W − P: both are above 0 only where W > |P|.
+    """
+    rule = (
+        r"in every case $\theta_{ft}$ under either prompt is above $\theta_{pre}$ under either, which needs weights "
+        f"that matter more than the prompt: the smallest of the four differences is at least {least:g} points, and all "
+        f"four are beyond chance (exact McNemar, Holm over the cases at {ALPHA:g}). Reversed: the prompt outweighs the "
+        "weights, or the fine-tuned weights are worse"
+    )
+    keys, rows = ["member", "task", "what"], table[table.what.isin(["score", "lenient"])]
+    if rows.empty:
+        effects = dict.fromkeys(("weights", "prompt", "interaction"), np.nan)
+        return unknown(rule, "the members have plain text alone: there is no second prompt", counts="–", **effects)
+    four = rows[rows.effect.isin(["weights", "crossed"])]
+    cases = _cases(four.drop(columns="effect").loc[four.groupby(keys, sort=False).points.idxmin()])
+    ends = four.groupby(keys, sort=False).agg(low=("low", "min"), high=("high", "min"), p_max=("p", "max"))
+    cases = cases.drop(columns=["low", "high"]).merge(ends.reset_index(), on=keys)
+    cases["p"] = cases.p_max.where(cases.effect > 0, (4 * cases.p).clip(upper=1))
+    cases["way"] = cases.what.map({"score": "in the form asked for", "lenient": "in any form"})
+    apart = rows[rows.effect != "crossed"]
+    counts = [f"{words} {part.clear.sum()} of {len(part)}" for words, part in apart.groupby("compared", sort=False)]
+    found = judge(
+        _holmed(cases), rule, least=least, unit="points", digits=0, falsified=_format_alone(rows, least),
+        counts="; ".join(counts), **{name: part.points for name, part in rows.groupby("effect")},
+    )  # fmt: skip
+    if found.kind in ("within chance", "null explains it") and apart.clear.any():
+        return replace(found, kind="mixed", why="clear differences: " + "; ".join(counts))
+    return found
+
+
+def _format_alone(rows: pd.DataFrame, least: float) -> bool | None:
+    """Whether the weights are shown to make no gain in plain text somewhere; None where that cannot be told."""
+    plain = rows[(rows.effect == "weights") & rows.compared.str.endswith("plain")]
+    none = (plain.high < least) | (plain.clear & (plain.points < 0))
+    return True if none.any() else False if len(plain) and (plain.clear & (plain.points >= least)).all() else None
 
 
 def serves(

@@ -377,6 +377,7 @@ CURVES = {  # columns of items, how they are called and drawn
     "thought": ("thought encapsulated", "^", ":"),
     "stopped_token": ("stopped by end token", "D", "-."),
     "passed": ("passes its tests", "o", "-"),
+    "rouge1": ("ROUGE-1", "o", "-"),
 }
 
 
@@ -443,7 +444,7 @@ def score_differences(gaps: pd.DataFrame) -> Figure:
         axes.axvline(0, color="black", lw=0.8)
         axes.set_yticks(range(len(whos)), whos)
         axes.set_ylim(len(whos) - 0.5, -0.5)
-        axes.set_title(task_name(task), loc="left")
+        axes.set_title(f"{task_name(task)}, n = {part.n.iloc[0]}", loc="left")
     grid[-1, 0].set_xlabel("difference in points")
     return figure
 

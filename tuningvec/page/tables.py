@@ -1,7 +1,7 @@
 """Tables as a page shows them: one function a table, and `show`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,30 +16,29 @@ from tuningvec.stats import wilson
 from tuningvec.weights.components import KINDS, MATRICES, SYMBOLS
 
 LONGEST_IN_ONE_LINE = 45  # characters of a cell; tables without longer ones scroll and do not wrap
-MATH = SYMBOLS | {
-    "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": "ε", "d_out": "$d_{out}$",
-    "d_in": "$d_{in}$", "k": "$k$", "SSA_V": "$SSA_V$", "SSA_UV": "$SSA_{UV}$", "null_V": "null (V)",
-    "null_UV": "null (UV)", "null_sd": "null sd", "naive": r"$1/\sqrt{N}$", "r": "$r$", "z": "$z$",
-    "step": "last digit", "bound": r"$d_{in}/d_{out}$", "sd": "sd of null", "clear": "clearly above",
-    "unfitted": "nothing fitted", "line": "with a line", "gate_up": "$W_{gate}$, $W_{up}$",
-    "r_low": "$r$ from", "r_high": "to", "r_summed": "$r$ if summed", "norm": r"$\lVert T\rVert$",
-    "theta": r"$\lVert\theta_{pre}\rVert$", "N": "$N$", "ratio": "half a hundredth / sd",
-    "smallest": "smallest that fits", "fitting": "how many fit", "of_valid": "right of valid",
-    "p_min": "$p$ nested", "p_max": "$p$ disjoint", "p": "$p$ unpaired", "probability": "P(better)",
-    "mean_relative": "mean of relative", "as_printed": "of printed averages",
-    "θ_ft − T": r"$\theta_{ft} - T$", "θ_pre + T": r"$\theta_{pre} + T$",
+MATH = SYMBOLS | {  # names that mean one thing in every table, as in the book's table of symbols
+    "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": r"$\varepsilon$", "d_out": r"$d_\text{out}$",
+    "d_in": r"$d_\text{in}$", "k": "$k$", "r": "$r$", "z": "$z$", "SSA_V": r"$\text{SSA}_V$",
+    "SSA_UV": r"$\text{SSA}_{UV}$", "null_V": "null ($V$)", "null_UV": "null ($UV$)", "null_sd": "null sd",
+    "naive": r"$1/\sqrt{N}$", "N": "$N$",
+    "θ_ft − T": r"$\theta_\text{ft} - T$", "θ_pre + T": r"$\theta_\text{pre} + T$",
 }  # fmt: skip
 
 
 def show(
     table: pd.DataFrame, name: str, caption: str, digits: int = 3, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Display a numbered table with so many significant digits; `metadata` is kept with the output."""
+    """Display a numbered table with so many significant digits; `metadata` is kept with the output.
+
+    Columns named in MATH are shown as symbols, and so are the cells of a column `kind`.
+    """
     text = table.copy()
     for column in text.select_dtypes("number"):
         whole = pd.api.types.is_integer_dtype(text[column])
         text[column] = [number(v, 0 if whole else digits) for v in text[column]]
-    text = text.rename(columns=MATH).replace(MATH)
+    if "kind" in text:
+        text["kind"] = text.kind.replace(SYMBOLS)
+    text = text.rename(columns=MATH)
     right = ["right" if pd.api.types.is_numeric_dtype(t) else "left" for t in table.dtypes]
     body = text.to_markdown(index=False, disable_numparse=True, colalign=right)
     longest = text.map(str).map(len).max(axis=None)
@@ -133,8 +132,7 @@ def _changes(rows: pd.DataFrame, value: str, low: str, high: str, decimals: int 
     """`value (low, high)`, each with its sign, and with two decimals (one from 10 on) unless told."""
 
     def text(x: float) -> str:
-        places = decimals or (1 if abs(x) >= 10 else 2)
-        return f"{x:+.{places}f}".replace("-", "−") if x else "0"
+        return formatted(x, f"+.{decimals or (1 if abs(x) >= 10 else 2)}f") if x else "0"
 
     values = rows[[value, low, high]].to_numpy(float)
     return ["–" if np.isnan(a) else f"{text(a)} ({text(b)}, {text(c)})" for a, b, c in values]
@@ -162,14 +160,13 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
     return wide.loc[order].reset_index()
 
 
-def regions(table: pd.DataFrame, pretrained: str) -> pd.DataFrame:
-    """Similarity of the members' maps to the pretrained one's, a column a member."""
-    rows = table[table.member != pretrained]
-    text = [f"{r.correlation:.2f} ({r.low:.2f}, {r.high:.2f})" for r in rows.itertuples()]
-    wide = rows.assign(text=text).pivot(index=["kind", "site"], columns="member", values="text")
-    each = rows.groupby(["kind", "site"], sort=False)
-    wide = wide[rows.member.unique()].assign(halves=each.halves.first(), shuffled=each.null.max())
-    return wide.loc[each.halves.first().index].reset_index()
+def regions(table: pd.DataFrame) -> pd.DataFrame:
+    """How each member's maps agree with the pretrained one's, and what stands beside it, where there is a map."""
+    known = table[table.left_out == ""]
+    text = _changes(known, "corrected", "low", "high", decimals=2)
+    shown = known.assign(corrected=text)[["kind", "site", "member", "agreement", "halves", "own", "corrected", "null"]]
+    shown = shown.sort_values("kind", key=lambda c: c.map(list(dict.fromkeys(known.kind)).index), kind="stable")
+    return shown.rename(columns={"halves": "pretrained's halves", "own": "its own halves", "null": "shuffled"})
 
 
 def members(family: Family) -> pd.DataFrame:
@@ -231,9 +228,9 @@ def similarity_by_component(similarity: pd.DataFrame) -> pd.DataFrame:
 
 
 def cosines(table: pd.DataFrame, parameters: int) -> pd.DataFrame:
-    """Whole-model cosines with the null's standard deviation, z and the naive 1/√N."""
+    """Whole-model cosines with the null's standard deviation, z, the naive 1/√N and the most that factors allow."""
     whole = table[table.kind == "all"]
-    return whole[["a", "b", "cosine", "null_sd", "z"]].assign(naive=parameters**-0.5)
+    return whole[["a", "b", "cosine", "null_sd", "z"]].assign(**{"naive": parameters**-0.5, "at most": whole.ceiling})
 
 
 def alignment(means: pd.DataFrame) -> pd.DataFrame:
@@ -253,6 +250,24 @@ def by_epsilon(means: pd.DataFrame) -> pd.DataFrame:
 def sides(means: pd.DataFrame) -> pd.DataFrame:
     """Right-sided and two-sided alignment with their nulls."""
     return means[["vector", "kind", "SSA_V", "null_V", "SSA_UV", "null_UV"]]
+
+
+AUDIT = {
+    "step": "last digit", "bound": "$d_{in}/d_{out}$", "sd": "sd of null", "z": "sd above", "unfitted": "bound",
+    "factor": "gate and up, or not", "tall": "bound, within gate and up", "gate_up": "$W_{gate}$, $W_{up}$",
+    "shape": "difference by shape", "share": "$k$ that gives it", "r_low": "$r$ from", "r_high": "to",
+    "r_summed": "$r$ if summed", "norm": r"$\lVert T\rVert$", "theta": r"$\lVert\theta_{pre}\rVert$",
+    "smallest": "smallest that fits", "fitting": "how many fit", "of_valid": "right of valid", "p_min": "$p$ nested",
+    "p_max": "$p$ disjoint", "p": "$p$ unpaired", "probability": "P(better)", "mean_relative": "mean of relative",
+    "as_printed": "of printed averages", "share_of_averages": "of the averages",
+}  # fmt: skip
+
+
+def audit(rows: pd.DataFrame, *left_out: str) -> pd.DataFrame:
+    """A table of the audit under its page's headers, yes or nothing for flags."""
+    table = rows.drop(columns=list(left_out))
+    flags = table.select_dtypes("bool").columns
+    return table.assign(**{f: table[f].map({True: "yes", False: ""}) for f in flags}).rename(columns=AUDIT)
 
 
 def readings(cells: pd.DataFrame) -> pd.DataFrame:
@@ -286,12 +301,12 @@ def below_chance(rows: pd.DataFrame) -> pd.DataFrame:
     """Right answers on the nine benchmarks with four options, and those of valid outputs."""
     text = [f"{v.share:.3f} ({v.low:.3f}, {v.high:.3f})" for v in rows.itertuples()]
     table = rows[["family", "member", "right", "n"]].assign(share=text, valid=rows.valid, of_valid=rows.of_valid)
-    return table.assign(below=rows.below.map({True: "yes", False: ""}))
+    return audit(table.assign(below=rows.below))
 
 
 def sizes(rows: pd.DataFrame) -> pd.DataFrame:
     """Sizes of benchmarks that fit the printed values."""
-    return rows[["benchmark", "values", "n", "smallest", "fitting", "digits"]]
+    return audit(rows[["benchmark", "values", "n", "smallest", "fitting", "digits"]])
 
 
 def averages(rows: pd.DataFrame) -> pd.DataFrame:
@@ -311,7 +326,7 @@ def pooled(rows: pd.DataFrame) -> pd.DataFrame:
     """Differences over all items of a table together."""
     table = rows[["table", "family"]].assign(compared=_pair(rows), n=rows.n, points=_interval(rows, "", "points"))
     p = {name: rows[name].map(lambda v: f"{v:.4f}" if v >= 1e-4 else "< 0.0001") for name in ("p", "p_min", "p_max")}
-    return table.assign(**p, probability=rows.probability.map("{:.3f}".format))
+    return audit(table.assign(**p, probability=rows.probability.map("{:.3f}".format)))
 
 
 def average_differences(rows: pd.DataFrame) -> pd.DataFrame:
@@ -322,44 +337,52 @@ def average_differences(rows: pd.DataFrame) -> pd.DataFrame:
 
 def percentages(rows: pd.DataFrame) -> pd.DataFrame:
     """Percentages of the text and what the tables give for them."""
-    return rows.assign(agrees=rows.agrees.str.replace("_", " "))
+    return audit(rows.assign(agrees=rows.agrees.str.replace("_", " ")))
 
 
 def benchmarks(
     found: pd.DataFrame, gaps: pd.DataFrame | None = None, means: Mapping[str, pd.DataFrame] | None = None
 ) -> pd.DataFrame:
-    """Scores with their intervals, a row each `who`, a column a task; marked where `gaps` compares them with another.
+    """Scores with their intervals, a row each `who`, a column a task, with n; marked where `gaps` compares them.
 
     `found` is of `scores.of_tasks`, `gaps` of `scores.differences`, `means`, further columns, of `scores.averages`.
     """
     marks = _marks(gaps[gaps.what == "score"], "task") if gaps is not None else {}
-    cells = [_marked(percent(row), marks.get((row.who, row.task))) for row in found.itertuples()]
+    cells = [_marked(_percent(row), marks.get((row.who, row.task))) for row in found.itertuples()]
     wide = found.assign(cell=cells).pivot(index="who", columns="task", values="cell")
     wide = wide.loc[found.who.unique(), found.task.unique()].fillna("–")
+    n = found.groupby("task", sort=False).n.unique()
+    wide.columns = [f"{task_name(task)} (n = {' or '.join(map(str, n[task]))})" for task in wide]
     for name, mean in (means or {}).items():
-        wide[name] = pd.Series({row.who: percent(row) for row in mean.itertuples()})
-    return wide.rename(columns=task_name).rename_axis("model").reset_index()
+        wide[name] = pd.Series({row.who: _percent(row) for row in mean.itertuples()})
+    return wide.fillna("–").rename_axis("model").reset_index()
 
 
 def instructions(found: pd.DataFrame, gaps: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Shares of replies that keep each instruction, a row each `who`; marked as in `benchmarks`."""
+    """Shares of replies that keep each instruction, a row each `who`, with n; marked as in `benchmarks`."""
+    if found.empty:
+        return pd.DataFrame({"model": ["no benchmark here asks for an answer in a form"]})
     marks = _marks(gaps, "what") if gaps is not None else {}
-    cells = [_marked(percent(row), marks.get((row.who, row.instruction))) for row in found.itertuples()]
+    cells = [_marked(_percent(row), marks.get((row.who, row.instruction))) for row in found.itertuples()]
     wide = found.assign(cell=cells).pivot(index="who", columns="instruction", values="cell")
     wide = wide.loc[found.who.unique(), found.instruction.unique()]
+    wide.insert(0, "n", found.groupby("who").n.first())
     return wide.rename(columns=lambda name: name.replace("_", ", ")).rename_axis("model").reset_index()
 
 
-def effects(gaps: pd.DataFrame) -> pd.DataFrame:
-    """Differences in points, a row each task and pair (`compared`), a column each score; marked where beyond chance."""
+def effects(gaps: pd.DataFrame, whats: Sequence[str]) -> pd.DataFrame:
+    """Differences in points, a row each member, task and `compared`, a column each of `whats`; marked as above."""
+    gaps = gaps[gaps.what.isin(whats)]
+    if gaps.empty:
+        return pd.DataFrame({"member": ["prompted in plain text alone"]})
     cells = [
         _marked(text, (row.points, row.clear))
         for text, row in zip(_changes(gaps, "points", "low", "high", decimals=1), gaps.itertuples(), strict=True)
     ]
-    rows = gaps.assign(cell=cells)
-    wide = rows.pivot(index=["task", "compared"], columns="what", values="cell")
-    order = list(dict.fromkeys(zip(rows.task, rows.compared, strict=True)))
-    wide = wide.loc[order, rows.what.unique()].reset_index()
+    index = ["member", "task", "n", "compared"]
+    wide = gaps.assign(cell=cells).pivot(index=index, columns="what", values="cell")
+    order = list(dict.fromkeys(gaps[index].itertuples(index=False, name=None)))
+    wide = wide.loc[order, gaps.what.unique()].fillna("–").reset_index()
     return wide.assign(task=wide.task.map(task_name)).rename(columns=lambda name: name.replace("_", ", "))
 
 
@@ -377,17 +400,21 @@ def _marked(text: str, change: tuple[float, bool] | None) -> str:
     return f"[▲ {text}]{{.better}}" if points > 0 else f"[▼ {text}]{{.worse}}"
 
 
-def percent(row: Any) -> str:
+def _percent(row: Any) -> str:
     return f"{row.score:.1f} ({row.low:.0f}, {row.high:.0f})"
 
 
-def replies(items: pd.DataFrame, questions: Mapping[str, str], whos: Mapping[str, str], longest: int) -> pd.DataFrame:
-    """What each `who`, {column: who}, replied to the first item of each task, {task: question}, cut after `longest`."""
+def replies(
+    items: pd.DataFrame, benchmarks: Mapping[str, Mapping[str, Any]], whos: Mapping[str, str], longest: int
+) -> pd.DataFrame:
+    """What each `who`, {column: who}, replied to the first item of each task of a domain, cut after `longest`."""
+    tasks = {name: task for some in benchmarks.values() for name, task in some.items()}
     rows = []
-    for task, question in questions.items():
-        part = items[(items.task == task) & (items["item"] == 0)].set_index("who")
-        said = {column: quoted(part.reply[who], longest) for column, who in whos.items()}
-        rows.append({"benchmark": task_name(task), "question": quoted(question, longest), **said})
+    for name, part in items[items["item"] == items["item"].min()].groupby("task", sort=False):
+        asked = tasks[name].eval_docs[int(part["item"].iloc[0])]
+        question = asked.get("question") or str(tasks[name].doc_to_text(asked))
+        said = {column: quoted(part[part.who == who].reply.iloc[0], longest) for column, who in whos.items()}
+        rows.append({"benchmark": task_name(name), "question": quoted(question, longest), **said})
     return pd.DataFrame(rows)
 
 
@@ -440,16 +467,11 @@ def _pair(rows: pd.DataFrame) -> pd.Series:
 
 def _interval(rows: pd.DataFrame, prefix: str, value: str | None = None) -> list[str]:
     """`value (low, high)` with one decimal, or the interval alone; a dash where it is not known."""
-    texts = []
-    for row in rows.to_dict("records"):
-        low, high = (round(row[f"{prefix}{end}"], 1) + 0.0 for end in ("low", "high"))  # no minus before a zero
-        text = f"({low:.1f}, {high:.1f})".replace("-", "−")
-        start = f"{_signed(row[value])} " if value else ""
-        texts.append("–" if pd.isna(low) else start + text)
-    return texts
+    limits = rows[[f"{prefix}low", f"{prefix}high"]].map(formatted, form=".1f").to_numpy()
+    starts = [f"{_signed(v)} " for v in rows[value]] if value else [""] * len(rows)
+    return [low if low == "–" else f"{start}({low}, {high})" for start, (low, high) in zip(starts, limits, strict=True)]
 
 
 def _signed(value: float | np.number) -> str:
     """With a sign: an integer whole, another number with one decimal."""
-    text = f"{value:+.0f}" if float(value).is_integer() else f"{value:+.1f}"
-    return "0" if text in ("+0", "-0") else text.replace("-", "−")
+    return formatted(value, "+.0f" if float(value).is_integer() else "+.1f") if value else "0"

@@ -1,11 +1,13 @@
 """The paper's printed numbers against each other: one function a table of the audit. No model is read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import norm
 
 from tuningvec import stats
 from tuningvec.paper import printed as paper
@@ -24,10 +26,13 @@ OUTCOMES = ("survives", "depends on the pairing", "within chance")  # of a compa
 def energies() -> pd.DataFrame:
     """Table 4 beside what Tables 5 and 6 give in two readings, and the E⊥ that Tables 4 and 5 imply.
 
-    As squared norms SSA = E∥ / (E∥ + E⊥), as norms E∥ / √(E∥² + E⊥²); implied E⊥ = E∥ (1 − SSA) / SSA.
+    As squared norms SSA = E∥ / (E∥ + E⊥), as norms E∥ / √(E∥² + E⊥²); implied E⊥ = E∥ (1 − SSA) / SSA. `step` is the
+    sum of both energies' last digits.
     """
     tables = {"SSA": paper.alignment(), "E_par": paper.parallel_energy(), "E_perp": paper.orthogonal_energy()}
-    cells = pd.concat({k: t.set_index(["row", "column"]).value for k, t in tables.items()}, axis=1).reset_index()
+    tables = {name: table.set_index(["row", "column"]) for name, table in tables.items()}
+    cells = pd.concat({name: table.value for name, table in tables.items()}, axis=1)
+    cells = cells.assign(step=tables["E_par"].step + tables["E_perp"].step).reset_index()
     cells = cells.rename(columns={"row": "vector", "column": "kind"})
     cells["squared"] = cells.E_par / (cells.E_par + cells.E_perp)
     cells["norms"] = cells.E_par / np.hypot(cells.E_par, cells.E_perp)
@@ -39,56 +44,61 @@ def energies() -> pd.DataFrame:
 def shape_bound() -> pd.DataFrame:
     """Table 4 beside the most that a random T's SSA can be in a matrix of that shape, min(1, d_in/d_out).
 
-    `sd` is the most that the null's standard deviation can be, √(2k(d − k)/(d²(d + 2))) at the largest k and d = d_out:
-    that of a T of rank one. `excess` is the least excess over the null, and `clear` says whether SSA is more than three
-    sd above the bound. All three are defined for tall matrices alone.
+    `sd` is the most that the null's standard deviation can be for a mean over the N layers, if rotations of different
+    layers are independent: √(2k(d − k)/(d²(d + 2))/N) at the largest k and d = d_out, a T of rank one in each layer.
+    `z` is how many of those SSA, less its rounding, is above the bound; `excess` is the least excess over the null. All
+    three are defined for tall matrices alone.
     """
     ssa = paper.alignment().set_index(["row", "column"])
     rows = []
     for model in paper.architectures().to_dict("records"):
         for kind, (d_out, d_in) in matrix_shapes(model).items():
             cell, k = ssa.loc[(model["vector"], kind)], min(d_in, d_out / 2)
-            rows.append(
-                {
-                    "vector": model["vector"],
-                    "pretrained": model["pretrained"],
-                    "kind": kind,
-                    "d_out": d_out,
-                    "d_in": d_in,
-                    "SSA": cell.value,
-                    "step": cell.step,
-                    "bound": min(1, d_in / d_out),
-                    "sd": (2 * k * (d_out - k) / (d_out**2 * (d_out + 2))) ** 0.5 if d_in < d_out else np.nan,
-                }
-            )
+            variance = 2 * k * (d_out - k) / (d_out**2 * (d_out + 2)) if d_in < d_out else np.nan
+            row = {name: model[name] for name in ("vector", "pretrained")} | dict(kind=kind, d_out=d_out, d_in=d_in)
+            row |= dict(SSA=cell.value, step=cell.step, bound=min(1, d_in / d_out))
+            rows.append(row | {"sd": (variance / model["num_hidden_layers"]) ** 0.5})
     cells = pd.DataFrame(rows)
     tall = cells.bound < 1
-    cells["excess"] = ((cells.SSA - cells.bound) / (1 - cells.bound).where(tall)).where(tall)
-    cells["clear"] = tall & (cells.SSA - cells.step / 2 - cells.bound > 3 * cells.sd)
-    return cells
+    cells["z"] = (cells.SSA - cells.step / 2 - cells.bound) / cells.sd
+    return cells.assign(excess=((cells.SSA - cells.bound) / (1 - cells.bound).where(tall)))
 
 
 def variance_explained(cells: pd.DataFrame) -> pd.DataFrame:
-    """How much of the variance of SSA over cells the bound accounts for, with nothing fitted and with a line.
+    """How much of the variance of SSA the bound accounts for with nothing fitted, beside what any split would.
 
-    With nothing fitted 1 − Σ(SSA − bound)² / Σ(SSA − mean)²; with a line, the squared correlation.
+    `unfitted` is R² = 1 − Σ(SSA − bound)² / Σ(SSA − mean)², `factor` the R² of two fitted means, gate and up against
+    the rest, which knows no shape, and `tall` that of the bound within gate and up, if there is more than one vector.
     """
     parts = {"all": cells} | dict(list(cells.groupby("vector", sort=False)))
     rows = []
     for vector, part in parts.items():
-        total = ((part.SSA - part.SSA.mean()) ** 2).sum()
-        unfitted = 1 - ((part.SSA - part.bound) ** 2).sum() / total
-        line = np.corrcoef(part.SSA, part.bound)[0, 1] ** 2
-        rows.append({"vector": vector, "cells": len(part), "unfitted": unfitted, "line": line})
+        tall = part[part.bound < 1]
+        factor = part.groupby(part.bound < 1).SSA.transform("mean")
+        row = {"vector": vector, "cells": len(part), "unfitted": _explained(part, part.bound)}
+        row |= {"factor": _explained(part, factor)}
+        rows.append(row | {"tall": _explained(tall, tall.bound) if tall.vector.nunique() > 1 else np.nan})
     return pd.DataFrame(rows)
 
 
-def by_part() -> pd.DataFrame:
-    """Mean SSA of attention, of the MLP's gate and up, and of its down matrix, for each vector."""
-    ssa = paper.wide(paper.alignment())
-    parts = {"attention": ssa[list(ATTENTION)].mean(axis=1), "gate_up": ssa[["W_gate", "W_up"]].mean(axis=1)}
-    parts |= {"W_down": ssa.W_down, "MLP": ssa[list(MATRICES[len(ATTENTION) :])].mean(axis=1)}
-    return pd.DataFrame(parts).rename_axis("vector").reset_index()
+def _explained(cells: pd.DataFrame, predicted: pd.Series) -> float:
+    total = ((cells.SSA - cells.SSA.mean()) ** 2).sum()
+    return 1 - ((cells.SSA - predicted) ** 2).sum() / total if total > 0 else np.nan
+
+
+def by_part(cells: pd.DataFrame) -> pd.DataFrame:
+    """Mean SSA of attention, of the MLP, its gate and up, and its down matrix, and what shape leaves to a random T.
+
+    Where k is the same share f of the full rank everywhere, the null of attention less that of the MLP is f `shape`,
+    with `shape` the difference of the bounds; `share` is the f at which that is the difference of SSA.
+    """
+    ssa, bound = (cells.pivot(index="vector", columns="kind", values=v) for v in ("SSA", "bound"))
+    ssa, bound = (t.loc[cells.vector.unique()] for t in (ssa, bound))
+    attention, mlp = list(ATTENTION), list(MATRICES[len(ATTENTION) :])
+    table = pd.DataFrame({"attention": ssa[attention].mean(axis=1), "MLP": ssa[mlp].mean(axis=1)})
+    table = table.assign(gate_up=ssa[["W_gate", "W_up"]].mean(axis=1), W_down=ssa.W_down)
+    table["shape"] = bound[attention].mean(axis=1) - bound[mlp].mean(axis=1)
+    return table.assign(share=(table.attention - table.MLP) / table["shape"]).reset_index()
 
 
 def same_weights() -> pd.DataFrame:
@@ -108,6 +118,32 @@ def same_weights() -> pd.DataFrame:
         rows.append(both.assign(points=both.value - both.value_pre))
     columns = ["table", "family", "column", "n", "value_pre", "value", "points", "right_pre", "right", "items"]
     return pd.concat(rows, ignore_index=True)[columns]
+
+
+def parts_of_the_fall(level: float) -> pd.DataFrame:
+    """Accuracy with T, of the pretrained model (Table 7) and without T (Table 1), and whose the fall between is.
+
+    From the pretrained model on, the weights are the same: that part of the fall is prompting or scoring, `share` of
+    all. `effect` is T's part less the prompt's in points over all items, with a normal interval as if each of the three
+    had items of its own; `share_of_averages` is the share in the mean over benchmarks.
+    """
+    tuned, pretrained = paper.by_member(paper.negation_accuracy()), _pretrained(paper.by_member(paper.accuracy()))
+    without = tuned.member.str.startswith(WITHOUT)
+    sides = {"tuned": tuned[~without], "pretrained": pretrained, "without": tuned[without]}
+    cells = pd.concat({side: part[part.column != "Average"] for side, part in sides.items()}, names=["side", None])
+    cells = cells.assign(right=counts(cells)).groupby(["family", "side"], sort=False)
+    sums, averages = cells[["right", "n"]].sum().astype(float), cells.value.mean().unstack()
+    share = (sums.right / sums.n).unstack()
+    variance = share * (1 - share) / sums.n.unstack()
+    table = (100 * share).assign(n=sums.n.unstack().tuned, share=_share(share), share_of_averages=_share(averages))
+    table["effect"] = table.tuned + table.without - 2 * table.pretrained
+    half = 100 * norm.ppf((1 + level) / 2) * (variance.tuned + variance.without + 4 * variance.pretrained) ** 0.5
+    return table.assign(low=table.effect - half, high=table.effect + half).reset_index().rename_axis(columns=None)
+
+
+def _share(value: pd.DataFrame) -> pd.Series:
+    """The part of the fall from `tuned` to `without` that lies between `pretrained` and `without`."""
+    return (value.pretrained - value.without) / (value.tuned - value.without)
 
 
 def _pretrained(cells: pd.DataFrame) -> pd.DataFrame:
@@ -159,32 +195,31 @@ def averages() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def comparisons(level: float, alpha: float) -> pd.DataFrame:
-    """Every pair of rows of one family in Tables 1, 3, 7, 9, 13, 14, benchmark by benchmark.
+def comparisons(level: float, tables: Sequence[int] = (1, 3, 7, 9, 13, 14)) -> pd.DataFrame:
+    """Every pair of rows of one family in these tables, benchmark by benchmark.
 
     `points` is the difference with Newcombe's interval and Fisher's p, as if each model had its own sample of items;
-    p_min and p_max bound McNemar's p, since the items are the same and their pairing is not printed. All p are Holm's,
-    within a table. `outcome` is survives when p_max ≤ alpha, depends on the pairing when only p_min is, else within
-    chance.
+    p_min and p_max bound McNemar's p, since the items are the same and their pairing is not printed. `claimed` pairs
+    are those with the family's first row, the others compare two fine-tuned models. No p is corrected yet.
     """
     rows = []
-    for number in (1, 3, 7, 9, 13, 14):
+    for number in tables:
         for names, first, second in _row_pairs(number):
             for a, b in zip(first.itertuples(), second.itertuples(), strict=True):
                 rows.append(names | {"column": a.column} | _compared(a.count_, b.count_, a.n, level))
-    return _judged(pd.DataFrame(rows), alpha)
+    return pd.DataFrame(rows)
 
 
-def pooled(level: float, alpha: float) -> pd.DataFrame:
-    """The same for all items of a row's benchmarks together, Tables 1, 7, 13, 14.
+def pooled(level: float, tables: Sequence[int] = (1, 7, 13, 14)) -> pd.DataFrame:
+    """The same for all items of a row's benchmarks together.
 
     `probability` is the posterior probability that the first row's model is the better one (Beta-binomial, Jeffreys).
     """
     rows = []
-    for number in (1, 7, 13, 14):
+    for number in tables:
         for names, first, second in _row_pairs(number):
             rows.append(names | _compared(first.count_, second.count_, first.n, level))
-    table = _judged(pd.DataFrame(rows), alpha)
+    table = pd.DataFrame(rows)
     return table.assign(
         probability=[
             stats.probability_greater(row.right, row.n, row.right - row.items, row.n) for row in table.itertuples()
@@ -192,7 +227,7 @@ def pooled(level: float, alpha: float) -> pd.DataFrame:
     )
 
 
-def _row_pairs(number: int) -> Iterator[tuple[dict[str, str], pd.DataFrame, pd.DataFrame]]:
+def _row_pairs(number: int) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
     """Pairs of rows of one family: the names of the table, the family and both rows, and their cells."""
     cells = paper.by_member(paper.table(number))
     cells = cells[cells.column != "Average"].assign(count_=counts)
@@ -200,7 +235,8 @@ def _row_pairs(number: int) -> Iterator[tuple[dict[str, str], pd.DataFrame, pd.D
         rows = dict(list(part.groupby("member", sort=False)))
         for upper, lower in combinations(rows, 2):
             first, second = (upper, lower) if number in EARLIER_FIRST else (lower, upper)
-            yield dict(table=str(number), family=family, first=first, second=second), rows[first], rows[second]
+            names = dict(table=str(number), family=family, first=first, second=second)
+            yield names | {"claimed": upper == next(iter(rows))}, rows[first], rows[second]
 
 
 def _compared(count_1: ArrayLike, count_2: ArrayLike, n: ArrayLike, level: float) -> dict[str, float]:
@@ -211,13 +247,15 @@ def _compared(count_1: ArrayLike, count_2: ArrayLike, n: ArrayLike, level: float
     return {"n": items, "right": right_1, "items": right_1 - right_2, **found._asdict(), "p_min": p_min, "p_max": p_max}
 
 
-def _judged(table: pd.DataFrame, alpha: float) -> pd.DataFrame:
-    """Holm's correction within a table, and what survives it."""
-    for p in ("p", "p_min", "p_max"):
-        table[p] = table.groupby("table")[p].transform(stats.holm)
+def corrected(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """These comparisons with Holm's p, within each table over the claimed pairs among them and over the others.
+
+    `outcome` is survives when p_max ≤ alpha, depends on the pairing when only p_min is, else within chance.
+    """
+    holm = rows.groupby(["table", "claimed"])[["p", "p_min", "p_max"]].transform(stats.holm)
     survive, depends, chance = OUTCOMES
-    outcome = np.where(table.p_max <= alpha, survive, np.where(table.p_min <= alpha, depends, chance))
-    return table.assign(unpaired=table.p <= alpha, outcome=outcome)
+    outcome = np.where(holm.p_max <= alpha, survive, np.where(holm.p_min <= alpha, depends, chance))
+    return rows.assign(**holm, unpaired=holm.p <= alpha, outcome=outcome)
 
 
 def survivors(cells: pd.DataFrame) -> pd.DataFrame:
@@ -237,15 +275,15 @@ def survivors(cells: pd.DataFrame) -> pd.DataFrame:
     return flags.groupby(keys, sort=False).sum().reset_index()
 
 
-def average_differences(level: float, seed: int) -> pd.DataFrame:
+def average_differences(level: float, seed: int, tables: Sequence[int] = (1, 7, 13, 14, 2, 8)) -> pd.DataFrame:
     """Differences of averages between the rows of a family, in points, with bootstrap intervals.
 
     items: as if other questions of the same benchmarks had been drawn, for each model its own; nested: the same for
     both, with the narrowest pairing, in which one model's right answers include the other's; both: as if other
-    benchmarks had been drawn as well. For ROUGE-1, whose items are not printed, over benchmarks alone.
+    benchmarks had been drawn as well. For ROUGE-1, whose items are not printed, Student's t over its sets.
     """
     rows = []
-    for number in (1, 7, 13, 14, 2, 8):
+    for number in tables:
         scale = 100 if number in (2, 8) else 1  # ROUGE-1 in points, too
         for names, first, second in _row_pairs(number):
             points = scale * (first.value.mean() - second.value.mean())
@@ -254,13 +292,12 @@ def average_differences(level: float, seed: int) -> pd.DataFrame:
 
 
 def _intervals(first: pd.DataFrame, second: pd.DataFrame, level: float, seed: int) -> dict[str, float]:
-    """Bootstrap intervals of the difference of two rows' averages."""
+    """Intervals of the difference of two rows' averages."""
     if first.n.isna().any():
-        scores = [[[100 * v] for v in part.value] for part in (first, second)]
-        drawn = {"both": dict(items=False)}
-    else:
-        scores = [[_items(c, n) for c, n in zip(part.count_, part.n, strict=True)] for part in (first, second)]
-        drawn = {"items": dict(benchmarks=False), "nested": dict(benchmarks=False, paired=True), "both": {}}
+        low, high = stats.mean_interval(100 * (first.value.to_numpy() - second.value.to_numpy()), level)
+        return {"both_low": float(low), "both_high": float(high)}
+    scores = [[_items(c, n) for c, n in zip(part.count_, part.n, strict=True)] for part in (first, second)]
+    drawn = {"items": dict(benchmarks=False), "nested": dict(benchmarks=False, paired=True), "both": {}}
     found = {name: stats.bootstrap_difference(*scores, seed=seed, level=level, **how) for name, how in drawn.items()}
     return {f"{name}_{end}": getattr(interval, end) for name, interval in found.items() for end in ("low", "high")}
 
@@ -349,11 +386,12 @@ def lengths() -> pd.DataFrame:
 
     ‖T‖² = layers · Σ (E∥ + E⊥), with the implied E⊥ in misprinted cells. The medical T's cosine in Table 15 gives
     ‖θ_pre‖ = ‖T‖/r within its rounding, and that serves every T of the same pretrained model. `r_summed` is r if the
-    printed energies were sums over layers and not means.
+    printed energies were sums over layers and not means. `rounding` is what the last digits leave open of the energy.
     """
     cells, models = energies(), paper.architectures().set_index("vector")
     energy = (cells.E_par + cells.E_perp.mask(cells.misprint, cells.implied)).groupby(cells.vector).sum()
     table = models[["pretrained"]].assign(energy=energy, norm=(models.num_hidden_layers * energy) ** 0.5)
+    table["rounding"] = cells.step.groupby(cells.vector).sum() / 2
     known = cosines().drop(columns="pretrained").merge(table.reset_index(), left_on="member", right_on="vector")
     anchor = known.set_index("pretrained").loc[table.pretrained].set_axis(table.index)
     table["theta"] = anchor.norm / anchor.r
@@ -362,16 +400,6 @@ def lengths() -> pd.DataFrame:
     return table.assign(
         r_summed=table.r.where(table.index.isin(known.member), table.r / models.num_hidden_layers**0.5)
     ).reset_index()
-
-
-def orthogonality() -> pd.DataFrame:
-    """The standard deviation 1/√N of the cosine of two unrelated vectors of N weights, and what it is to a 0.00."""
-    models = paper.architectures().drop_duplicates("pretrained")
-    layer = [sum(d_out * d_in for d_out, d_in in matrix_shapes(m).values()) for m in models.to_dict("records")]
-    weights = models.num_hidden_layers.to_numpy() * np.array(layer)
-    return pd.DataFrame(
-        {"pretrained": models.pretrained, "N": weights, "naive": weights**-0.5, "ratio": 0.005 * weights**0.5}
-    )
 
 
 def output_pairs() -> pd.DataFrame:

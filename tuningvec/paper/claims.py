@@ -1,41 +1,23 @@
-"""The paper's claims, what its own printed numbers say, and the verdict: one function a row of the audit's summary."""
+"""Judges of the paper's claims by its own printed numbers: tables of the audit in, a verdict out."""
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from itertools import permutations
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from tuningvec import stats
-from tuningvec.page import tables
-from tuningvec.page.finding import VERDICTS, badge
-from tuningvec.page.text import formatted
 from tuningvec.paper import audit
 from tuningvec.paper import printed as paper
+from tuningvec.verdict import Verdict, judge, unknown
 from tuningvec.weights.components import SYMBOLS
 
-Verdict = str
-
-
-def span(values, digits):
-    return formatted(values, f".{digits}f")
-
-
-Basis = Literal["arithmetic", "inference", "not printed"]
-
-
-class Claim(NamedTuple):
-    claim: str
-    says: str
-    basis: Basis
-    verdict: Verdict
-    section: str
+K_UNKNOWN = r"$k$ is not printed, so a random $T$ may have as much"
+UNPAIRED = "an interval over items drawn for each model"
 
 
 class Evidence(NamedTuple):
-    """What several claims are judged by: confidence level, α of the corrected tests, and the compared rows."""
+    """The compared rows of the paper's tables, with the level of intervals and the α of corrected tests."""
 
     level: float
     alpha: float
@@ -46,462 +28,366 @@ class Evidence(NamedTuple):
 
 def gather(level: float, alpha: float, seed: int) -> Evidence:
     """Compare the rows of the paper's tables once for all claims; `seed` is the bootstrap's."""
-    rows = audit.comparisons(level, alpha), audit.pooled(level, alpha), audit.average_differences(level, seed)
+    rows = audit.comparisons(level), audit.pooled(level), audit.average_differences(level, seed)
     return Evidence(level, alpha, *rows)
 
 
-def judge(evidence: Evidence) -> list[Claim]:
-    """Every claim with its verdict, in the order of the page's sections."""
-    return [claim(evidence) for claim in CLAIMS]
-
-
-def show(judged: Sequence[Claim], name: str, caption: str) -> None:
-    """Display the summary; the front page tells how many verdicts there are of each kind."""
-    rows = [
-        {
-            "claim": c.claim,
-            "verdict": badge(c.verdict),
-            "the paper's own numbers": c.says,
-            "where": f"{{ref}}`sec-audit-{c.section}`, {c.basis}",
-        }
-        for c in judged
-    ]
-    counted = Counter(c.verdict for c in judged)
-    tables.show(pd.DataFrame(rows), name, caption, metadata={VERDICTS: json.dumps(counted)})
-
-
-def squared_norms(_: Evidence) -> Claim:
-    cells = audit.energies()
-    sound = cells[~cells.misprint]
-    squared, norms = ((sound[reading] - sound.SSA).abs().max() for reading in ("squared", "norms"))
-    return Claim(
-        r"SSA, $E_\parallel$ and $E_\perp$ are made of norms (§4, Tables 4–6)",
-        rf"In {len(sound)} of {len(cells)} cells Table 4 is $E_\parallel/(E_\parallel+E_\perp)$ within {squared:.3f}, "
-        f"as it is for squared norms. Read as norms, the tables are up to {norms:.2f} apart.",
-        "arithmetic",
-        "differs" if squared < norms else "holds",
-        "energy",
+def squared_norms(cells: pd.DataFrame, least: float = 0.02) -> Verdict:
+    """Whether Tables 4 to 6 are made of norms; from `audit.energies`."""
+    fits = {name: int(((cells[name] - cells.SSA).abs() <= least).sum()) for name in ("norms", "squared")}
+    rule = (
+        f"Of both readings of Tables 5 and 6 that one is printed which gives more cells of Table 4 within {least}. "
+        "Differs where squared norms do."
     )
+    about = dict(rule=rule, cases=cells, numbers=fits | {"cells": len(cells)})
+    if fits["norms"] == fits["squared"]:
+        return Verdict("cannot be known here", why="both readings fit as many cells", **about)
+    return Verdict("holds" if fits["norms"] > fits["squared"] else "differs", **about)
 
 
-def misprints(_: Evidence) -> Claim:
-    wrong = audit.energies().query("misprint")
-    each = _list(
-        f"{c.vector} {SYMBOLS[c.kind]} {c.E_perp:,.0f} where {c.implied:,.0f} would fit" for c in wrong.itertuples()
+def misprints(cells: pd.DataFrame) -> Verdict:
+    """Whether Table 6 agrees with Tables 4 and 5; from `audit.energies`."""
+    wrong = cells[cells.misprint]
+    names = [f"{v.vector} {SYMBOLS[v.kind]} {v.E_perp:,.0f} for {v.implied:,.0f}" for v in wrong.itertuples()]
+    rule = (
+        r"Table 4 as a share of squared norms and Table 5 give $E_\perp$. Differs where any cell is more than "
+        f"{audit.MISPRINT} times larger or smaller."
     )
-    return Claim(
-        "Table 6 as printed",
-        f"{len(wrong)} cells contradict Tables 4 and 5: {each}." if len(wrong) else "It agrees with Tables 4 and 5.",
-        "arithmetic",
-        "differs" if len(wrong) else "holds",
-        "energy",
-    )
+    return _agrees(rule, len(cells), names, cases=cells)
 
 
-def least_aligned(_: Evidence) -> Claim:
-    cells = audit.shape_bound()
-    explained = audit.variance_explained(cells).set_index("vector").loc["all", "unfitted"]
+def least_aligned(cells: pd.DataFrame, explained: pd.DataFrame, sds: float = 3) -> Verdict:
+    """Whether gate and up have less of T in old directions than chance; from `audit.shape_bound`."""
     tall = cells[cells.bound < 1]
-    above = [
-        f"{vector} {' and '.join(SYMBOLS[kind] for kind in part.kind)}"
-        for vector, part in tall[tall.clear].groupby("vector", sort=False)
-    ]
-    return Claim(
-        "Gate and up get new directions, since their SSA is lowest (§4, Table 4)",
-        "There the null is at most $d_{in}/d_{out}$. This bound alone, with nothing fitted, accounts for "
-        f"{explained:.0%} of the variance of Table 4. {tall.clear.sum()} of {len(tall)} cells are clearly above it "
-        f"({_list(above)}): old directions more than chance, not new ones.",
-        "inference",
-        "null explains it" if explained >= 0.5 else "differs",
-        "shape",
+    ends = {"low": (tall.z - sds) * tall.sd, "high": tall.SSA + tall.step / 2}
+    cases = tall.assign(effect=tall.SSA - tall.bound, **ends)
+    rule = (
+        "New directions are SSA below its null, by vector and matrix. The null is at most the bound and at least 0, so "
+        "SSA less the bound is the least excess: against the claim, of whatever size, where it is above 0 by more than "
+        f"the rounding and {sds} standard deviations of a mean over layers (rotations of different layers taken as "
+        "independent). Never for the claim, as nothing printed says how far the null is below its bound."
+    )
+    total, vectors = explained.set_index("vector").loc["all"], explained.query("vector != 'all'")
+    numbers = {name: total[name] for name in ("unfitted", "factor", "tall")}
+    above = cases[cases.low > 0]
+    names = [f"{v.vector} {SYMBOLS[v.kind]} {v.z:.0f}" for v in above.itertuples()]
+    numbers |= {"by_vector": vectors.unfitted, "above": names, "clear": len(above), "cells": len(cases)}
+    return _no_null(judge(cases, rule, least=0, direction=-1, **numbers))
+
+
+def attention_better_aligned(parts: pd.DataFrame, least: float = 0.05) -> Verdict:
+    """Whether attention's SSA exceeds the MLP's by more than shape gives; from `audit.by_part`."""
+    gap = parts.attention - parts.MLP
+    cases = parts.assign(effect=gap, low=gap - parts["shape"], high=gap)
+    rule = (
+        "Mean SSA of attention less that of the MLP, by vector, against the null's. With $k$ the same share of the "
+        "full rank in all matrices, the null's difference lies between 0 and that of the bounds. For the claim where "
+        f"the difference is above both and at least {least}; against it where it is below both."
+    )
+    above = int((parts.W_down > parts.attention).sum())
+    numbers = {name: parts[name] for name in ("attention", "MLP", "gate_up", "W_down", "shape", "share")}
+    return _no_null(judge(cases, rule, least=least, gap=gap, above=above, vectors=len(parts), **numbers))
+
+
+def _no_null(verdict: Verdict) -> Verdict:
+    """Where no case is clear the reason is no sample's size: the null depends on k."""
+    chance = verdict.kind == "within chance"
+    return replace(verdict, kind="cannot be known here", why=K_UNKNOWN) if chance else verdict
+
+
+def near_cosines(cosines: pd.DataFrame, least: float = 0.99) -> Verdict:
+    """Whether the cosines of Table 15 tell how many directions change; from `audit.cosines`."""
+    high = cosines.cosine >= least
+    cases = cosines.assign(outcome=np.where(high, "negligible", "against"))
+    rule = (
+        r"A random $T$ of length $r\lVert\theta_{pre}\rVert$, spread over all directions, gives the cosine "
+        rf"$1/\sqrt{{1 + r^2}}$, as one in a single direction does. So a cosine of {least} or more is what the null "
+        "gives too; a lower one is against the claim that cosines are high. None can be for it."
+    )
+    numbers = {"cosine": cosines.cosine, "angle": cosines.angle, "r": pd.concat([cosines.r_low, cosines.r_high])}
+    kind = "null explains it" if high.all() else "mixed" if high.any() else "differs"
+    why = "" if high.all() else f"{(~high).sum()} of {len(cases)} are not high"
+    return Verdict(kind, rule, why, cases, numbers)
+
+
+def marginal_changes(cosines: pd.DataFrame, least: float = 0.1) -> Verdict:
+    """Whether the models of §2 move little; from `audit.cosines`."""
+    ends = {"effect": cosines.r, "low": cosines.r_low, "high": cosines.r_high}
+    return judge(cosines.assign(**ends), _length_rule(least), least=least, direction=0, r=cosines.r)
+
+
+def marginal_changes_elsewhere(vectors: pd.DataFrame, cosines: pd.DataFrame, least: float = 0.1) -> Verdict:
+    """Whether the vectors that §2 does not have are as short; from `audit.lengths`."""
+    cases = vectors[~vectors.vector.isin(cosines.member)]
+    cases = cases.assign(effect=cases.r, low=cases.r_low * cases.r_summed / cases.r, high=cases.r_high)
+    rule = _length_rule(least) + " The range includes energies that are sums over layers."
+    return judge(cases, rule, least=least, direction=0, summed=cases.r_summed)
+
+
+def _length_rule(least: float) -> str:
+    return (
+        r"Marginal is a $\lVert T\rVert/\lVert\theta_{pre}\rVert$, of a $T$ orthogonal to $\theta_{pre}$, below "
+        rf"{least} within its rounding; against the claim where it is above {least}."
     )
 
 
-def attention_better_aligned(_: Evidence) -> Claim:
-    parts = audit.by_part()
-    down = SYMBOLS["W_down"]
-    return Claim(
-        "Attention is better aligned than the MLP (§4, Table 4)",
-        f"On average, {span(parts.attention, 2)} against {span(parts.MLP, 2)}. Not so matrix by matrix: gate and up "
-        f"have {span(parts.gate_up, 2)}, {down} {span(parts.W_down, 3)}, above attention in "
-        f"{(parts.W_down > parts.attention).sum()} of {len(parts)} vectors.",
-        "arithmetic",
-        "holds" if (parts.attention > parts.MLP).all() else "differs",
-        "shape",
+def low_energy(vectors: pd.DataFrame, least: float = 10) -> Verdict:
+    """Whether code and maths have much more energy than medicine in Qwen; from `audit.lengths`."""
+    of_qwen = vectors[vectors.pretrained == "Qwen2.5-7B"].set_index("vector")
+    medical, others = of_qwen.loc["Aloe β"], of_qwen.drop(index="Aloe β")
+    ratio = others.energy / medical.energy
+    low = (others.energy - others.rounding) / (medical.energy + medical.rounding)
+    high = (others.energy + others.rounding) / (medical.energy - medical.rounding)
+    cases = pd.DataFrame({"effect": np.log10(ratio), "low": np.log10(low), "high": np.log10(high)}).reset_index()
+    rule = f"Energy over the medical vector's, by vector: much more is {least} times or more, whatever the rounding."
+    return judge(cases, rule, least=float(np.log10(least)), ratio=ratio, root=ratio**0.5)
+
+
+def fall_is_of_T(parts: pd.DataFrame, least: float = 1) -> Verdict:
+    """Whether the fall without T lies between θ_ft and θ_pre; from `audit.parts_of_the_fall`."""
+    rule = (
+        r"$\theta_{ft} - T$ is $\theta_{pre}$, so what lies between the pretrained model's row (Table 7) and the one "
+        "without $T$ (Table 1) is prompting or scoring. By family: $T$'s part of the fall less the prompt's, over all "
+        f"items, with {UNPAIRED}; at least {least} point."
     )
+    return judge(parts, rule, least=least, unit="points", digits=1, n=int(parts.n.iloc[0]))
 
 
-def near_cosines(_: Evidence) -> Claim:
-    table = audit.cosines()
-    return Claim(
-        "High cosines mean that a small part of the representation space changes (§2, Table 15)",
-        rf"Cosines of {span(table.cosine, 4)} are turns by {span(table.angle, 1)} degrees and a "
-        rf"$\lVert T\rVert/\lVert\theta_{{pre}}\rVert$ of {span(pd.concat([table.r_low, table.r_high]), 3)}. Any $T$ "
-        "that short gives them, in few directions or in all.",
-        "arithmetic",
-        "null explains it" if table.cosine.min() > 0.99 else "differs",
-        "length",
+def evaluations_agree(rows: pd.DataFrame, level: float, least: float = 5) -> Verdict:
+    """Whether two evaluations of the same weights give the same; from `audit.same_weights`."""
+    what = rows.column.where(rows.table == "3", "accuracy")
+    sums = rows.assign(what=what).dropna(subset="items").groupby(["family", "what"], sort=False)
+    cases = sums[["n", "right", "right_pre"]].sum().reset_index()
+    cases[["effect", "low", "high"]] = _points(cases.right, cases.right_pre, cases.n, level)
+    rule = (
+        "Accuracy over all items, and each instruction, by family: the same where the difference, with "
+        f"{UNPAIRED}, lies within {least} points, against it where it lies beyond."
     )
+    worst = cases.loc[cases.effect.abs().idxmax()]
+    numbers = {
+        "where": f"{worst.family} {worst.what}",
+        "gap": worst.effect,
+        "apart": abs(worst.right - worst.right_pre),
+    }
+    return judge(cases, rule, least=least, direction=0, unit="points", digits=1, n=int(worst.n), **numbers)
 
 
-def small_moves(_: Evidence) -> Claim:
-    table = audit.lengths()
-    long = table[table.r_low > 0.5]
-    each = _list(f"{v.vector} {v.r:.2f} ({v.r_low:.2f} to {v.r_high:.2f})" for v in long.itertuples())
-    return Claim(
-        "Fine-tuning makes only marginal changes (§2)",
-        rf"True of Table 15. With Tables 5 and 6, $\lVert T\rVert/\lVert\theta_{{pre}}\rVert$ is {each}: as long as "
-        f"the model itself, where two unrelated models of one norm have {2**0.5:.2f}. ({span(long.r_summed, 2)} if "
-        "those energies were summed over layers.)"
-        if len(long)
-        else r"True of Table 15, and no $T$ of Tables 5 and 6 is longer than half of $\theta_{pre}$.",
-        "inference",
-        "differs" if len(long) else "holds",
-        "length",
+def unharmed_without_T(comparisons: pd.DataFrame, family: str = "Phi-3.5", least: float = 2) -> Verdict:
+    """Whether a family follows instructions no worse without T; from `audit.comparisons`."""
+    rows = comparisons[(comparisons.table == "3") & (comparisons.family == family)]
+    cases = rows.assign(effect=-rows.points, low=-rows.high, high=-rows.low)
+    rule = (
+        f"By instruction: no worse where the change without $T$, with {UNPAIRED}, is above −{least} points; against it "
+        f"where it is below −{least}."
     )
+    shifted = cases.assign(**{end: cases[end] + least for end in ("effect", "low", "high")})
+    verdict = judge(shifted, rule, least=0, unit="points", digits=1)
+    return replace(verdict, cases=cases.assign(outcome=verdict.cases.outcome))
 
 
-def low_energy(_: Evidence) -> Claim:
-    energy = audit.lengths().set_index("vector").energy
-    ratio = energy[["Q Code", "Q Math"]] / energy["Aloe β"]
-    return Claim(
-        "Within Qwen the medical vector has much less energy than code and maths (§4)",
-        f"{span(ratio, 0)} times less squared norm, {span(ratio**0.5, 0)} times less norm.",
-        "arithmetic",
-        "holds" if ratio.min() > 1 else "differs",
-        "length",
+def lost_ability(chance: pd.DataFrame, level: float, least: float = 2) -> Verdict:
+    """Whether the low scores of Tables 1 and 13 are lost ability; from `audit.below_chance`."""
+    rows = chance.set_index("member")
+    pairs = {low: better for table, better, low in audit.CLAIMED.values() if table in (1, 13)}
+    cases, better = rows.loc[list(pairs)].reset_index(), rows.loc[list(pairs.values())].reset_index()
+    cases[["effect", "low", "high"]] = _points(better.right, cases.right, cases.n, level)
+    cases = cases.assign(lower=cases.effect, effect=cases.effect.mask(cases.below))
+    rule = (
+        "On the benchmarks with four options, by row: lower than the model compared with by at least "
+        f"{least} points, with {UNPAIRED}. Unknown where the row is below guessing: an output without a valid answer "
+        "counts as wrong, so it measures the form of the answers first."
     )
+    low = [f"{v.member} {v.right} of {v.n:,} ({v.share:.1%})" for v in cases[cases.below].itertuples()]
+    return judge(cases, rule, least=least, unit="points", digits=1, below=low)
 
 
-def orthogonal_domains(_: Evidence) -> Claim:
-    row = audit.orthogonality().iloc[-1]
-    return Claim(
-        "Medical vectors are completely orthogonal to maths and code (§3.1, Fig. 3)",
-        "The figure's numbers are not in the text. Chance alone has a standard deviation of "
-        f"{tables.number(row.naive, 2)}, so a cosine that rounds to 0.00 may still be {row.ratio:.0f} of them "
-        "away from 0.",
-        "not printed",
-        "cannot be known",
-        "length",
-    )
+def _points(first: pd.Series, second: pd.Series, n: pd.Series, level: float) -> list[tuple[float, ...]]:
+    """Differences in points of counts of n items with their intervals, as if each had items of its own."""
+    counts = zip(*(column.astype(int) for column in (first, second, n)), strict=True)
+    return [stats.difference(int(a), int(size), int(b), int(size), level)[:3] for a, b, size in counts]
 
 
-def fall_without_T(_: Evidence) -> Claim:
-    without = audit.same_weights().query("table == '1' and column == 'Average'").set_index("family")
-    tuned = paper.by_member(paper.negation_accuracy()).query("column == 'Average'")
-    tuned = tuned[~tuned.member.str.startswith(audit.WITHOUT)].set_index("family").value
-    share = (without.value_pre - without.value) / (tuned - without.value)
-    most = share.idxmax()
-    each = _list(f"{v.value:.2f} and {v.value_pre:.2f} ({v.Index})" for v in without.itertuples())
-    return Claim(
-        "Without $T$ accuracy falls, and that is the effect of $T$ (§3.1, Table 1)",
-        rf"$\theta_{{ft}} - T$ is $\theta_{{pre}}$: its row in Table 1 and that of the pretrained model in Table 7 "
-        f"have the same weights. They average {each}. For {most} {share[most]:.0%} of the fall lies between these two, "
-        "so prompting or scoring made it.",
-        "arithmetic",
-        "differs" if share[most] > 0.5 else "holds",
-        "negation",
-    )
+def counts_of_items(sizes: pd.DataFrame) -> Verdict:
+    """Whether accuracies are counts of the benchmarks' items; from `audit.sizes`."""
+    table = sizes[sizes.digits == "rounded"]
+    rule = "Differs where any value of a benchmark is no count of its split's items, or of 500, with two decimals."
+    least = int(table.n.min())
+    numbers = {"least": least, "point": 100 / least}
+    return _agrees(rule, len(table), list(table.benchmark[~table.fits]), cases=table, **numbers)
 
 
-def mediphi_unharmed(evidence: Evidence) -> Claim:
-    rows = audit.same_weights().query("table == '3' and family == 'Phi-3.5'")
-    worst = rows.loc[rows["items"].abs().idxmax()]
-    return Claim(
-        "Without $T$ MediPhi follows instructions as before (§3.1, Table 3)",
-        f"That row is Phi-3.5-Instruct. {worst.column}: {worst.value:.2f}% in Table 3, {worst.value_pre:.2f}% in Table "
-        f"9, {abs(worst['items'])} of {worst.n:,} outputs apart with the same weights.",
-        "arithmetic",
-        "differs" if stats.paired_p_bounds(worst.right, worst.right_pre, worst.n).high <= evidence.alpha else "holds",
-        "negation",
-    )
-
-
-def knowledge(evidence: Evidence) -> Claim:
-    table = audit.below_chance(evidence.level, evidence.alpha)
-    low = table[table.below]
-    each = _list(f"{v.member} {v.right} of {v.n:,} ({v.share:.1%})" for v in low.itertuples())
-    return Claim(
-        "Low scores without $T$, or out of domain, are lost ability (§3.1, A.9; Tables 1, 13)",
-        f"On the benchmarks with four options {each} are right: fewer than by guessing. An output without a valid "
-        "answer counts as wrong, so these rows measure the form of the answers first."
-        if len(low)
-        else "No row is below guessing on the benchmarks with four options.",
-        "inference",
-        "cannot be known" if len(low) else "holds",
-        "negation",
-    )
-
-
-def counts_of_items(_: Evidence) -> Claim:
-    table = audit.sizes().query("digits == 'rounded'")
-    least = table.n.min()
-    return Claim(
-        "Accuracy is right answers over questions (A.3; Tables 1, 7, 13, 14)",
-        f"In {table.fits.sum()} of {len(table)} benchmarks every value is a count of that benchmark's split or of 500. "
-        f"The smallest has {least} items, of which one is {100 / least:.1f} points.",
-        "arithmetic",
-        "holds" if table.fits.all() else "differs",
-        "sizes",
-    )
-
-
-def ten_data_sets(_: Evidence) -> Claim:
-    outputs = audit.sizes().set_index("benchmark").loc[audit.CUT_OFF_TABLES]
+def ten_data_sets(sizes: pd.DataFrame) -> Verdict:
+    """Whether Tables 3 and 9 count the outputs of all ten data sets; from `audit.sizes`."""
+    outputs = sizes.set_index("benchmark").loc[audit.CUT_OFF_TABLES]
     n = paper.accuracy().drop_duplicates("column").set_index("column").n.dropna()
-    said = paper.text().set_index(["row", "column"]).value["benchmarks", "instruction following"]
-    fits = outputs.fitting == 1 and outputs.smallest == n.sum()
-    without = [name for name in n.index if outputs.fitting == 1 and n.sum() - n[name] == outputs.smallest]
-    return Claim(
-        f"Instruction following is measured on {said:.0f} data sets (§3.1, A.3; Tables 3, 9)",
-        (
-            f"Of all numbers of outputs up to {audit.LARGEST_N:,} one gives every printed value, {outputs.smallest:,}"
-            if outputs.fitting == 1
-            else f"{outputs.fitting} numbers of outputs up to {audit.LARGEST_N:,} give every printed value"
-        )
-        + (f": all items but those of {_list(without, 'or')}" if without else "")
-        + f". The {len(n)} have {n.sum():,}.",
-        "arithmetic",
-        "holds" if fits else "differs",
-        "sizes",
+    left_out = [name for name in n.index if n.sum() - n[name] == outputs.smallest]
+    rule = (
+        f"The number of outputs that gives every printed value, of all up to {audit.LARGEST_N:,}, is that of the items."
     )
+    numbers = {"fitting": outputs.fitting, "smallest": outputs.smallest, "sets": len(n), "items": int(n.sum())}
+    if outputs.fitting != 1:
+        return unknown(rule, f"{outputs.fitting} numbers give every printed value", left_out=left_out, **numbers)
+    kind = "holds" if outputs.smallest == n.sum() else "differs"
+    return Verdict(kind, rule, numbers=numbers | {"left_out": left_out})
 
 
-def printed_averages(_: Evidence) -> Claim:
-    table = audit.averages()
-    wrong = table[~table.agrees]
-    each = _list(f"{v.row}, {v.printed:g} for {v.mean:.3f}" for v in wrong.drop_duplicates("row").itertuples())
-    return Claim(
-        "The averages are those of their rows (Tables 1, 2, 7, 8, 13, 14)",
-        f"{len(table) - len(wrong)} of {len(table)} are the plain mean" + (f". Not so {each}." if len(wrong) else "."),
-        "arithmetic",
-        "differs" if len(wrong) else "holds",
-        "sizes",
+def printed_averages(averages: pd.DataFrame) -> Verdict:
+    """Whether printed averages are those of their rows; from `audit.averages`."""
+    wrong = averages[~averages.agrees]
+    names = [f"Table {v.table}, {v.row}, {v.printed:g} for {v.mean:.3f}" for v in wrong.itertuples()]
+    return _agrees("Differs where any is not the plain mean of its row, rounded.", len(averages), names, cases=averages)
+
+
+def ranks_by_average(averages: pd.DataFrame, pooled: pd.DataFrame, least: float = 1) -> Verdict:
+    """Whether the average tells the better model of a pair; from `audit.average_differences` and `audit.pooled`."""
+    keys = ["table", "family", "first", "second"]
+    rows = averages.merge(pooled[[*keys, "points"]], on=keys, suffixes=("", "_weighted"))
+    cases = _better_first(rows, "items_low", "items_high")
+    rule = (
+        f"By pair of models: the better average is ahead by at least {least} point, with {UNPAIRED} of the same "
+        "benchmarks."
     )
+    turned = rows[rows.points * rows.points_weighted < 0]
+    up = turned.points > 0
+    names = list(turned["first"].where(up, turned.second) + " over " + turned.second.where(up, turned["first"]))
+    return judge(cases, rule, least=least, unit="points", digits=1, turned=names, pairs=len(cases))
 
 
-def ranks_by_average(_: Evidence) -> Claim:
-    table = paper.by_member(audit.averages().dropna(subset="weighted"))
-    turned = [
-        f"{a.member} over {b.member} ({_signed(a.mean - b.mean)} points plain, "
-        f"{_signed(a.weighted - b.weighted)} weighted)"
-        for _key, part in table.groupby(["table", "family"], sort=False)
-        for a, b in permutations(part.itertuples(), 2)
-        if a.mean > b.mean and a.weighted < b.weighted
-    ]
-    return Claim(
-        "The average ranks the models of a family (Tables 1, 7, 13, 14)",
-        "A plain mean gives benchmarks of very different sizes one weight. Weighted by items the order "
-        + (f"turns round for {_list(turned)}." if turned else "stays."),
-        "arithmetic",
-        "differs" if turned else "holds",
-        "sizes",
+def compared_cells(evidence: Evidence, least: float = 1) -> Verdict:
+    """Whether bold and shaded cells differ from what they are compared with; from `audit.comparisons`."""
+    rows = audit.corrected(evidence.comparisons, evidence.alpha)
+    return _survivors(_better_first(rows, "low", "high"), "cell", least)
+
+
+def _better_first(rows: pd.DataFrame, low: str, high: str) -> pd.DataFrame:
+    """Each difference as the better one's lead, with its interval."""
+    sign = np.where(rows.points < 0, -1, 1)
+    ends = np.sort(sign[:, None] * rows[[low, high]].to_numpy(), axis=1)
+    return rows.assign(effect=sign * rows.points, low=ends[:, 0], high=ends[:, 1])
+
+
+def medical_accuracy(evidence: Evidence, least: float = 1) -> Verdict:
+    """Whether fine-tuned models are better at medicine, by Table 7."""
+    mine = [t[(t.table == "7") & t.claimed] for t in (evidence.comparisons, evidence.pooled, evidence.averages)]
+    cells, pooled = (audit.corrected(rows, evidence.alpha) for rows in mine[:2])
+    averages = mine[2]
+    numbers = {"points": pooled.points, "averages": averages.points, "models": len(pooled), "n": int(pooled.n.iloc[0])}
+    numbers |= {f"above_{how}": int((averages[f"{how}_low"] > 0).sum()) for how in ("items", "nested")}
+    clear = pooled[(pooled.outcome == audit.OUTCOMES[0]) & (pooled.points > 0)]
+    numbers["names"] = list(clear.family + " " + clear["first"])
+    return _survivors(pooled.assign(effect=pooled.points), "model, over all items", least, **_ways(cells), **numbers)
+
+
+def instructions_without_T(
+    evidence: Evidence, families: tuple[str, ...] = ("Meta-Llama-3-8B", "Qwen2.5-7B"), least: float = 2
+) -> Verdict:
+    """Whether models follow instructions worse without T, by Table 3."""
+    rows = evidence.comparisons.query("table == '3'")
+    return _instructions(rows[rows.family.isin(families)], evidence.alpha, least)
+
+
+def instructions_of_fine_tuned(evidence: Evidence, least: float = 2) -> Verdict:
+    """Whether fine-tuned models follow instructions better, by Table 9."""
+    return _instructions(evidence.comparisons.query("table == '9' and claimed"), evidence.alpha, least)
+
+
+def _instructions(rows: pd.DataFrame, alpha: float, least: float) -> Verdict:
+    cells = audit.corrected(rows, alpha)
+    verdict = _survivors(cells.assign(effect=cells.points), "cell", least, **_ways(cells))
+    against = verdict.cases[verdict.cases.outcome == "against"]
+    names = [f"{v.first} {v.column} by {-v.points:.2f} points" for v in against.itertuples()]
+    return replace(verdict, numbers=verdict.numbers | {"against": names})
+
+
+def _survivors(cases: pd.DataFrame, of: str, least: float, **numbers: Any) -> Verdict:
+    """Judge comparisons that are clear where they survive the widest pairing of items."""
+    survive, depends, _ = ((cases.outcome == name) for name in audit.OUTCOMES)
+    cases = cases.drop(columns=["n", "right", "items", "claimed", "unpaired"])
+    rule = (
+        f"The difference in points, by {of}: clear where McNemar's exact $p$ is significant whatever the pairing of "
+        f"items (Holm over the claim's own pairs), and at least {least} {'point' if least == 1 else 'points'}."
     )
+    verdict = judge(cases.assign(clear=survive), rule, least=least, unit="points", digits=1, **numbers)
+    may = f"for {depends.sum()} it depends on the pairing"
+    return replace(verdict, why=", ".join(filter(None, [verdict.why, may if depends.any() else ""])))
 
 
-def compared_cells(evidence: Evidence) -> Claim:
-    outcome = evidence.comparisons.outcome
-    survive, depends, chance = ((outcome == name).sum() for name in audit.OUTCOMES)
-    return Claim(
-        "Bold and shaded cells are differences between models (Tables 1, 3, 7, 9, 13, 14)",
-        f"Of {len(outcome)} pairs of cells {survive} differ whatever the pairing of items, {depends} may or may not, "
-        f"{chance} are within chance.",
-        "inference",
-        _majority(outcome),
-        "differences",
+def _ways(cells: pd.DataFrame) -> dict[str, int]:
+    """How many cells go which way, and how many of those survive."""
+    return audit.survivors(cells).sum(numeric_only=True).astype(int).to_dict()
+
+
+def rouge_gains(averages: pd.DataFrame, least: float = 1) -> Verdict:
+    """Whether fine-tuned models write better, by Table 8; from `audit.average_differences`."""
+    rows = averages[(averages.table == "8") & averages.claimed]
+    cases = rows.assign(effect=rows.points, low=rows.both_low, high=rows.both_high)
+    rule = (
+        f"The mean of a model's ROUGE-1 over the sets less the pretrained model's, in points: at least {least}, with "
+        "Student's interval over the sets, which holds the noise of their items and more."
     )
+    return judge(cases, rule, least=least, unit="points", digits=1)
 
 
-def medical_accuracy(evidence: Evidence) -> Claim:
-    cells, pooled, averages = (
-        _against_pretrained(rows[rows.table == "7"])
-        for rows in (evidence.comparisons, evidence.pooled, evidence.averages)
-    )
-    clear = pooled[(pooled.points > 0) & (pooled.outcome == audit.OUTCOMES[0])]
-    return Claim(
-        "Fine-tuning improves medical accuracy (§3, A.3; Table 7)",
-        f"{_ways(cells, 'after fine-tuning')} With all items together accuracy moves by {span(pooled.points, 1)} "
-        f"points, for {len(clear)} of {len(pooled)} models surely upward ({_list(clear['first'])}); the average over "
-        f"benchmarks moves by {span(averages.points, 1)}, above 0 with its interval over items for "
-        f"{(averages.items_low > 0).sum()}.",
-        "inference",
-        _majority(pooled.outcome.where(pooled.points > 0, audit.OUTCOMES[2])),
-        "differences",
-    )
-
-
-def instructions_without_T(evidence: Evidence) -> Claim:
-    cells = evidence.comparisons.query("table == '3'")
-    return _instructions(cells, "Without $T$ models follow instructions worse (§3.1, Table 3)", "with $T$")
-
-
-def instructions_of_fine_tuned(evidence: Evidence) -> Claim:
-    cells = _against_pretrained(evidence.comparisons.query("table == '9'"))
-    return _instructions(cells, "Fine-tuned models follow instructions better (A.3, Table 9)", "after fine-tuning")
-
-
-def _instructions(cells: pd.DataFrame, claim: str, when: str) -> Claim:
-    against = cells[(cells.outcome == audit.OUTCOMES[0]) & (cells["items"] < 0)]
-    each = _list(f"{c.first} {c.column} {_signed(c.points)} points" for c in against.itertuples())
-    says = _ways(cells, when) + (f" Lower: {each}." if each else "")
-    return Claim(claim, says, "inference", "differs" if len(against) else "holds", "differences")
-
-
-def rouge_gains(evidence: Evidence) -> Claim:
-    table = _against_pretrained(evidence.averages.query("table == '8'"))
-    clear = (table.both_low > 0).sum()
-    return Claim(
-        "Fine-tuning improves generation (A.3, Table 8)",
-        f"ROUGE-1 moves by {span(table.points, 1)} points; drawn over its sets, the interval is above 0 for "
-        f"{clear} of {len(table)} models. Scores by item are not printed, so their noise is unknown.",
-        "inference",
-        "holds" if clear == len(table) else "cannot be known",
-        "differences",
-    )
-
-
-def text_percentages(_: Evidence) -> Claim:
-    table = audit.percentages()
-    wrong, borne = table[table.agrees == ""], table[table.agrees == "as_printed"]
-    not_found = _list(
+def text_percentages(percentages: pd.DataFrame) -> Verdict:
+    """Whether the text's percentages are those of the tables; from `audit.percentages`."""
+    wrong, borne = (percentages[percentages.agrees == name] for name in ("", "as_printed"))
+    names = [
         f"{v.text:.0f}% ({v.number}, {v.of}), where Table {v.table} gives {v.relative:.0f}% or {v.points:.0f} points"
         for v in wrong.itertuples()
-    )
-    from_print = _list(f"{v.text:.0f}% ({v.number}, {v.of})" for v in borne.itertuples())
-    return Claim(
-        "The percentages of the text are those of the tables (§3.1)",
-        f"{len(table) - len(wrong)} of {len(table)} are."
-        + (f" Not {not_found}." if not_found else "")
-        + (f" Only from averages as printed, one of which is wrong: {from_print}." if from_print else ""),
-        "arithmetic",
-        "differs" if len(wrong) else "holds",
-        "text",
-    )
+    ]
+    only = [f"{v.text:.0f}% ({v.number}, {v.of})" for v in borne.itertuples()]
+    rule = "Differs where any is given by none of the four readings in the section's table."
+    return _agrees(rule, len(percentages), names, cases=percentages, only=only)
 
 
-def ablation_percentages(_: Evidence) -> Claim:
-    falls = paper.text().query("row == 'ablation: fall of performance'").value
+def ablation_percentages() -> Verdict:
+    """The falls by ablation are not printed by benchmark; for scale, what guessing would be."""
     cells = paper.by_member(paper.accuracy()).query("family != 'Phi-3.5' and column not in ['Average', 'BioRED']")
     guess = 100 - 100 * 100 * audit.CHANCE / cells.groupby("row").value.mean()
-    return Claim(
-        f"Ablation lowers performance by {_list(f'{v:g}' for v in falls)}% (§2, A.2; Fig. 5)",
-        "The heat map's cells are not in the text. For scale: answers by guessing among four options would be a fall "
-        f"of {span(guess, 0)}% on these benchmarks; a larger one means outputs without a valid answer.",
-        "not printed",
-        "cannot be known",
-        "text",
-    )
+    return unknown("", "the heat map's cells are not in the text", guess=guess)
 
 
-def addition_gains(_: Evidence) -> Claim:
-    row = paper.text().query("row == 'addition: better than the specialist'").iloc[0]
-    table = audit.lengths().set_index("vector")
+def addition_gains(vectors: pd.DataFrame) -> Verdict:
+    """The gains by addition are not printed; for scale, the lengths of both vectors."""
+    table = vectors.set_index("vector")
     ratio, summed = ((table[r]["Q Math"] / table.r["Aloe β"]) for r in ("r", "r_summed"))
-    return Claim(
-        f"Adding vectors improves {row.value:.0f} of {row.n} maths benchmarks (§3.1; Figs. 4, 6)",
-        "The figures' values are not in the text. By Tables 5 and 6 the maths vector is "
-        f"{ratio:.0f} times as long as the medical one ({summed:.0f} if its energies were summed over layers): the sum "
-        "is nearly the maths model.",
-        "not printed",
-        "cannot be known",
-        "text",
+    return unknown("", "the figures' values are not in the text", ratio=ratio, summed=summed)
+
+
+def figure_alone() -> Verdict:
+    """What stands in a figure alone."""
+    return unknown("", "the figure's values are not in the text")
+
+
+def worked_example(text: pd.DataFrame) -> Verdict:
+    """Whether the prompt's example is a test item; from `printed.text`."""
+    row = text.query("row == 'prompt: worked examples'").iloc[0]
+    rule = "Differs where the example's text is that of an item of the split."
+    numbers = {"hits": int(row.value), "n": int(row.n), "points": 100 * row.value / row.n}
+    return Verdict("differs" if row.value else "holds", rule, numbers=numbers)
+
+
+def outputs_to_the_same_input(pairs: pd.DataFrame) -> Verdict:
+    """Whether pairs of outputs share their subject; from `audit.output_pairs`."""
+    names = [f"{v.member} {v.example}" for v in pairs[~pairs.same].itertuples()]
+    rule = (
+        "Outputs to one input are about one thing. Differs where any pair is about two, by the reading in the section."
     )
+    return _agrees(rule, len(pairs), names, cases=pairs)
 
 
-def figures_without_numbers(_: Evidence) -> Claim:
-    return Claim(
-        "Activation by layer, edit distance, activation patching (§2, A.6; Figs. 1, 2, 7)",
-        "Curves and heat maps alone, nothing to recompute.",
-        "not printed",
-        "cannot be known",
-        "text",
-    )
-
-
-def worked_example(_: Evidence) -> Claim:
-    row = paper.text().query("row == 'prompt: worked examples'").iloc[0]
-    points = 100 * row.value / row.n
-    return Claim(
-        "The prompt's worked example is not among the test items (A.5)",
-        f"{row.value:.0f} of the {row.n} items of MMLU college medicine is that example, whose answer the prompt "
-        f"gives: {points:.1f} points of that column."
-        if row.value
-        else "It is not.",
-        "arithmetic",
-        "differs" if row.value else "holds",
-        "examples",
-    )
-
-
-def outputs_to_the_same_input(_: Evidence) -> Claim:
-    pairs = audit.output_pairs()
-    other = pairs[~pairs.same]
-    each = _list(f"{v.member} {v.example}" for v in other.itertuples())
-    return Claim(
-        "Tables 10 to 12 show outputs to one input with $T$ and without (A.5)",
-        f"{len(other)} of {len(pairs)} pairs are about different things" + (f": {each}." if each else "."),
-        "inference",
-        "differs" if len(other) else "holds",
-        "examples",
-    )
-
-
-def always_valid(_: Evidence) -> Claim:
+def always_valid() -> Verdict:
+    """Whether the printed example of a model whose outputs are all valid is valid (Tables 3, 11)."""
     cells = paper.by_member(paper.negation_instructions()).set_index(["member", "column"])
     valid = cells.value["Aloe-Beta", "Valid"]
-    shown = paper.outputs_of_aloe_beta().set_index("column").value["with T: valid answer"]
-    return Claim(
-        "Every output of Aloe-Beta has a valid answer (Tables 3, 9)",
-        f"{valid:.2f}% are printed as valid. The example of Table 11 "
-        + ("has the form that the prompt asks for." if shown else "lacks the brackets that the prompt asks for: ")
-        + ("" if shown else "the check is lenient, or the example was edited."),
-        "arithmetic",
-        "differs" if valid == 100 and not shown else "holds",
-        "examples",
-    )
+    shown = bool(paper.outputs_of_aloe_beta().set_index("column").value["with T: valid answer"])
+    rule = "Differs where all are printed as valid and the printed example lacks the form that the prompt asks for."
+    form = "has" if shown else "lacks"
+    return Verdict("differs" if valid == 100 and not shown else "holds", rule, numbers={"valid": valid, "form": form})
 
 
-CLAIMS: tuple[Callable[[Evidence], Claim], ...] = (
-    squared_norms, misprints, least_aligned, attention_better_aligned, near_cosines, small_moves, low_energy,
-    orthogonal_domains, fall_without_T, mediphi_unharmed, knowledge, counts_of_items, ten_data_sets,
-    printed_averages, ranks_by_average, compared_cells, medical_accuracy, instructions_without_T,
-    instructions_of_fine_tuned, rouge_gains, text_percentages, ablation_percentages, addition_gains,
-    figures_without_numbers, worked_example, outputs_to_the_same_input, always_valid,
-)  # fmt: skip
-
-
-def _against_pretrained(rows: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons whose second row is the pretrained model: those that the paper shades."""
-    first = paper.by_member(paper.accuracy()).groupby("family").member.first()
-    return rows[rows.second == rows.family.map(first)]
-
-
-def _majority(outcome: pd.Series) -> Verdict:
-    """What more than half of the outcomes are; the doubtful ones count with either side."""
-    survive, depends, _chance = ((outcome == name).mean() for name in audit.OUTCOMES)
-    if survive > 0.5:
-        return "holds"
-    return "cannot be known" if survive + depends > 0.5 else "within chance"
-
-
-def _ways(cells: pd.DataFrame, when: str) -> str:
-    """How many cells go which way and survive."""
-    total = audit.survivors(cells).sum(numeric_only=True)
-    survive = total.higher_survive + total.lower_survive
-    return (
-        f"Of {total.cells} cells {total.higher} are higher {when}, {total.equal} equal, {total.lower} lower; {survive} "
-        f"differ whatever the pairing of items ({total.higher_survive} higher, {total.lower_survive} lower), for "
-        f"{total.depends} it depends on the pairing."
-    )
-
-
-def _list(parts: Iterable[str], last: str = "and") -> str:
-    """`a`, `a and b`, `a, b and c`; semicolons where the parts hold commas."""
-    words = list(parts)
-    if any("," in word or " and " in word for word in words):
-        return "; ".join(words)
-    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.2f}".replace("-", "−")
+def _agrees(rule: str, total: int, wrong: list[str], **about: Any) -> Verdict:
+    """A statement on all of `total`, of which the named ones contradict it."""
+    cases = about.pop("cases")
+    numbers = {"total": total, "agree": total - len(wrong), "count": len(wrong), "wrong": wrong, **about}
+    return Verdict("differs" if wrong else "holds", rule, f"{total - len(wrong)} of {total}", cases, numbers)

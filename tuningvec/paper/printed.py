@@ -12,6 +12,7 @@ import pandas as pd
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
 
+AVERAGE = "Average"  # the column of means, which are printed and not measured
 SEPARATOR = " · "  # between pretrained model, member and example in a row's name
 
 
@@ -118,6 +119,29 @@ def by_member(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells with a row's name split into `family`, its pretrained model, and `member`."""
     names = cells.row.str.split(SEPARATOR, n=1, expand=True, regex=False)
     return cells.assign(family=names[0], member=names[1])
+
+
+def rises(cells: pd.DataFrame, scale: float = 1) -> pd.DataFrame:
+    """Plain mean of the last member of each family minus that of its first: member, points. Averages are not read."""
+    means = by_member(cells[cells.column != AVERAGE]).groupby(["family", "member"], sort=False).value.mean() * scale
+    ends = means.reset_index().groupby("family", sort=False)
+    return pd.DataFrame(
+        dict(member=part.member.iloc[-1], points=part.value.iloc[-1] - part.value.iloc[0]) for _, part in ends
+    )
+
+
+def prompted_share() -> pd.DataFrame:
+    """How much of the fall of Table 1 the prompt alone explains, in percent: family, fall, share.
+
+    (θ_pre of Table 7 − (−)T) / (θ_ft − (−)T), plain means over the benchmarks: (−)T is θ_pre under θ_ft's prompt.
+    """
+    removed, pretrained = (by_member(cells[cells.column != AVERAGE]) for cells in (negation_accuracy(), accuracy()))
+    rows = []
+    for family, part in removed.groupby("family", sort=False):
+        tuned, without = part.groupby("member", sort=False).value.mean()
+        own = pretrained[pretrained.family == family].groupby("member", sort=False).value.mean().iloc[0]
+        rows.append(dict(family=family, fall=tuned - without, share=100 * (own - without) / (tuned - without)))
+    return pd.DataFrame(rows)
 
 
 def _read(name: str) -> pd.DataFrame:

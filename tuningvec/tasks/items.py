@@ -6,6 +6,7 @@
 - function: `question`, `tests` (assertions)
 """
 
+import ast
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -26,8 +27,9 @@ Row = Mapping[str, Any]
 class Source(Spec):
     """Where a task's rows are, and what they are in.
 
-    `file` is in `data/tasks/`; `path` a data set of the hub at the commit `revision` (the newest one without it), or
-    where the hub has no copy with a commit, `url`. `size` items are drawn by `seed`; without it all are taken in order.
+    `file` is in `data/tasks/`; `path` a data set of the hub at the commit `revision`, or where the hub has no copy with
+    a commit, `url`. With neither it is read from a local folder alone. `size` items are drawn by `seed`; without it all
+    are taken in order.
     """
 
     rows: str
@@ -53,7 +55,8 @@ class Source(Spec):
 def load(source: Mapping[str, Any], local_root: str | None = None, **_: Any) -> dict[str, datasets.Dataset]:
     """A task's items, as lm-eval asks for them; `local_root`, or `$TUNINGVEC_HUB`, is a folder laid out like the hub.
 
-    Raises TuningVecError where the data set is neither in that folder nor to be had, or a row is not as documented.
+    Raises TuningVecError where the data set is neither in that folder nor to be had, or would come from the hub without
+    a commit, or a row is not as documented.
     """
     try:
         where = Source.model_validate(source)
@@ -63,7 +66,7 @@ def load(source: Mapping[str, Any], local_root: str | None = None, **_: Any) -> 
     convert = ROWS[where.rows]
     try:
         items = [item for row in rows for item in convert(row)]
-    except (KeyError, ValueError, IndexError, TypeError) as error:
+    except (KeyError, ValueError, IndexError, TypeError, SyntaxError) as error:
         raise TuningVecError(
             f"{where.path or where.file}: a row does not read as {where.rows}: {error!r}; its columns are "
             f"{', '.join(rows.column_names)}"
@@ -81,8 +84,14 @@ def _rows(where: Source, root: str | None) -> datasets.Dataset:
             raise TuningVecError(f"{file}: no such file of items")
         return _of_json(str(file))
     folder = Path(root) / where.path if root else None
+    here = folder is not None and folder.is_dir()
+    looked = f"not in {root}, and " if root else ""
+    lay_out = "lay the data set out in a folder as the hub does and name that folder in TUNINGVEC_HUB"
+    if not (here or where.url or where.revision):
+        raise TuningVecError(
+            f"{where.path}: {looked}its task names no commit of the hub, whose items may change any day; {lay_out}"
+        )
     try:
-        here = folder is not None and folder.is_dir()
         if where.url and not here:
             return _of_json(where.url, field="data")
         return datasets.load_dataset(
@@ -93,10 +102,8 @@ def _rows(where: Source, root: str | None) -> datasets.Dataset:
             revision=None if here else where.revision,
         )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        looked = f"not in {root}, and " if root else ""
         raise TuningVecError(
-            f"{where.path}: {looked}not to be had from the hub: {error}; unset HF_HUB_OFFLINE, or lay the data set out "
-            "in a folder as the hub does and name that folder in TUNINGVEC_HUB"
+            f"{where.path}: {looked}not to be had from the hub: {error}; unset HF_HUB_OFFLINE, or {lay_out}"
         ) from None
 
 
@@ -121,8 +128,16 @@ def _aqua(row: Row) -> list[Item]:
 
 
 def _mathqa(row: Row) -> list[Item]:
-    options = re.split(r"(?:^|, )[a-e] \) ", row["options"].strip("[]'\""))[1:]
-    return _choice(row["Problem"], [option.strip(" ,") for option in options], "abcde".index(row["correct"]))
+    """Options are a text, `a ) 3 , b ) 4`, or that of a list, `['a ) 3', 'b ) 4']`; some have their letter twice."""
+    text = row["options"].strip()
+    parts = ast.literal_eval(text) if text.startswith("[") else re.split(r", ?(?=[a-e] ?\))", text)
+    options = []
+    for letter, part in zip("abcde"[: len(parts)], parts, strict=True):
+        option, found = re.subn(rf"^(?:\s*{letter} ?\))+", "", part)
+        if not found:
+            raise ValueError(f"option {part!r} where {letter} is due")
+        options.append(option.strip(" ,"))
+    return _choice(row["Problem"], options, "abcde".index(row["correct"]))
 
 
 def _gsm8k(row: Row) -> list[Item]:

@@ -7,13 +7,14 @@ and then there is no `stopped_token`.
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 from tuningvec.tasks.sandbox import passes
 
 ENDED, CUT = "\N{SYMBOL FOR END OF TEXT}", "\N{SYMBOL FOR CANCEL}"  # by an end token, by the limit of tokens
+MAIN = ("acc", "passed", "rouge1")  # the score of a task is the first of these that it has
 LETTERS = "ABCDEFGHIJ"
 THOUGHT = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 CHOICE = re.compile(r"Answer:[ \t]*\[([A-J])\]")  # the form that the prompt asks for
@@ -28,6 +29,11 @@ NAME = re.compile(r"^def (\w+)\(", re.MULTILINE)
 POWER = re.compile(r"(?<=\d)e([+-]?\d+)\b")  # 2e5, as in code
 
 Scores = dict[str, float]
+
+
+def main(row: Container[str]) -> str:
+    """The first of MAIN that a row has."""
+    return next(name for name in MAIN if name in row)
 
 
 class Reply(NamedTuple):

@@ -243,8 +243,9 @@ def write_checkpoint(
     free = shutil.disk_usage(folder.parent).free
     if total > free:
         raise TuningVecError(f"{folder}: needs {total / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free")
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as hidden:
+        scratch = Path(hidden) / folder.name  # the hidden folder is closed to others, this one is as usual
+        scratch.mkdir()
         for file, names in shards.items():
             write(scratch / file, {n: (like.dtype(n), like.shapes[n]) for n in names}, fill)
         if len(shards) > 1:
@@ -255,8 +256,6 @@ def write_checkpoint(
                 shutil.copyfile(file, scratch / file.name)
         shutil.copyfile(like.folder / "config.json", scratch / "config.json")
         scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return Checkpoint(folder)
 
 

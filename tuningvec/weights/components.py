@@ -12,10 +12,7 @@ ATTENTION = ("W_Q", "W_K", "W_V", "W_O")
 MLP = ("W_gate", "W_up", "W_down")
 MATRICES = ATTENTION + MLP
 KINDS = (*MATRICES, "embedding", "head", "norm", "bias")
-SYMBOLS = {
-    "W_Q": "$W_Q$", "W_K": "$W_K$", "W_V": "$W_V$", "W_O": "$W_O$",
-    "W_gate": "$W_{gate}$", "W_up": "$W_{up}$", "W_down": "$W_{down}$",
-}  # fmt: skip
+SYMBOLS = {kind: rf"$W_\text{{{kind[2:]}}}$" for kind in MATRICES}
 
 _PROJECTIONS = {
     "q_proj": ("W_Q",),

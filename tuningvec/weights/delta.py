@@ -2,9 +2,9 @@
 
 import itertools
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float32, Float64
@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tuningvec.errors import TuningVecError
-from tuningvec.store import Record, Store
+from tuningvec.store import Record, Rows, Store
 from tuningvec.weights.checkpoint import ALL, Checkpoint, LowRank, Term, sliced, write_checkpoint
-from tuningvec.weights.components import KINDS, Component, components
+from tuningvec.weights.components import KINDS, MATRICES, Component, components
 from tuningvec.weights.engine import share
 from tuningvec.weights.shards import PIECE
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas
 
 BLOCK = 2**14  # products summed in float32 before float64 takes over
+RANK_FROM = 1e-6  # of the largest singular value of a float32 factor; what is smaller is rounding
 
 
 class Factors(NamedTuple):
@@ -155,11 +156,29 @@ def _misfit(one: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, .
 
 
 def places(
-    vectors: Mapping[str, Combination], like: Checkpoint, kinds: Collection[str] = KINDS
+    vectors: Mapping[str, Combination],
+    like: Checkpoint,
+    kinds: Collection[str] = KINDS,
+    tensors: Collection[str] | None = None,
 ) -> list[tuple[str, Component]]:
-    """The components of these kinds that some vector has, each with the tensor that stores it."""
+    """The components of these kinds that some vector has, in all tensors or in these, each with its tensor."""
     names = dict.fromkeys(name for vector in vectors.values() for name in vector.shapes)
-    return [(name, c) for name in names for c in components(name, like.config) if c.kind in kinds]
+    found = (name for name in names if tensors is None or name in tensors)
+    return [(name, c) for name in found for c in components(name, like.config) if c.kind in kinds]
+
+
+def one_matrix(
+    vectors: Sequence[Combination], like: Checkpoint
+) -> tuple[str, Component, list[Float64[Tensor, "d_out d_in"]]]:
+    """The first matrix that is nowhere 0 throughout: its tensor, which one it is, and what each of these holds of it.
+
+    Raises TuningVecError where these weights have no such matrix in common.
+    """
+    for name, part in places({"": vectors[-1]}, like, MATRICES):
+        found = [vector.read(name, part.rows or ALL) for vector in vectors]
+        if all(matrix is not None and torch.any(matrix) for matrix in found):
+            return name, part, [matrix.double() for matrix in found]
+    raise TuningVecError(f"{' and '.join(map(repr, vectors))} have no matrix in common; compare others")
 
 
 def parts(
@@ -176,18 +195,50 @@ def parts(
         yield component, {label: matrix for label, matrix in found.items() if matrix is not None}
 
 
-def inner_products(vectors: Mapping[str, Combination], like: Checkpoint) -> "pandas.DataFrame":
+def by_matrix(
+    what: str,
+    vectors: Mapping[str, Combination],
+    where: Sequence[tuple[str, Component]],
+    measure: Callable[[Component, dict[str, Matrix]], Rows],
+    store: Store | None = None,
+    module: str = __name__,
+    on: str = "CPU",
+    **inputs: Any,
+) -> "pandas.DataFrame":
+    """The rows that `measure` gives of every component, one after the other.
+
+    With a store, what was measured before by `module`, from the same weights and `inputs` on the same device, is not
+    measured again; `attrs["runs"]` tells when and on what it was.
+    """
+    import pandas as pd
+
+    pieces = {f"{name} {component.kind}": (name, component) for name, component in where}
+    record = Record()
+    if store:
+        inputs["weights"] = {label: vector.identity(store) for label, vector in vectors.items()}
+        record = store.record(what, inputs, module, on)
+    missing = {piece: place for piece, place in pieces.items() if piece not in record}
+    for piece, part in zip(missing, parts(vectors, list(missing.values()), what), strict=True):
+        record.add(piece, measure(*part))
+    table = pd.DataFrame(record.rows(pieces))
+    table.attrs["runs"] = record.runs
+    return table
+
+
+def inner_products(
+    vectors: Mapping[str, Combination], like: Checkpoint, tensors: Collection[str] | None = None
+) -> "pandas.DataFrame":
     """Frobenius inner products of all pairs by component, in one pass over the files (paper A.4, before division).
 
-    Columns a, b, kind, inner = ⟨A, B⟩: products in float32 over blocks of BLOCK, summed in float64. Memory does not
-    grow with the tensors.
+    Columns a, b, kind, inner = ⟨A, B⟩ over all tensors, or over these: products in float32 over blocks of BLOCK, summed
+    in float64. Memory does not grow with the tensors.
     """
     import pandas as pd
 
     labels = list(vectors)
     held = {label: {c.kind for n in v.shapes for c in components(n, like.config)} for label, v in vectors.items()}
     sums: dict[str, Float64[Tensor, "m m"]] = {}
-    for part in share(_pieces(vectors, like), partial(_grams, list(vectors.values()))):
+    for part in share(_pieces(vectors, like, tensors), partial(_grams, list(vectors.values()))):
         for kind, gram in part.items():
             sums[kind] = sums[kind] + gram if kind in sums else gram
     rows = [
@@ -206,16 +257,17 @@ class _Piece(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _pieces(vectors: Mapping[str, Combination], like: Checkpoint) -> list[_Piece]:
-    """All tensors, cut into rows of about PIECE elements together."""
+def _pieces(
+    vectors: Mapping[str, Combination], like: Checkpoint, tensors: Collection[str] | None = None
+) -> list[_Piece]:
+    """All tensors, or these, cut into rows of about PIECE elements together."""
     shapes = {name: shape for vector in vectors.values() for name, shape in vector.shapes.items()}
     found = []
-    for name, shape in shapes.items():
-        step = max(1, PIECE // torch.Size(shape[1:]).numel())
-        for component in components(name, like.config):
-            first, last, _ = (component.rows or ALL).indices(shape[0])
-            cuts = [slice(i, min(i + step, last)) for i in range(first, last, step)]
-            found += [_Piece(name, component.kind, rows, sliced(shape, rows)) for rows in cuts]
+    for name, component in places(vectors, like, tensors=tensors):
+        step = max(1, PIECE // torch.Size(shapes[name][1:]).numel())
+        first, last, _ = (component.rows or ALL).indices(shapes[name][0])
+        cuts = [slice(i, min(i + step, last)) for i in range(first, last, step)]
+        found += [_Piece(name, component.kind, rows, sliced(shapes[name], rows)) for rows in cuts]
     return found
 
 
@@ -247,32 +299,43 @@ def _gram(X: Float32[Tensor, "m n"]) -> Float64[Tensor, "m m"]:
 
 
 def rotation_null(
-    vectors: Mapping[str, Combination], like: Checkpoint, store: Store | None = None
+    vectors: Mapping[str, Combination],
+    like: Checkpoint,
+    store: Store | None = None,
+    tensors: Collection[str] | None = None,
 ) -> "pandas.DataFrame":
-    """Variance of ⟨RA, B⟩ when each matrix of A is rotated on its left by a random R of its own; the mean is 0.
+    """What chance gives ⟨A, B⟩ and what the rows of each leave to the other, for every pair of two, by component.
 
-    Columns a, b, kind and null_variance = Σ ‖B Aᵀ‖²_F / d_out, for every pair of two. With a store, matrices that were
-    measured before are not measured again; `attrs["runs"]` tells when and on what they were.
+    Columns a, b, kind; null_variance = Σ ‖B Aᵀ‖²_F / d_out, the variance of ⟨RA, B⟩ when each matrix of A is rotated on
+    its left by a random R of its own (the mean is 0); reach_a = Σ ‖A P_B‖²_F and reach_b = Σ ‖B P_A‖²_F, where P
+    projects on the row space of the other's low-rank factor and is the identity for a full matrix.
     """
-    import pandas as pd
-
-    where = {f"{name} {c.kind}": (name, c) for name, c in places(vectors, like)}
-    inputs = {label: vector.identity(store) for label, vector in vectors.items()} if store else {}
-    record = store.record("null", {"weights": inputs}, __name__) if store else Record()
-    missing = {piece: place for piece, place in where.items() if piece not in record}
-    for piece, (component, matrices) in zip(missing, parts(vectors, list(missing.values()), "null"), strict=True):
-        pairs = itertools.combinations(matrices, 2)
-        record.add(
-            piece,
-            [
-                dict(a=a, b=b, kind=component.kind, null_variance=_rotated_variance(matrices[a], matrices[b]))
-                for a, b in pairs
-            ],
-        )
-    table = pd.DataFrame(record.rows(where), columns=["a", "b", "kind", "null_variance"])
-    table = table.groupby(["a", "b", "kind"], sort=False).null_variance.sum().reset_index()
-    table.attrs["runs"] = record.runs
+    found = by_matrix("null", vectors, places(vectors, like, tensors=tensors), _pair_rows, store)
+    columns = ["a", "b", "kind", "null_variance", "reach_a", "reach_b"]
+    table = found.reindex(columns=columns).groupby(columns[:3], sort=False).sum().reset_index()
+    table.attrs["runs"] = found.attrs["runs"]
     return table
+
+
+def _pair_rows(component: Component, matrices: dict[str, Matrix]) -> Rows:
+    return [
+        dict(
+            a=a, b=b, kind=component.kind, null_variance=_rotated_variance(A, B),
+            reach_a=_energy_in_rows(A, B), reach_b=_energy_in_rows(B, A),
+        )
+        for (a, A), (b, B) in itertools.combinations(matrices.items(), 2)
+    ]  # fmt: skip
+
+
+def _energy_in_rows(T: Matrix, other: Matrix) -> float:
+    """‖T P‖²_F, with P the projector on the row space of `other`, or the identity where that is a full matrix."""
+    B, A = T if isinstance(T, Factors) else (None, T)
+    if isinstance(other, Factors):
+        _, sizes, rows = torch.linalg.svd(other.A.double(), full_matrices=False)
+        A = A @ rows[sizes > RANK_FROM * sizes[0]].T.to(A.dtype)  # the same energy in fewer columns
+    if B is None:
+        return torch.linalg.vector_norm(A, dtype=torch.float64).item() ** 2
+    return torch.sum((B.T @ B) * (A @ A.T), dtype=torch.float64).item()
 
 
 def _rotated_variance(a: Matrix, b: Matrix) -> float:
@@ -296,7 +359,9 @@ def cosine_matrix(products: "pandas.DataFrame", null: "pandas.DataFrame | None" 
     """cos(A, B) = ⟨A, B⟩ / (‖A‖ ‖B‖) of all pairs, by component and for the whole model (`kind` "all"; paper A.4).
 
     With `rotation_null`, null_sd is the standard deviation of the cosine under a random left rotation of each matrix,
-    and z = cosine / null_sd. Raises TuningVecError when there is only one vector.
+    z = cosine / null_sd, and ceiling the largest cosine that one of the two could have with the other as it is: for
+    low-rank matrices B A with their A kept and any B, max(‖A P_B‖ / ‖A‖, ‖B P_A‖ / ‖B‖); 1 where one is full. Raises
+    TuningVecError when there is only one vector.
     """
     if products.a.nunique() < 2:
         raise TuningVecError("one tuning vector has no cosine; name the page in the family's left_out, with the reason")
@@ -306,9 +371,13 @@ def cosine_matrix(products: "pandas.DataFrame", null: "pandas.DataFrame | None" 
     scale = [norms[a, kind] * norms[b, kind] for a, b, kind in zip(pairs.a, pairs.b, pairs.kind, strict=True)]
     pairs["cosine"] = pairs.inner / scale
     if null is not None:
-        variance = _with_total(null, "null_variance").set_index(["a", "b", "kind"]).null_variance
-        pairs["null_sd"] = pairs[["a", "b", "kind"]].apply(tuple, axis=1).map(variance) ** 0.5 / scale
+        known = _with_total(null, ["null_variance", "reach_a", "reach_b"])
+        rows = pairs[["a", "b", "kind"]].merge(known, how="left", on=["a", "b", "kind"])
+        pairs["null_sd"] = rows.null_variance**0.5 / scale
         pairs["z"] = pairs.cosine / pairs.null_sd
+        sizes = {x: [norms[key] ** 2 for key in zip(pairs[x], pairs.kind, strict=True)] for x in "ab"}
+        share = (rows.reach_a / sizes["a"]).combine(rows.reach_b / sizes["b"], max)
+        pairs["ceiling"] = share.clip(upper=1) ** 0.5
     return pairs.drop(columns="inner")
 
 
@@ -338,10 +407,10 @@ def weight_similarity(products: "pandas.DataFrame", pretrained: str) -> "pandas.
     )
 
 
-def _with_total(table: "pandas.DataFrame", value: str) -> "pandas.DataFrame":
+def _with_total(table: "pandas.DataFrame", values: str | list[str]) -> "pandas.DataFrame":
     import pandas as pd
 
-    total = table.groupby(["a", "b"], sort=False)[value].sum().reset_index()
+    total = table.groupby(["a", "b"], sort=False)[values].sum().reset_index()
     return pd.concat([total.assign(kind="all"), table], ignore_index=True)
 
 

@@ -3,17 +3,18 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from tuningvec.errors import TuningVecError
-from tuningvec.store import Record, Store
+from tuningvec.store import Rows, Store
 from tuningvec.weights.checkpoint import Checkpoint
 from tuningvec.weights.components import MATRICES, Component
-from tuningvec.weights.delta import Combination, Factors, Matrix, dense, parts, places
+from tuningvec.weights.delta import Combination, Factors, Matrix, by_matrix, dense, places
 from tuningvec.weights.engine import device_name
 
 if TYPE_CHECKING:
@@ -144,25 +145,12 @@ def subspace_alignment(
     Columns vector, layer, kind, epsilon and those of `alignment`. A vector without a matrix has no row for it. With a
     store, matrices that were measured before are not measured again; `attrs["runs"]` tells when and on what they were.
     """
-    import pandas as pd
-
     every = {"": Combination({pretrained: 1}), **vectors}
-    where = {f"{c.layer} {c.kind}": (name, c) for name, c in places(every, pretrained, MATRICES)}
-    on = device_name()
-    record = store.record("alignment", _inputs(every, epsilons, store), __name__, on) if store else Record()
-    missing = [place for piece, place in where.items() if piece not in record]
-    for component, matrices in parts(every, missing, "subspaces"):
-        record.add(f"{component.layer} {component.kind}", _measured(component, matrices, epsilons))
-    table = pd.DataFrame(record.rows(where))
-    table.attrs["runs"] = record.runs
-    return table
+    where, measure = places(every, pretrained, MATRICES), partial(_measured, epsilons=epsilons)
+    return by_matrix("alignment", every, where, measure, store, __name__, device_name(), epsilons=list(epsilons))
 
 
-def _inputs(every: Mapping[str, Combination], epsilons: Sequence[float], store: Store) -> dict[str, Any]:
-    return {"epsilons": list(epsilons), "weights": {label: v.identity(store) for label, v in every.items()}}
-
-
-def _measured(component: Component, matrices: dict[str, Matrix], epsilons: Sequence[float]) -> list[dict[str, Any]]:
+def _measured(component: Component, matrices: dict[str, Matrix], epsilons: Sequence[float]) -> Rows:
     """The rows of one matrix, for every vector that changes it; on a GPU where there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     basis, rows = decompose(dense(matrices.pop("")).to(device)), []

@@ -1,0 +1,194 @@
+"""How far and along which directions tuning vectors move the weights: what the paper says of it, judged.
+
+Tables are those of `weights.delta` and `weights.subspace`. A tuning vector is known exactly, so nothing here is a
+sample: a spread is that of the null, in which every matrix is rotated on its left by a random rotation of its own.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+
+from tuningvec.family.spec import Family
+from tuningvec.verdict import Verdict, judge, unknown
+from tuningvec.weights.components import SYMBOLS
+
+GATE_UP = ("W_gate", "W_up")
+MEDICINE, OTHERS = "medicine", ("math", "code")  # the domains that the paper compares, as families name them
+NO_RUN = "It says nothing of another training run."
+
+
+def domains(family: Family) -> dict[str, str]:
+    """The domain of each specialist."""
+    return {m.name: m.domain for m in family.fine_tuned if m.role == "domain"}
+
+
+def _sds(cases: int, alpha: float) -> float:
+    """How many standard deviations of the null cover all of so many cases but for a chance of `alpha` (Bonferroni)."""
+    return NormalDist().inv_cdf(1 - alpha / (2 * max(cases, 1)))
+
+
+def _spread(sds: float, alpha: float) -> str:
+    return f"± {sds:.1f} standard deviations of the null, {1 - alpha:.0%} for all together if it is normal. {NO_RUN}"
+
+
+def nearly_parallel(similarity: pd.DataFrame, printed: pd.DataFrame) -> Verdict:
+    """Whether every member's cosine with the pretrained weights is as high as the paper's smallest (A.8, Table 15)."""
+    whole = similarity[similarity.kind == "all"]
+    smallest = printed.loc[printed.value.idxmin()]
+    least, half = smallest.value / 100, smallest.step / 200
+    cases = whole.assign(effect=whole.cosine - least)
+    cases = cases.assign(low=cases.effect - half, high=cases.effect + half)
+    rule = (
+        f"Effect: a member's cosine, whole model, minus the smallest that the paper prints, {least:g}. Interval: what "
+        f"rounding may have taken from that, ± {half:g}. Smallest effect that matters: any beyond it. Direction: up. "
+        + NO_RUN
+    )
+    below = bool((cases.high < 0).any()) if cases.effect.notna().any() else None
+    return judge(cases, rule, least=0.0, digits=5, falsified=below, smallest=least, largest=printed.value.max() / 100)
+
+
+def more_than_length(similarity: pd.DataFrame, least: float = 1.1) -> Verdict:
+    """Whether a cosine near 1 says more than how short the move is.
+
+    gap = (1 − cos) / (1 − 1/√(1 + r²)), over what an orthogonal T of that length gives; the effect is |ln gap|.
+    """
+    whole = similarity[similarity.kind == "all"]
+    gap = (1 - whole.cosine) / (1 - whole.orthogonal).where(whole.r > 0)
+    effect = np.log(gap).abs()
+    cases = whole.assign(gap=gap, effect=effect, low=effect, high=effect)
+    rule = (
+        "Effect: how many times the cosine's gap to 1 is that of a $T$ of the same length orthogonal to "
+        f"$\\theta_{{pre}}$, up or down. Interval: none, both are exact for these weights. "
+        f"Smallest ratio that matters: {least:g}. Direction: away from 1. {NO_RUN}"
+    )
+    restated = bool((effect < math.log(least)).any()) if effect.notna().any() else None
+    return judge(cases, rule, least=math.log(least), falsified=restated, ratio=least)
+
+
+def orthogonal(cosines: pd.DataFrame, domain: Mapping[str, str], least: float = 0.1, alpha: float = 0.05) -> Verdict:
+    """Whether vectors of medicine are orthogonal to those of maths and code (§3.1): no cosine that matters.
+
+    What matters is `least` of the ceiling, the largest cosine that low-rank factors allow, 1 without any. Vectors of
+    one domain that are no more alike than the judged ones leave nothing for the domain to explain.
+    """
+    whole = cosines[cosines.kind == "all"]
+    ends = pd.DataFrame({"a": whole.a.map(domain), "b": whole.b.map(domain)})
+    medical = (ends == MEDICINE).any(axis=1) & ends.isin(OTHERS).any(axis=1)
+    cases, same = whole[medical], whole[ends.a == ends.b]
+    sds = _sds(len(cases), alpha)
+    half = sds * cases.null_sd
+    cases = cases.assign(effect=cases.cosine, low=cases.cosine - half, high=cases.cosine + half)
+    rule = (
+        "Effect: the cosine, whole model, of a vector of medicine with one of maths or code. Interval: "
+        f"{_spread(sds, alpha)} Smallest cosine that matters: {least:g} of the largest that the adapters' input "
+        "factors allow, which is 1 for full fine-tunes. No direction: the claim is that there is none that matters."
+    )
+    if cases.empty:
+        return unknown(rule, "no vector of medicine stands beside one of maths or code")
+    alike = bool(same.cosine.max() <= cases.cosine.abs().max()) if len(same) else None
+    found = judge(cases, rule, least=least * cases.ceiling.fillna(1), direction=0, digits=3, falsified=alike)
+    if alike and found.kind == "holds":
+        return replace(found, kind="null explains it", why="vectors of one domain are no more alike")
+    return found
+
+
+def random_on_null(means: pd.DataFrame, alpha: float = 0.01) -> Verdict:
+    """The control: whether a random T has an SSA of k/d_out in every kind of matrix."""
+    rows = means[(means.vector == "random") & (means.null_sd > 0)]
+    sds, gap = _sds(len(rows), alpha), rows.SSA - rows.null
+    cases = rows.assign(kind=rows.kind.map(SYMBOLS), effect=gap, low=gap, high=gap, size=gap.abs())
+    rule = (
+        "Effect: SSA minus its null, mean over layers. Smallest that matters: "
+        f"{sds:.1f} standard deviations of the null, so that a right measure fails by chance with probability "
+        f"{alpha:g} over all kinds of matrix together, if the null is normal. No direction."
+    )
+    off = bool((cases["size"] > sds * cases.null_sd).any()) if len(cases) else None
+    return judge(cases, rule, least=sds * cases.null_sd, direction=0, falsified=off, size=cases["size"].max())
+
+
+def new_directions(
+    means: pd.DataFrame, more: Sequence[str], than: Sequence[str], least: float = 0.1, alpha: float = 0.05
+) -> Verdict:
+    """Whether the matrices `more` get more new directions than the matrices `than`, in every vector (§4).
+
+    E⊥ over chance is (1 − SSA) / (1 − k/d_out) = 1 − excess: 1 for a T that knows nothing of W, above 1 for one that
+    avoids what W has. A kind where U_k is the whole space has no room for new directions and is left out of its mean.
+    """
+    tuned = means[means.vector != "random"]
+    over, sd = 1 - tuned.excess, tuned.null_sd / (1 - tuned.null).where(tuned.null < 1)
+    columns = dict(over=over, variance=sd**2, SSA=tuned.SSA, null=tuned.null)
+    wide = tuned.assign(**columns).pivot(index="vector", columns="kind", values=list(columns))
+    ours, theirs = (
+        {name: wide[name].reindex(index=tuned.vector.unique(), columns=list(kinds)) for name in columns}
+        for kinds in (more, than)
+    )
+    means_of = [side["over"].mean(axis=1) for side in (ours, theirs)]
+    sds = _sds(len(means_of[0]), alpha)
+    half = sds * sum(side["variance"].mean(axis=1) / side["over"].count(axis=1) for side in (ours, theirs)) ** 0.5
+    effect = means_of[0] - means_of[1]
+    cases = pd.DataFrame(dict(zip(("more", "than"), means_of, strict=True), effect=effect))
+    cases = cases.assign(low=effect - half, high=effect + half).rename_axis("vector").reset_index()
+    rule = (
+        f"Effect: $E_\\perp$ over chance, $(1 - \\mathrm{{SSA}})/(1 - k/d_{{out}})$, mean over {_names(more)} minus "
+        f"mean over {_names(than)}, in each vector. Interval: {_spread(sds, alpha)} Smallest difference that matters: "
+        f"{least:g} times chance. Direction: up."
+    )
+    other_way = bool((cases.high < -least).any()) if cases.effect.notna().any() else None
+    numbers = {
+        f"{x}_{end}": side[x].stack() for x in ("SSA", "null") for end, side in (("more", ours), ("than", theirs))
+    }
+    return judge(cases, rule, least=least, falsified=other_way, **numbers)
+
+
+def _names(kinds: Sequence[str]) -> str:
+    return ", ".join(SYMBOLS[kind] for kind in kinds)
+
+
+def energy_concentrated(
+    layers: pd.DataFrame, kinds: Sequence[str] = GATE_UP, least: float = 0.05, alpha: float = 0.05
+) -> Verdict:
+    """Whether most orthogonal energy of every vector is in these kinds, beyond what norms and shapes give (§4).
+
+    turned = Σ ‖T‖² (1 − k/d_out) over these kinds, divided by the sum over all: the share if each matrix were rotated.
+    """
+    size = layers.E_par + layers.E_perp
+    table = layers.assign(turned=size * (1 - layers.null), variance=(size * layers.null_sd) ** 2)
+    parts = table.groupby(["vector", table.kind.isin(kinds)], sort=False)[["E_perp", "turned", "variance"]].sum()
+    wide = parts.unstack().reindex(columns=pd.MultiIndex.from_product([parts.columns, [True, False]]))
+    ours, rest = wide.xs(True, axis=1, level=1), wide.xs(False, axis=1, level=1)
+    share, turned = (ours[x] / (ours[x] + rest[x]) for x in ("E_perp", "turned"))
+    variance = (1 - turned) ** 2 * ours.variance + turned**2 * rest.variance
+    sds = _sds(len(share), alpha)
+    half, effect = sds * variance**0.5 / (ours.turned + rest.turned), share - turned.clip(lower=0.5)
+    cases = pd.DataFrame(dict(share=share, turned=turned, effect=effect, low=effect - half, high=effect + half))
+    rule = (
+        f"Effect: the share of $E_\\perp$ in {_names(kinds)}, minus one half or the share that the same $T$ has with "
+        f"each matrix rotated at random, whichever is larger. Interval: {_spread(sds, alpha)} Smallest difference that "
+        f"matters: {least:g}. Direction: up."
+    )
+    less = bool((share < 0.5).any()) if share.notna().any() else None
+    return judge(cases.rename_axis("vector").reset_index(), rule, least=least, falsified=less)
+
+
+def medicine_lowest(layers: pd.DataFrame, domain: Mapping[str, str], least: float = 1.5) -> Verdict:
+    """Whether vectors of medicine have much less energy Σ ‖T‖²_F than those of maths and code (§4)."""
+    energy = (layers.E_par + layers.E_perp).groupby(layers.vector, sort=False).sum()
+    known = {vector: domain[vector] for vector in energy.index if vector in domain}
+    pairs = [(a, b) for a, b in product(known, known) if known[a] == MEDICINE and known[b] in OTHERS]
+    rule = (
+        "Effect: energy of a vector of maths or code over that of a vector of medicine, $\\sum \\lVert T\\rVert_F^2$ "
+        "over all matrices and layers, on a logarithmic scale. Interval: none, it is exact for these weights. Smallest "
+        f"ratio that matters: {least:g}. Direction: above 1. {NO_RUN} It grows with learning rate and steps too."
+    )
+    if not pairs:
+        return unknown(rule, "no vector of medicine stands beside one of maths or code")
+    cases = pd.DataFrame(pairs, columns=["medical", "other"])
+    ratio = cases.other.map(energy) / cases.medical.map(energy)
+    effect = np.log(ratio)
+    cases = cases.assign(ratio=ratio, effect=effect, low=effect, high=effect)
+    return judge(cases, rule, least=math.log(least), falsified=bool((ratio < 1).any()))
