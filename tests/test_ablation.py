@@ -149,7 +149,7 @@ def test_a_study_has_a_row_for_each_item_and_is_kept(tiny, found, tmp_path, monk
     real, scored = ablation._scores, []
 
     def stopped(*arguments):
-        if len(scored) == 7:
+        if len(scored) == 9:
             raise KeyboardInterrupt
         scored.append(arguments)
         return real(*arguments)
@@ -182,12 +182,17 @@ def test_a_study_has_a_row_for_each_item_and_is_kept(tiny, found, tmp_path, monk
 
 
 def test_a_task_that_a_member_does_not_read_is_left_out(tiny, found, monkeypatch):
-    real, left_out = evals.windows, "tuningvec_functions"
-    monkeypatch.setattr(
-        evals, "windows", lambda *a, **b: {name: some for name, some in real(*a, **b).items() if name != left_out}
-    )
+    real = evals.windows
+
+    def windows(one, tasks, *rest):
+        if one.name == "math" and "tuningvec_functions" in tasks:
+            raise evals.Unreadable("too long")
+        return real(one, tasks, *rest)
+
+    monkeypatch.setattr(evals, "windows", windows)
     table = study(tiny, found, **OPTIONS | dict(shares=[1.0]))
     assert set(effects(table, 0).task) == {"medical", "general", "tuningvec_drugs_likelihood"}
+    assert table.attrs["left_out"] == [dict(task="tuningvec_functions", member="math", reason="too long")]
 
 
 def test_a_family_with_one_corpus_and_no_benchmark_lacks_the_control_alone(tiny, found):

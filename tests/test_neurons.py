@@ -336,7 +336,14 @@ def test_growth_with_depth_is_judged_over_parts_of_the_text(later, noise, kind):
     verdict = neurons.grows_with_depth(shares([0.5, *later], noise=noise))
     assert verdict.kind == kind and verdict.falsified == (kind == "reversed")
     assert "8 parts of the text" in verdict.rule and (verdict.cases.high <= 1).all()
-    assert neurons.grows_with_depth(shares([0.5, 0.2, 0.3])).kind == "cannot be known here"
+
+
+def test_two_layers_have_no_later_steps_and_no_trend():
+    parts = shares([0.5, 0.2], noise=0.01)
+    assert neurons.trends(parts).rho.isna().all()
+    for verdict in (neurons.drop_after_first(parts), neurons.grows_with_depth(parts)):
+        assert verdict.kind == "cannot be known here" and "2 layers" in verdict.why
+    assert neurons.similar_shares(parts).kind == "holds"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
 from tuningvec.measures import corpus, evals, models, scores
 from tuningvec.measures.neurons import ALPHA, Profile, Profiles, layers
-from tuningvec.measures.scores import NATS, PERCENT
+from tuningvec.measures.scores import NATS, PERCENT, in_percent
 from tuningvec.stats import mean_or_share, relative_drop
 from tuningvec.store import Rows, Store, joined
 from tuningvec.verdict import Verdict, judge, unknown
@@ -111,8 +111,8 @@ def study(
     benchmark), item, and right (its score) or nats and tokens. Texts are the first `words` words of the `texts`
     documents of each corpus, those that were not profiled; they are scored under every draw, benchmarks, which take
     longer, under the first. `limit` takes the first items of each benchmark. What the store holds is not measured
-    again. Raises TuningVecError for fewer than two draws, and as `top`, `held_out`, `evals.tasks` and `evals.windows`
-    do.
+    again. Tasks that `evals.readable` leaves out are named in `attrs["left_out"]`. Raises TuningVecError for fewer than
+    two draws, and as `top`, `held_out`, `evals.tasks` and `evals.requests` do.
     """
     if draws < 2:
         raise TuningVecError(f"draws is {draws}; random neurons need two draws or more, which tell their spread")
@@ -121,9 +121,13 @@ def study(
     held = {name: held_out(family, name, after.get(name, 0), texts, words) for name in family.corpora}
     settings = [("nothing", 0.0, 0), *(("top", share, 0) for share in shares)]
     settings += itertools.product(["random"], shares, range(draws))
-    tables = []
-    for member in models.opened(family, dtype, "ablation"):
-        asked = evals.windows(member, tasks, limit=limit)
+    members, tables = [models.Opened(family, member.name, dtype) for member in family.members], []
+    try:
+        plans, left_out = evals.readable(members, tasks, limit=limit) if tasks else ({}, [])
+    except evals.Unreadable as error:
+        plans, left_out = {}, error.left_out
+    for member in models.in_turn(members, "ablation"):
+        asked = plans.get(id(member), {})
         items = hashlib.sha256(repr((held, [list(parts) for parts in asked.values()])).encode()).hexdigest()
         profiled = found.read.set_index("member").digest[member.name]
         record = member.record(store, "ablation", __name__, profiled=profiled, scope=scope, seed=seed, items=items)
@@ -136,7 +140,9 @@ def study(
                 record.add(piece, [dict(ablated=kind, share=share, draw=draw, **row) for row in rows])
         tables.append(pd.DataFrame(record.rows(pieces)).assign(member=member.name))
         tables[-1].attrs["runs"] = record.runs
-    return joined(tables)
+    table = joined(tables)
+    table.attrs["left_out"] = left_out
+    return table
 
 
 def held_out(family: Family, name: str, after: int, count: int, words: int) -> list[str]:
@@ -247,19 +253,19 @@ def _cases(rows: list[dict[str, object]]) -> pd.DataFrame:
 def top_neurons(items: pd.DataFrame, least: float = 0.05) -> Verdict:
     """Whether the top neurons cost likelihood that as many at random do not, in rows of `study`."""
     costs = _costs(items)
-    cases = _cases(
-        [
-            dict(member=member, task=task, share=share, samples=[cost - costs[member, task, "random", share]])
-            for (member, task, kind, share), cost in costs.items()
-            if kind == "top"
-        ]
-    )
+    rows = []
+    for (member, task, kind, share), cost in costs.items():
+        if kind == "top":
+            samples = [cost - costs[member, task, "random", share]]
+            rows.append(dict(member=member, task=task, share=in_percent(share), samples=samples))
+    cases = _cases(rows)
     rule = (
         f"the top neurons cost at least {least:g} nats per token more than as many at random, in every member, text "
         "and share; intervals are Student's t over documents and draws of random neurons and hold at once with 95 %. "
         "Benchmarks, under one draw, are shown and not judged"
     )
-    return judge(cases, rule, least=least, unit=NATS, falsified=bool((cases.high < least).any()))
+    met = bool((cases.high < least).any())
+    return judge(cases, rule, least=least, unit=NATS, falsified=met, beyond=cases.effect)
 
 
 def domain_neurons(items: pd.DataFrame, domain: str, least: float = 0.05) -> Verdict:
@@ -270,11 +276,11 @@ def domain_neurons(items: pd.DataFrame, domain: str, least: float = 0.05) -> Ver
         "and at every share below all; intervals are Welch's over documents and hold at once with 95 %"
     )
     own = {(m, share): cost for (m, task, share), cost in costs.items() if task == domain and share < 1}
-    rows = [
-        dict(member=m, other=task, own=own[m, share].mean(), cost=cost.mean(), samples=[own[m, share], cost])
-        for (m, task, share), cost in costs.items()
-        if task != domain and share < 1
-    ]
+    rows = []
+    for (m, task, share), cost in costs.items():
+        if task != domain and share < 1:
+            about = dict(member=m, other=task, share=in_percent(share), own=own[m, share].mean(), cost=cost.mean())
+            rows.append(about | dict(samples=[own[m, share], cost]))
     if not rows:
         lacks = "a second corpus, whose text is the control" if own else "a share below 1"
         own_costs = [cost.mean() for cost in own.values()]
@@ -290,9 +296,9 @@ def resilience(items: pd.DataFrame, pretrained: str, domain: str, least: float =
     own = {member: cost for (member, task, kind, s), cost in costs.items() if (task, kind, s) == (domain, "top", share)}
     cases = _cases([dict(member=m, samples=[cost - own[pretrained]]) for m, cost in own.items() if m != pretrained])
     rule = (
-        f"without the top {share:.3g} of its active neurons every fine-tuned member loses at least {least:g} nats per "
-        f"token of {domain} text less than the pretrained one does, on the same documents; intervals are Student's t "
-        "over documents and hold at once with 95 %"
+        f"without the top {in_percent(share)} of its active neurons every fine-tuned member loses at least {least:g} "
+        f"nats per token of {domain} text less than the pretrained one does, on the same documents; intervals are "
+        "Student's t over documents and hold at once with 95 %"
     )
     met = bool((cases.low > -least).any())
     return judge(cases, rule, least=least, direction=-1, unit=NATS, falsified=met)

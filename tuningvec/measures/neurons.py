@@ -279,11 +279,13 @@ AT_ONCE = (
 
 def drop_after_first(parts: pd.DataFrame, times: float = 2.0) -> Verdict:
     """Whether the share of active neurons (`by_part`) falls after the first layer by more than later layers change."""
-    cases = _over_parts(_steps(parts)).merge(trends(parts)[["member", "first", "second", "others"]], on="member")
     rule = (
         f"the step from the first layer to the second is a fall, and at least {times:g} times the mean step between "
         f"later neighbouring layers, in every member; {_at_once(parts)}"
     )
+    if parts.shape[1] < 3:
+        return unknown(rule, f"the model has {parts.shape[1]} layers; there are no later steps")
+    cases = _over_parts(_steps(parts)).merge(trends(parts)[["member", "first", "second", "others"]], on="member")
     met = bool((cases.low > 0).any())
     return judge(cases, rule, least=times * cases.others, direction=-1, digits=3, falsified=met)
 
@@ -366,7 +368,7 @@ def little_change(found: pd.DataFrame, distances: pd.DataFrame, least: float = 0
     rule = (
         f"the edit distance from the pretrained pattern, mean over layers, is below that of θ_pre plus a rotated T by "
         f"at least {least:.0%} of the latter, in every member and by both criteria; both are measured on the same half "
-        f"of the text; {AT_ONCE.format(parts=found.part.nunique())}"
+        f"of the text, with one draw of rotations; {AT_ONCE.format(parts=found.part.nunique())}"
     )
     others = distances[distances.member.isin(found.member)]
     of_text = others.groupby(keys)[["edit_half", "edit_floor"]].mean()

@@ -54,6 +54,10 @@ def task_name(task: str) -> str:
     return task.removeprefix("tuningvec_").replace("_", " ")
 
 
+def in_percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
 def values(items: pd.DataFrame, who: str, task: str, column: str | None = None) -> Values:
     """A score an item, in the order of the items."""
     part = items[(items.who == who) & (items.task == task)].sort_values("item")

@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from tuningvec.measures.scores import PERCENT, task_name
+from tuningvec.measures.scores import PERCENT, in_percent, task_name
 from tuningvec.stats import wilson
 from tuningvec.weights.components import KINDS, MATRICES, SYMBOLS
 
@@ -342,7 +342,7 @@ def ablation(effects: pd.DataFrame) -> Figure:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.margins(y=0.15)
         axes.set_title(task_name(task), loc="left")
-    grid[-1, 0].set_xticks(range(len(shares)), [f"{100 * share:.3g} %" for share in shares])
+    grid[-1, 0].set_xticks(range(len(shares)), [in_percent(share) for share in shares])
     grid[-1, 0].set_xlabel("share of active neurons")
     _legend_of(figure, grid[0, 0])
     return figure
@@ -365,7 +365,7 @@ def ablation_heatmap(effects: pd.DataFrame) -> Figure:
         for y, x in np.argwhere(wide.isna().to_numpy()):  # which the heat map leaves empty
             axes.text(x + 0.5, y + 0.5, "P = 0", ha="center", va="center", fontsize="small")
         axes.set(xlabel="", ylabel="")
-        axes.set_title(f"top {100 * share:.3g} % of active neurons", loc="left")
+        axes.set_title(f"top {in_percent(share)} of active neurons", loc="left")
         axes.tick_params(rotation=0)
         axes.grid(False)
     return figure

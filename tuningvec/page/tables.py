@@ -9,7 +9,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from tuningvec.family.spec import GGUF, Family, Hub
-from tuningvec.measures.scores import PERCENT, task_name
+from tuningvec.measures.scores import PERCENT, in_percent, task_name
 from tuningvec.page.text import formatted, number, quoted
 from tuningvec.paper import printed as paper
 from tuningvec.stats import wilson
@@ -111,17 +111,13 @@ def ablation(effects: pd.DataFrame) -> pd.DataFrame:
     wide = wide.loc[
         list(dict.fromkeys(rows[index].itertuples(index=False, name=None))), ["top", "random"]
     ].reset_index()
-    return wide.assign(share=wide.share.map(_share), task=wide.task.map(task_name))
+    return wide.assign(share=wide.share.map(in_percent), task=wide.task.map(task_name))
 
 
 def falls(effects: pd.DataFrame) -> list[str]:
     """ΔP of the benchmarks without the top neurons, the range over members and tasks, by share."""
     rows = effects[(effects.ablated == "top") & (effects.unit == PERCENT) & effects.change.notna()]
-    return [f"{_share(share)}: {formatted(part.change, '.0f')} %" for share, part in rows.groupby("share")]
-
-
-def _share(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return [f"{in_percent(share)}: {formatted(part.change, '.0f')} %" for share, part in rows.groupby("share")]
 
 
 def whole(effects: pd.DataFrame) -> pd.DataFrame:
