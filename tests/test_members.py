@@ -168,7 +168,7 @@ def test_a_branch_is_no_pinned_revision(family_file):
 
 def test_a_wrong_base_is_noticed(family_file):
     table = preflight.preflight(Family.load(family_file)).set_index("member")
-    assert "longer than half of θ_pre" in table.note["tuned"]
+    assert r"longer than half of $\theta_\text{pre}$" in table.note["tuned"]
     assert "note" not in preflight.preflight(Family.load("tiny"))
 
 

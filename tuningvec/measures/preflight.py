@@ -39,7 +39,8 @@ def preflight(family: Family) -> pd.DataFrame:
                 changed_tensors=len(changed),
                 changed_parameters=sum(torch.Size(vector.shapes[tensor]).numel() for tensor in changed),
                 r=math.hypot(*lengths.values()) / math.hypot(*norms.values()),
-                note=f"longer than half of θ_pre in {len(long)} tensors" if len(long) > len(changed) / 2 else "",
+                note=rf"longer than half of $\theta_\text{{pre}}$ in {len(long)} tensors"
+                * (len(long) > len(changed) / 2),
             )
         )
     table = pd.DataFrame(rows).astype({"changed_tensors": "Int64", "changed_parameters": "Int64"})

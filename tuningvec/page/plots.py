@@ -44,7 +44,7 @@ def _vectors(table: pd.DataFrame) -> dict[str, tuple[str, tuple[float, float, fl
 def alignment_by_component(means: pd.DataFrame) -> Figure:
     """SSA of each vector in each kind of matrix, with the null k/d_out as a black bar (Table 4)."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.9))
-    _alignment(axes, means, _vectors(means), "null $k/d_{out}$")
+    _alignment(axes, means, _vectors(means), "null $k/d_\\text{out}$")
     _legend_below(figure)
     return figure
 
@@ -84,7 +84,7 @@ def by_layer(table: pd.DataFrame, value: str, label: str, null: bool = False, lo
             axes.plot(rows.layer, rows[value], marker=marker, ms=3.5, lw=1.2, color=colour, label=vector)
         if null:
             rows = part[part.vector == part.vector.iloc[0]].sort_values("layer")
-            axes.plot(rows.layer, rows.null, color="black", lw=1.6, label="null $k/d_{out}$")
+            axes.plot(rows.layer, rows.null, color="black", lw=1.6, label="null $k/d_\\text{out}$")
         axes.set_title(SYMBOLS[kind], loc="left")
         axes.xaxis.get_major_locator().set_params(integer=True)
         if log:
@@ -124,10 +124,10 @@ def similarity(table: pd.DataFrame) -> Figure:
         whole = rows[rows.kind == "all"]
         axes.plot(whole.r, 1 - whole.cosine, marker, color=colour, ms=10, label=f"{vector}, whole model")
     r = np.geomspace(moved.r.min() * 0.8, moved.r.max() * 1.25, 100)
-    axes.plot(r, 1 - 1 / np.sqrt(1 + r**2), color="black", lw=1.2, label=r"$T$ orthogonal to $\theta_{pre}$")
+    axes.plot(r, 1 - 1 / np.sqrt(1 + r**2), color="black", lw=1.2, label=r"$T$ orthogonal to $\theta_\text{pre}$")
     axes.set(xscale="log", yscale="log", ylabel="1 − cosine")
     _plain_log(axes.xaxis)
-    axes.set_xlabel(r"$\|T\| / \|\theta_{pre}\|$")
+    axes.set_xlabel(r"$\|T\| / \|\theta_\text{pre}\|$")
     _legend_below(figure)
     return figure
 
@@ -232,7 +232,7 @@ def lengths(cosines: pd.DataFrame, vectors: pd.DataFrame) -> Figure:
         axes.hlines(part.index, part.r_low, part.r_high, color=colour, lw=2)
         axes.plot(part.r, part.index, marker, color=colour, ms=7, label=source)
     axes.axvline(2**0.5, color="black", lw=1.2, ls="--", label="two unrelated models of one norm")
-    axes.set(xscale="log", ylim=(len(rows) - 0.5, -0.5), xlabel=r"$\|T\| / \|\theta_{pre}\|$")
+    axes.set(xscale="log", ylim=(len(rows) - 0.5, -0.5), xlabel=r"$\|T\| / \|\theta_\text{pre}\|$")
     axes.set_yticks(rows.index, rows.name)
     _plain_log(axes.xaxis)
     figure.legend(loc="outside lower center", frameon=False)
@@ -399,7 +399,7 @@ def negation(curves: Mapping[str, pd.DataFrame]) -> Figure:
         axes.axvline(1, color="black", lw=0.8)
         axes.set(ylim=(-4, 104), ylabel="% of items", xticks=sorted(rows.scale.unique()))
         axes.set_title(title, loc="left")
-    grid[-1, 0].set_xlabel(r"$\lambda$ of $\theta_{ft} - \lambda T$")
+    grid[-1, 0].set_xlabel(r"$\lambda$ of $\theta_\text{ft} - \lambda T$")
     _legend_of(figure, *grid[:, 0])
     return figure
 
@@ -420,7 +420,7 @@ def addition(ratios: pd.DataFrame) -> Figure:
         axes.axhline(1, color="black", lw=0.8)
         axes.set(ylabel="normalised score", ylim=(-0.05, None), xticks=sorted(part.scale.unique()))
         axes.set_title(task_name(task), loc="left")
-    grid[-1, 0].set_xlabel(r"$\lambda$ of $\theta_{pre} + \lambda \sum_d T_d$")
+    grid[-1, 0].set_xlabel(r"$\lambda$ of $\theta_\text{pre} + \lambda \sum_i T_i$")
     _legend_of(figure, grid[0, 0])
     return figure
 

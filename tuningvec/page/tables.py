@@ -253,10 +253,11 @@ def sides(means: pd.DataFrame) -> pd.DataFrame:
 
 
 AUDIT = {
-    "step": "last digit", "bound": "$d_{in}/d_{out}$", "sd": "sd of null", "z": "sd above", "unfitted": "by the bound",
-    "factor": "by gate and up, or not", "tall": "bound within gate and up", "gate_up": "$W_{gate}$, $W_{up}$",
+    "step": "last digit", "bound": "$d_\\text{in}/d_\\text{out}$", "sd": "sd of null", "z": "sd above",
+    "unfitted": "by the bound", "factor": "by gate and up, or not", "tall": "bound within gate and up",
+    "gate_up": "$W_\\text{gate}$, $W_\\text{up}$",
     "shape": "most by shape", "rank_share": "$k$ / full rank", "r_low": "$r$ from", "r_high": "to",
-    "r_summed": "$r$ if summed", "norm": r"$\lVert T\rVert$", "theta": r"$\lVert\theta_{pre}\rVert$",
+    "r_summed": "$r$ if summed", "norm": r"$\lVert T\rVert$", "theta": r"$\lVert\theta_\text{pre}\rVert$",
     "smallest": "smallest that fits", "fitting": "how many fit", "of_valid": "right of valid", "p_min": "$p$ nested",
     "p_max": "$p$ disjoint", "p": "$p$ unpaired", "probability": "P(better)", "mean_relative": "mean of relative",
     "as_printed": "of printed averages", "prompt_share": "prompt's share", "share_of_averages": "of the averages",

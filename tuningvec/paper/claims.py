@@ -102,7 +102,7 @@ def near_cosines(cosines: pd.DataFrame, least: float = 0.99) -> Verdict:
     high = cosines.cosine >= least
     cases = cosines.assign(outcome=np.where(high, "negligible", "against"))
     rule = (
-        r"A random $T$ of length $r\lVert\theta_{pre}\rVert$, spread over all directions, gives the cosine "
+        r"A random $T$ of length $r\lVert\theta_\text{pre}\rVert$, spread over all directions, gives the cosine "
         rf"$1/\sqrt{{1 + r^2}}$, as one in a single direction does. So a cosine of {least} or more is what the null "
         "gives too; a lower one is against the claim that cosines are high. None can be for it."
     )
@@ -128,8 +128,8 @@ def marginal_changes_elsewhere(vectors: pd.DataFrame, cosines: pd.DataFrame, lea
 
 def _length_rule(least: float) -> str:
     return (
-        r"Marginal is a $\lVert T\rVert/\lVert\theta_{pre}\rVert$, of a $T$ orthogonal to $\theta_{pre}$, below "
-        rf"{least} within its rounding; against the claim where it is above {least}."
+        r"Marginal is a $\lVert T\rVert/\lVert\theta_\text{pre}\rVert$, of a $T$ orthogonal to $\theta_\text{pre}$, "
+        rf"below {least} within its rounding; against the claim where it is above {least}."
     )
 
 
@@ -148,8 +148,8 @@ def low_energy(vectors: pd.DataFrame, least: float = 10) -> Verdict:
 def fall_is_of_T(parts: pd.DataFrame, level: float, alpha: float, least: float = 1) -> Verdict:
     """Whether the fall without T lies between θ_ft and θ_pre; from `audit.parts_of_the_fall`."""
     rule = (
-        r"$\theta_{ft} - T$ is $\theta_{pre}$, so what lies between the pretrained model's row (Table 7) and the one "
-        "without $T$ (Table 1) is prompting or scoring. By family: $T$'s part of the fall less the prompt's, over all "
+        r"$\theta_\text{ft} - T$ is $\theta_\text{pre}$, so what lies between the pretrained model's row (Table 7) and the "
+        "one without $T$ (Table 1) is prompting or scoring. By family: $T$'s part of the fall less the prompt's, over all "
         f"items, with {UNPAIRED}; at least {least} point. {HOLM}"
     )
     cases = _corrected(parts, level, alpha)
