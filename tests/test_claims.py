@@ -108,11 +108,11 @@ FLIPS = [  # claim, the verdict as printed, the edits, the verdict after them
     ("attention_better_aligned", "cannot be known here", {4: {(None, kind): "0.999" for kind in MLP}}, "reversed"),
     ("near_cosines", "null explains it", {15: {(None, None): "90.00"}}, "differs"),
     ("near_cosines", "null explains it", {15: {("Meta-Llama-3-8B", "Aloe α"): "98.00"}}, "mixed"),
-    ("marginal_changes", "holds", {15: {(None, None): "90.00"}}, "reversed"),
+    ("marginal_changes", "holds", {15: {(None, None): "90.00"}}, "differs"),
     ("marginal_changes", "holds", {15: {("Meta-Llama-3-8B", "Aloe α"): "98.00"}}, "mixed"),
     (
         "marginal_changes_elsewhere",
-        "reversed",
+        "differs",
         {table: rows_of("1", "Q Code", "Q Math") for table in (5, 6)} | {4: rows_of("0.5", "Q Code", "Q Math")},
         "holds",
     ),

@@ -3,28 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from tuningvec.data import data_folder
+from tuningvec.data import Spec, data_folder
 from tuningvec.errors import TuningVecError
 from tuningvec.tasks import writes_text
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-
-
-class Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @classmethod
-    def read(cls, file: Path) -> "Spec":
-        """The spec in a YAML file; raises TuningVecError naming file and field for what is not as it must be."""
-        try:
-            return cls.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-        except ValidationError as error:
-            raise TuningVecError(f"{file}: {first_problem(error)}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise TuningVecError(f"{file}: not readable as YAML: {error}") from None
 
 
 class Folder(Spec):
@@ -327,17 +312,3 @@ def _spec_file(family: str | Path) -> Path:
     raise TuningVecError(
         f"no family {str(family)!r}: neither a YAML file nor a name in {named.parent} ({', '.join(family_names())})"
     )
-
-
-def first_problem(error: ValidationError) -> str:
-    """`field: what is wrong`, for the first problem, with the number of further ones."""
-    problems = error.errors(include_url=False, include_context=False)
-    first, more = problems[0], len(problems) - 1
-    kinds = {"folder", "gguf", "hub", "adapter", "files"}  # pydantic puts the matched kind into the path
-    where = ".".join(str(p) for p in first["loc"] if p not in kinds)
-    if first["type"] == "extra_forbidden":
-        text = f"{where}: unknown field; correct its spelling or remove it"
-    else:
-        text = first["msg"].removeprefix("Value error, ")
-        text = f"{where}: {text} (found {first['input']!r:.60})" if where else text
-    return text + (f" (and {more} more)" if more else "")

@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from tuningvec.data import Spec
 from tuningvec.errors import TuningVecError
-from tuningvec.family.spec import Spec
 
 START, TURN = "start", "turn"  # columns of what stands before the statement and after it
 SLOT, WORD = re.compile(r"\{(\w+)\}"), re.compile(r"\w+|[^\w\s]+")

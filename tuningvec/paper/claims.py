@@ -148,9 +148,9 @@ def low_energy(vectors: pd.DataFrame, least: float = 10) -> Verdict:
 def fall_is_of_T(parts: pd.DataFrame, level: float, alpha: float, least: float = 1) -> Verdict:
     """Whether the fall without T lies between θ_ft and θ_pre; from `audit.parts_of_the_fall`."""
     rule = (
-        r"$\theta_\text{ft} - T$ is $\theta_\text{pre}$, so what lies between the pretrained model's row (Table 7) and the "
-        "one without $T$ (Table 1) is prompting or scoring. By family: $T$'s part of the fall less the prompt's, over all "
-        f"items, with {UNPAIRED}; at least {least} point. {HOLM}"
+        r"$\theta_\text{ft} - T$ is $\theta_\text{pre}$, so what lies between the pretrained model's row "
+        "(Table 7) and the one without $T$ (Table 1) is prompting or scoring. By family: $T$'s part of the fall less "
+        f"the prompt's, over all items, with {UNPAIRED}; at least {least} point. {HOLM}"
     )
     cases = _corrected(parts, level, alpha)
     return judge(cases, rule, least=least, unit="points", digits=1, n=int(parts.n.iloc[0]))

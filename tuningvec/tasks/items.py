@@ -16,9 +16,8 @@ from typing import Any
 import datasets
 from pydantic import Field, ValidationError, model_validator
 
-from tuningvec.data import data_folder
+from tuningvec.data import Spec, data_folder, first_problem
 from tuningvec.errors import TuningVecError
-from tuningvec.family.spec import Spec, first_problem
 
 Item = dict[str, Any]
 Row = Mapping[str, Any]
