@@ -103,6 +103,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     )  # fmt: skip
     if options.items:
         items.to_json(options.items, orient="records", lines=True, force_ascii=False)
+    for row in items.attrs["left_out"]:
+        print(f"left out: {row['task']}: {row['reason']}", file=sys.stderr)
     print(scores.of_metrics(items).to_markdown(index=False, floatfmt=".4g"))
 
 

@@ -95,6 +95,7 @@ class Page:
         lines = [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in small]
         lines += [f"{file.name} {store.digest(file)}" for file in _inputs(self.family)]
         lines += [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
+        lines += [repr(left_out(self.family))] if self.family else []  # 01_families lists them, references need them
         return hashlib.sha256("\n".join([str(self), *lines]).encode()).hexdigest()
 
     def is_current(self) -> bool:

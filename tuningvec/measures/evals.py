@@ -5,7 +5,7 @@ import inspect
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tuningvec.closure import PACKAGE, Closure
 from tuningvec.errors import TuningVecError
-from tuningvec.family.spec import Family, Prompt
+from tuningvec.family.spec import Family, FineTuned, Prompt
 from tuningvec.measures import models
 from tuningvec.measures.models import Opened
 from tuningvec.store import Rows, Store
@@ -39,9 +39,11 @@ ASKED = (  # fields of a task's config that what is asked follows from, and wher
 
 
 class Unreadable(TuningVecError):
-    """A prompt that a model cannot read; `left_out` names the tasks where none is left, as `readable` does."""
+    """A prompt that a model cannot read, or all tasks, each of `left_out` with its task, member and reason."""
 
-    left_out: Sequence[dict[str, str]] = ()
+    def __init__(self, reason: str = "", left_out: Sequence[dict[str, str]] = ()):
+        self.left_out = list(left_out)
+        super().__init__(reason or "; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
 
 
 class InMemory(HFLM):
@@ -267,9 +269,7 @@ def readable(
                 break
     gone = {row["task"] for row in left_out}
     if gone == set(benchmarks):
-        error = Unreadable("; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
-        error.left_out = left_out
-        raise error
+        raise Unreadable(left_out=left_out)
     return {key: {name: found[name] for name in found if name not in gone} for key, found in plans.items()}, left_out
 
 
@@ -361,21 +361,37 @@ def negation_of_specialists(
     benchmarks as well.
     """
     about = dict(dtype=dtype, limit=limit, batch=batch, store=store)
-    parts = []
-    for member in family.specialists:
+
+    def of(member: FineTuned) -> Iterator[pd.DataFrame]:
         own = benchmarks.get(member.domain, {})
         texts = {name: task for name, task in own.items() if _main(task) == "rouge1"}
         swept = {name: task for name, task in own.items() if name not in texts} or texts
-        parts.append(negation(family, member.name, swept, scales, **about).assign(member=member.name))
+        yield negation(family, member.name, swept, scales, **about).assign(member=member.name)
         if texts and texts is not swept:
             ends = negation(family, member.name, texts, [0, 1], plain=False, **about)
-            parts.append(ends.assign(member=member.name))
-    return _joined(parts)
+            yield ends.assign(member=member.name)
+
+    return _readable_of(of, family.specialists)
 
 
 def negated(scale: float, own: bool = True) -> str:
     """How θ_ft − λT is called, prompted in the member's own format or in plain text."""
     return f"λ = {scale:g}" + ("" if own else ", plain text")
+
+
+def _readable_of(measure: Callable[[Any], Iterable[pd.DataFrame]], cases: Iterable[Any]) -> pd.DataFrame:
+    """What is measured of each case, in one table; a case of which nothing can be read is left out and named."""
+    parts, left_out = [], []
+    for case in cases:
+        try:
+            parts += measure(case)
+        except Unreadable as error:
+            left_out += error.left_out
+    if not parts:
+        raise Unreadable(left_out=left_out)
+    table = _joined(parts)
+    table.attrs["left_out"] += left_out
+    return table
 
 
 def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -409,26 +425,19 @@ def addition(
         raise TuningVecError(f"scales {list(scales)}: 1, the specialist that scores are divided by, must be among them")
     sums = {SUM: list(specialists.values())} | {member: [member] for member in specialists.values()}
     swept = [(NONE, 0.0), *((vectors, scale) for vectors in sums for scale in scales if scale)]
-    parts, left_out = [], []
-    for domain, prompted in specialists.items():
+
+    def of(domain: str) -> Iterator[pd.DataFrame]:
         asked = {
-            (vectors, scale): models.added(family, sums.get(vectors, []), scale, prompted, dtype)
+            (vectors, scale): models.added(family, sums.get(vectors, []), scale, specialists[domain], dtype)
             for vectors, scale in swept
         }
-        try:
-            part = run(list(asked.values()), benchmarks[domain], limit=limit, batch=batch, store=store)
-        except Unreadable as error:
-            left_out += error.left_out
-            continue
+        part = run(list(asked.values()), benchmarks[domain], limit=limit, batch=batch, store=store)
         about = {one.name: key for key, one in asked.items()}
         vectors, scale = zip(*part.model.map(about), strict=True)
         who = [f"{v}, λ = {c:g}" if c else family.pretrained.name for v, c in zip(vectors, scale, strict=True)]
-        parts.append(part.assign(scale=scale, vectors=vectors, who=who))
-    if not parts:
-        raise Unreadable("; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
-    table = _joined(parts)
-    table.attrs["left_out"] += left_out
-    return table
+        yield part.assign(scale=scale, vectors=vectors, who=who)
+
+    return _readable_of(of, specialists)
 
 
 def windows(

@@ -47,7 +47,8 @@ def show(
 
 
 def measured(table: pd.DataFrame) -> None:
-    """Display when, on what machine, with which versions and from which weights a stored table was measured."""
+    """Display when, on what machine, with which versions and from which weights a stored table was measured,
+    and which benchmarks were left out since a member cannot read them."""
     times: dict[str, list[str]] = {}
     weights: dict[str, Any] = {}
     for run in table.attrs["runs"]:
@@ -61,6 +62,10 @@ def measured(table: pd.DataFrame) -> None:
         for label, terms in weights.items()
     ]
     said = ["Measured (UTC)", "", *lines, "", "from weights with these checksums", "", *sums]
+    unread = {
+        f"- {task_name(v['task'])}: {v['member']} cannot read {v['reason']}" for v in table.attrs.get("left_out", [])
+    }
+    said += ["", "**Benchmarks left out**", "", *sorted(unread)] if unread else []
     display(Markdown("\n".join(said)))
 
 
@@ -431,15 +436,6 @@ def printed_averages(cells: pd.DataFrame) -> str:
     rows = cells[cells.column == "Average"]
     each = ", ".join(f"{row.row.split(' · ')[-1]} {row.value:g}" for row in rows.itertuples())
     return f"Table {rows.table.iloc[0]}, average of {cells.column.nunique() - 1} benchmarks: {each}"
-
-
-def left_out(items: pd.DataFrame) -> None:
-    """Display which benchmarks were left out since a model could not read them; nothing where there are none."""
-    lines = {
-        f"- {task_name(row['task'])}: {row['member']} cannot read {row['reason']}" for row in items.attrs["left_out"]
-    }
-    if lines:
-        display(Markdown("\n".join(["**Benchmarks left out**", "", *sorted(lines)])))
 
 
 def data_sources(benchmarks: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
