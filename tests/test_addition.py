@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tuningvec.measures import scores
+from tuningvec.measures import gains, scores
 from tuningvec.stats import paired_contrast, paired_ratio
 
 SPECIALISTS = {"one": "a", "two": "b"}
@@ -43,14 +43,14 @@ def added(sum_m, sum_n, own=(29, 30), other=(3, 4), n=32):
     ],
 )
 def test_a_sum_serves_every_domain_by_its_share_of_each_specialist(items, kind, falsified):
-    verdict = scores.serves(items, SPECIALISTS, BENCHMARKS)
+    verdict = gains.serves(items, SPECIALISTS, BENCHMARKS)
     assert (verdict.kind, verdict.falsified) == (kind, falsified), verdict.cases
     assert not (verdict.kind == "holds" and verdict.falsified)
 
 
 def test_the_best_of_all_scales_is_reported_beside_the_papers():
     items = added(20, 10)
-    verdict = scores.serves(
+    verdict = gains.serves(
         items.assign(scale=items.scale.map({0.0: 0.0, 0.5: 0.25, 1.0: 1.0})), SPECIALISTS, BENCHMARKS
     )
     assert verdict.numbers["best_scale"] == 1
@@ -65,7 +65,7 @@ def test_the_best_of_all_scales_is_reported_beside_the_papers():
 
 def test_the_least_share_decides():
     items = added(22, 22)
-    kinds = [scores.serves(items, SPECIALISTS, BENCHMARKS, share=share).kind for share in (0.4, 0.7, 0.99)]
+    kinds = [gains.serves(items, SPECIALISTS, BENCHMARKS, share=share).kind for share in (0.4, 0.7, 0.99)]
     assert kinds == ["holds", "within chance", "reversed"]
 
 
@@ -82,7 +82,7 @@ def test_the_least_share_decides():
 def test_a_sum_is_better_than_another_domains_vector(items, kind):
     gaps = scores.sum_against_others(items, SPECIALISTS, BENCHMARKS, 0)
     assert set(gaps.n) == {items["item"].nunique()}
-    assert scores.beyond_others(gaps).kind == kind
+    assert gains.beyond_others(gaps).kind == kind
 
 
 def members(right, n=40):
@@ -109,20 +109,20 @@ def asked(own=(36, 36), other=(4, 4), before=(4, 4), **more):
     ],
 )
 def test_what_is_gained_carries_over_by_the_gain_over_the_pretrained_member(items, kind, falsified):
-    verdict = scores.does_not_carry_over(items, {"one": ["a"], "two": ["b"]}, BENCHMARKS, "base")
+    verdict = gains.does_not_carry_over(items, {"one": ["a"], "two": ["b"]}, BENCHMARKS, "base")
     assert (verdict.kind, verdict.falsified) == (kind, falsified), verdict.cases
 
 
 def test_a_low_score_on_another_domain_is_no_loss_where_the_pretrained_member_is_as_low():
     """Against the domain's own specialist alone, both would be clearly below."""
-    carried = scores.does_not_carry_over(asked(other=(26, 26)), {"one": ["a"], "two": ["b"]}, BENCHMARKS, "base")
+    carried = gains.does_not_carry_over(asked(other=(26, 26)), {"one": ["a"], "two": ["b"]}, BENCHMARKS, "base")
     assert carried.kind == "reversed" and (carried.cases.carried > 50).all()
 
 
 def test_every_specialist_of_another_domain_is_a_case():
     both = asked(**{})
     twin = both[both.who == "b"].assign(who="c")
-    verdict = scores.does_not_carry_over(pd.concat([both, twin]), {"one": ["a"], "two": ["b", "c"]}, BENCHMARKS, "base")
+    verdict = gains.does_not_carry_over(pd.concat([both, twin]), {"one": ["a"], "two": ["b", "c"]}, BENCHMARKS, "base")
     assert list(zip(verdict.cases.who, verdict.cases.task, strict=True)) == [("b", "m"), ("c", "m"), ("a", "n")]
 
 

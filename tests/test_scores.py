@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tuningvec.family.spec import Family
-from tuningvec.measures import scores
+from tuningvec.measures import gains, scores
 from tuningvec.page.text import each
 from tuningvec.paper import printed
 from tuningvec.stats import sign_flips
@@ -50,13 +50,13 @@ GAINS = {
 
 @pytest.mark.parametrize(("items", "kind", "falsified"), GAINS.values(), ids=GAINS)
 def test_a_gain_must_be_there_in_the_form_and_without_it(items, kind, falsified):
-    verdict = scores.domain_gain(gaps(items))
+    verdict = gains.domain_gain(gaps(items))
     assert (verdict.kind, verdict.falsified) == (kind, falsified)
     assert len(verdict.cases) == 3 and set(verdict.cases.n) == {items["item"].nunique()}
 
 
 def test_a_gain_in_the_form_alone_is_told_by_way_of_scoring():
-    verdict = scores.domain_gain(gaps(asked(54, 54, 23)))
+    verdict = gains.domain_gain(gaps(asked(54, 54, 23)))
     assert verdict.why.startswith("for the claim: 1 of 1 in the form asked for")
     assert verdict.why.endswith("0 of 1 by likelihood")
     assert verdict.numbers["ways"].endswith("by likelihood: within chance")
@@ -67,33 +67,33 @@ def test_a_gain_in_the_form_alone_is_told_by_way_of_scoring():
 def test_without_likelihood_the_lenient_score_decides():
     items = asked(54, 24, 0)
     alone = items[items.task == "tuningvec_t"]
-    assert scores.domain_gain(gaps(alone)).kind == "mixed"
-    assert scores.domain_gain(gaps(alone.assign(acc_lenient=alone.acc))).kind == "holds"
+    assert gains.domain_gain(gaps(alone)).kind == "mixed"
+    assert gains.domain_gain(gaps(alone.assign(acc_lenient=alone.acc))).kind == "holds"
     functions = pd.concat([rows("pre", "f", dict(passed=1)), rows("ft", "f", dict(passed=40))])
-    assert scores.domain_gain(gaps(functions)).kind == "holds"
+    assert gains.domain_gain(gaps(functions)).kind == "holds"
 
 
 def test_several_cases_share_one_error_rate():
     one = asked(9, 27, 29, before=(2, 20, 20))  # p = .016 in the form alone
     strict = one[one.task == "tuningvec_t"].drop(columns=["acc_lenient"])
-    assert scores.domain_gain(gaps(strict)).kind == "holds"
+    assert gains.domain_gain(gaps(strict)).kind == "holds"
     many = [strict.assign(task=f"t{i}") for i in range(8)]
-    assert scores.domain_gain(gaps(pd.concat(many))).kind == "within chance"
+    assert gains.domain_gain(gaps(pd.concat(many))).kind == "within chance"
 
 
 def test_nothing_to_judge_cannot_be_known():
     table = gaps(asked(54, 54, 54)).head(0)
-    assert scores.domain_gain(table).kind == "cannot be known here"
-    assert scores.negation_falls(table).kind == "cannot be known here"
-    assert scores.texts_change(table, 1).kind == "cannot be known here"
-    assert scores.instructions_change(table, 1).kind == "cannot be known here"
+    assert gains.domain_gain(table).kind == "cannot be known here"
+    assert gains.negation_falls(table).kind == "cannot be known here"
+    assert gains.texts_change(table, 1).kind == "cannot be known here"
+    assert gains.instructions_change(table, 1).kind == "cannot be known here"
 
 
 @pytest.mark.parametrize(
     ("kept", "kind", "falsified"), [(50, "holds", False), (4, "within chance", False), (0, "within chance", False)]
 )
 def test_instructions_are_judged_over_all_cases(kept, kind, falsified):
-    verdict = scores.instructions_change(gaps(asked(54, 54, 54, kept=kept)), 1)
+    verdict = gains.instructions_change(gaps(asked(54, 54, 54, kept=kept)), 1)
     assert (verdict.kind, verdict.falsified) == (kind, falsified)
 
 
@@ -101,7 +101,7 @@ def test_an_instruction_that_is_lost_speaks_against_the_claim():
     items = asked(54, 54, 54)
     lost = items[items.task == "tuningvec_t"]
     lost = lost.assign(valid=[*lost.valid[lost.who == "ft"], *lost.valid[lost.who == "pre"]])
-    verdict = scores.instructions_change(gaps(lost), 1)
+    verdict = gains.instructions_change(gaps(lost), 1)
     assert (verdict.kind, verdict.falsified) == ("mixed", True)
     assert "1 of 3 against" in verdict.why
 
@@ -124,14 +124,14 @@ def texts(shift, n=24):
     ],
 )
 def test_texts_are_judged_by_their_items(items, kind, falsified):
-    verdict = scores.texts_change(gaps(items), 1)
+    verdict = gains.texts_change(gaps(items), 1)
     assert (verdict.kind, verdict.falsified) == (kind, falsified)
 
 
 def test_the_same_texts_are_no_proof_that_nothing_changes():
     base = texts(0.0, n=5)
     same = base.assign(rouge1=[*base[base.who == "pre"].rouge1] * 2)
-    verdict = scores.texts_change(gaps(same), 1)
+    verdict = gains.texts_change(gaps(same), 1)
     assert verdict.kind == "within chance" and "could not have been seen" in verdict.why
     assert sign_flips(np.zeros(5), 0) == 1
 
@@ -151,7 +151,7 @@ def corners(ft_chat, pre_chat, ft_plain, pre_plain, n=32, lenient=None, member="
 
 
 def judged(items):
-    return scores.lost_with_the_weights(scores.by_member(items, scores.two_by_two, 0))
+    return gains.lost_with_the_weights(scores.by_member(items, scores.two_by_two, 0))
 
 
 WEIGHTS = {
@@ -200,7 +200,7 @@ def test_two_specialists_of_one_domain_are_told_apart():
     verdict = judged(items)
     assert verdict.kind == "mixed" and set(verdict.cases.member) == {"ft", "other"}
     falls = scores.by_member(items, scores.without, 0)
-    assert scores.negation_falls(falls).cases.member.tolist() == ["ft", "other"] * 2
+    assert gains.negation_falls(falls).cases.member.tolist() == ["ft", "other"] * 2
     assert list(scores.all_curves(pd.concat([items, items[items.own].assign(scale=0.5, who="λ = 0.5")]), 0)) == [
         "ft, t, n = 32", "other, t, n = 32",
     ]  # fmt: skip
@@ -217,7 +217,7 @@ FALLS = {
 
 @pytest.mark.parametrize(("items", "kind", "falsified"), FALLS.values(), ids=FALLS)
 def test_scores_must_fall_in_any_form(items, kind, falsified):
-    verdict = scores.negation_falls(scores.by_member(items, scores.without, 0))
+    verdict = gains.negation_falls(scores.by_member(items, scores.without, 0))
     assert (verdict.kind, verdict.falsified) == (kind, falsified)
 
 

@@ -63,7 +63,7 @@ def more_than_length(similarity: pd.DataFrame, least: float = 1.1) -> Verdict:
     cases = whole.assign(gap=gap, effect=effect, low=effect, high=effect)
     rule = (
         "Effect: how many times the cosine's gap to 1 is that of a $T$ of the same length orthogonal to "
-        f"$\\theta_{{pre}}$, up or down. Interval: none, both are exact for these weights. "
+        f"$\\theta_\\text{{pre}}$, up or down. Interval: none, both are exact for these weights. "
         f"Smallest ratio that matters: {least:g}. Direction: away from 1. {NO_RUN}"
     )
     restated = bool((effect < math.log(least)).any()) if effect.notna().any() else None
@@ -134,8 +134,8 @@ def new_directions(
     cases = pd.DataFrame(dict(zip(("more", "than"), means_of, strict=True), effect=effect))
     cases = cases.assign(low=effect - half, high=effect + half).rename_axis("vector").reset_index()
     rule = (
-        f"Effect: $E_\\perp$ over chance, $(1 - \\mathrm{{SSA}})/(1 - k/d_{{out}})$, mean over {_names(more)} minus "
-        f"mean over {_names(than)}, in each vector. Interval: {_spread(sds, alpha)} Smallest difference that matters: "
+        f"Effect: $E_\\perp$ over chance, $(1 - \\mathrm{{SSA}})/(1 - k/d_\\text{{out}})$, mean over {_names(more)} "
+        f"minus mean over {_names(than)}, in each vector. Interval: {_spread(sds, alpha)} Smallest difference that matters: "
         f"{least:g} times chance. Direction: up."
     )
     other_way = bool((cases.high < -least).any()) if cases.effect.notna().any() else None

@@ -116,7 +116,7 @@ def _missed(tuned: Combination, T: Combination, pretrained: Checkpoint, tensor: 
 
 def negation_recovers(table: pd.DataFrame) -> Verdict:
     """The control of negation: at λ = 1 the weights are the pretrained ones; `table` is of `recovered`."""
-    rule = r"$\theta_{ft} - T$ is the pretrained file's, in every tensor, within the error of two float32 sums"
+    rule = r"$\theta_\text{ft} - T$ is the pretrained file's, in every tensor, within the error of two float32 sums"
     within = table["of bound"] <= 1
     return Verdict(
         "holds" if within.all() else "differs",
