@@ -135,8 +135,8 @@ def new_directions(
     cases = cases.assign(low=effect - half, high=effect + half).rename_axis("vector").reset_index()
     rule = (
         f"Effect: $E_\\perp$ over chance, $(1 - \\mathrm{{SSA}})/(1 - k/d_\\text{{out}})$, mean over {_names(more)} "
-        f"minus mean over {_names(than)}, in each vector. Interval: {_spread(sds, alpha)} Smallest difference that matters: "
-        f"{least:g} times chance. Direction: up."
+        f"minus mean over {_names(than)}, in each vector. Interval: {_spread(sds, alpha)} Smallest difference "
+        f"that matters: {least:g} times chance. Direction: up."
     )
     other_way = bool((cases.high < -least).any()) if cases.effect.notna().any() else None
     numbers = {
