@@ -111,9 +111,9 @@ def lost_with_the_weights(table: pd.DataFrame, least: float = 5.0) -> Verdict:
     """
     rule = (
         r"in every case $\theta_\text{ft}$ under either prompt is above $\theta_\text{pre}$ under either, which needs "
-        f"weights that matter more than the prompt: the smallest of the four differences is at least {least:g} points, and "
-        f"all four are beyond chance (exact McNemar, Holm over the cases at {ALPHA:g}). Reversed: the prompt outweighs the "
-        "weights, or the fine-tuned weights are worse"
+        f"weights that matter more than the prompt: the smallest of the four differences is at least {least:g} "
+        f"points, and all four are beyond chance (exact McNemar, Holm over the cases at {ALPHA:g}). Reversed: the "
+        "prompt outweighs the weights, or the fine-tuned weights are worse"
     )
     keys, rows = ["member", "task", "what"], table[table.what.isin(["score", "lenient"])]
     if rows.empty:
