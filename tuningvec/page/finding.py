@@ -46,7 +46,8 @@ def finding(
     claim of the paper's.
     """
     cases, numbers = verdict.cases, {**verdict.numbers, **numbers}
-    numbers["each"] = each_row(cases.head(FEW), each) + f"; and {len(cases) - FEW} more" * (len(cases) > FEW) or "–"
+    more = f"; and {len(cases) - FEW} more" if len(cases) > FEW else ""
+    numbers["each"] = each_row(cases.head(FEW), each) + more or "–"
     paper, short = filled(paper, numbers), filled(here, numbers)
     numbers["each"] = each_row(cases, each) or "–"
     lines = [
