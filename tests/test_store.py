@@ -25,9 +25,7 @@ def pair(make_checkpoint):
 def measured(monkeypatch):
     """The matrices that were measured."""
     done, real = [], subspace._measured
-    monkeypatch.setattr(
-        subspace, "_measured", lambda component, *rest: done.append(component) or real(component, *rest)
-    )
+    monkeypatch.setattr(subspace, "_measured", lambda part, *rest, **how: done.append(part) or real(part, *rest, **how))
     return done
 
 
@@ -63,16 +61,16 @@ def test_the_same_weights_in_another_folder_are_known(pair, measured, tmp_path):
 def test_a_stopped_run_goes_on_with_the_next_matrix(pair, tmp_path, monkeypatch):
     real, done = subspace._measured, []
 
-    def stopped(component, *rest):
+    def stopped(component, *rest, **how):
         if len(done) == 5:
             raise KeyboardInterrupt
         done.append(component)
-        return real(component, *rest)
+        return real(component, *rest, **how)
 
     monkeypatch.setattr(subspace, "_measured", stopped)
     with pytest.raises(KeyboardInterrupt):
         subspace_alignment(*pair, [0.05], Store(tmp_path))
-    monkeypatch.setattr(subspace, "_measured", lambda c, *rest: done.append(c) or real(c, *rest))
+    monkeypatch.setattr(subspace, "_measured", lambda c, *rest, **how: done.append(c) or real(c, *rest, **how))
     resumed = subspace_alignment(*pair, [0.05], Store(tmp_path))
     assert len(done) == 14 and len({(c.layer, c.kind) for c in done}) == 14
     pd.testing.assert_frame_equal(resumed, subspace_alignment(*pair, [0.05]))

@@ -223,7 +223,7 @@ def run(
     batch: int = BATCH,
     store: Store | None = None,
 ) -> pd.DataFrame:
-    """Every model on every task, a row an item: model, task, chat, and what `answer` tells.
+    """Every model on every task, a row an item: model (and who, what is compared), task, chat, what `answer` tells.
 
     `chat` says whether prompts are in the chat format of the member that is prompted, by default as `in_chat` does;
     `limit` takes the first items of each task. What the store holds is not measured again. Tasks that `readable` leaves
@@ -242,7 +242,7 @@ def run(
                 if piece not in record:
                     lm = lm or InMemory(one.model, one.tokenizer, batch)
                     record.add(piece, _known(answer(lm, benchmarks[name], groups), one, name))
-            asked_as = dict(model=one.name, task=name, chat=in_chat(one, benchmarks[name], chat))
+            asked_as = dict(model=one.name, who=one.name, task=name, chat=in_chat(one, benchmarks[name], chat))
             parts.append(pd.DataFrame(record.rows(pieces)).assign(**asked_as))
             runs += record.runs
     table = pd.concat(parts, ignore_index=True)

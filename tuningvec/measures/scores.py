@@ -76,7 +76,7 @@ def of_metrics(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Mean of every metric of every task with its interval, a row each, as lm-eval scales it; for tasks of any kind."""
     rows = []
     for (model, task), part in items.groupby(["model", "task"], sort=False):
-        metrics = part.drop(columns=["item", "prompt", "reply", "ended", "model", "task", "chat"], errors="ignore")
+        metrics = part.drop(columns=["item", "prompt", "reply", "ended", "model", "who", "task", "chat"], errors="ignore")
         for name, found in metrics.dropna(axis=1, how="all").items():
             low, high = mean_or_share(found, seed)
             about = dict(model=model, task=task, metric=name, n=len(found))
