@@ -129,7 +129,7 @@ def test_orthogonal_energy_is_judged_by_that_of_turned_matrices(theta, tune, mak
 
 @pytest.mark.parametrize(
     ("size", "kind", "falsified"),
-    [(2, "holds", False), (0.5, "reversed", True), (1.05, "null explains it", False)],
+    [(2, "holds", False), (0.5, "reversed", True), (1.05, "differs", False)],
 )
 def test_domains_are_ranked_by_their_energy(theta, tune, size, kind, falsified):
     T = {"medical": tune("medical", scaled({}))}

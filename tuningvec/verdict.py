@@ -9,11 +9,14 @@ import pandas as pd
 
 Kind = Literal["holds", "reversed", "mixed", "differs", "null explains it", "within chance", "cannot be known here"]
 MEANING: dict[Kind, str] = {
-    "holds": "in every case the effect is beyond chance, runs the claimed way, and is large enough to matter",
+    "holds": (
+        "in every case the effect is beyond chance, runs the claimed way, and is large enough to matter; or, where the "
+        "claim is that there is none, it is shown to be smaller than what matters"
+    ),
     "reversed": "in every case it is beyond chance and large enough, and runs the other way",
     "mixed": "some cases are clear and others are not, or run the other way; the counts are given",
     "differs": "a statement without a direction that the numbers contradict",
-    "null explains it": "the effect is shown to be smaller than the smallest that matters: what the null gives too",
+    "null explains it": "the effect beyond the null, or beyond none, is shown to be smaller than what matters",
     "within chance": "no case is clear either way; the smallest difference that could have been seen is given",
     "cannot be known here": "something stands in the way, which is named",
 }  # fmt: skip
@@ -76,9 +79,10 @@ def judge(
     if left.empty:
         return Verdict("cannot be known here", why=f"{total - small} of {total} could not be measured", **about)
     clear = _clear(left)
-    if direction and clear.all():
-        return Verdict("mixed", why="beyond chance, and not shown to be large enough to matter", **about)
-    unseen = left[~clear] if direction else left
+    if clear.all():
+        text = f"beyond chance in {len(left)} of {total}, and not shown to be large enough to matter"
+        return Verdict("mixed", why=text, **about)
+    unseen = left[~clear]
     width = np.maximum((unseen.high - unseen.low) / 2, unseen.effect.abs().where(_beyond(unseen), 0)).max()
     text = f"a difference below {width:.{digits}f} {unit}".rstrip() + " could not have been seen"
     return Verdict("within chance", why=text, **about)

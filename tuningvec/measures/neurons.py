@@ -296,8 +296,8 @@ def grows_with_depth(parts: pd.DataFrame, least: float = 0.5) -> Verdict:
         f"Spearman's ρ of share and layer, from the second layer on, is above 0 and at least {least:g} in every "
         f"member; {_at_once(parts)}: layers are no sample, so no p is taken from them"
     )
-    if parts.shape[1] < 4:
-        return unknown(rule, f"the model has {parts.shape[1]} layers; a trend needs three after the first")
+    if parts.shape[1] < 5:
+        return unknown(rule, f"the model has {parts.shape[1]} layers; a trend needs four after the first")
     cases = _over_parts(_rho(parts))
     cases[["low", "high"]] = cases[["low", "high"]].clip(-1, 1)
     return judge(cases, rule, least=least, falsified=bool((cases.high < 0).any()))
@@ -314,6 +314,7 @@ def similar_shares(parts: pd.DataFrame, least: float = 0.02) -> Verdict:
     )
     beyond = (cases.low > least) | (cases.high < -least)
     numbers = dict(gap=trends(parts).gap.iloc[1:], others=_later_steps(parts).iloc[0], largest=cases.effect.abs().max())
+    numbers |= dict(smallest=least)
     return judge(cases, rule, least=least, direction=0, digits=3, falsified=bool(beyond.any()), **numbers)
 
 
@@ -346,10 +347,10 @@ def distances(found: Profiles, turned: Profiles, pretrained: str, draws: int = 2
 
 
 def changes(found: Profiles, turned: Profiles, pretrained: str, seed: int = 0) -> pd.DataFrame:
-    """Edit distance from the pretrained pattern, mean over layers, on each part of the first of HALVES.
+    """Edit distance from the pretrained pattern by layer on each part of the first of HALVES.
 
-    Columns member, criterion, part, `edit` (the member's), `rotated` (that of its rotated T on the same text) and
-    `shuffled` (that of as many active neurons at random places).
+    Columns member, criterion, layer, part, `edit` (the member's), `rotated` (that of its rotated T on the same text)
+    and `shuffled` (that of as many active neurons at random places).
     """
     random = np.random.default_rng(seed)
     rows = []
@@ -357,44 +358,53 @@ def changes(found: Profiles, turned: Profiles, pretrained: str, seed: int = 0) -
         profiled = found.parts[pretrained][part], found.parts[member][part], turned.parts[member][i]
         z_pre, z_ft, z_null = (profile.pattern(criterion).numpy() for profile in profiled)
         others = dict(edit=z_ft, rotated=z_null, shuffled=random.permuted(z_ft, axis=1))
-        means = {name: np.mean([_edit(a, b) for a, b in zip(z_pre, z, strict=True)]) for name, z in others.items()}
-        rows.append(dict(member=member, criterion=criterion, part=part, **means))
+        for layer, before in enumerate(z_pre):
+            found_there = {name: _edit(before, z[layer]) for name, z in others.items()}
+            rows.append(dict(member=member, criterion=criterion, layer=layer, part=part, **found_there))
     return pd.DataFrame(rows)
 
 
 def little_change(found: pd.DataFrame, distances: pd.DataFrame, most: float = 0.5) -> Verdict:
-    """Whether fine-tuning moves the pattern (`changes`) by less than a share of what random places would."""
+    """Whether fine-tuning moves the pattern (`changes`) in every layer by less than a share of random places."""
     rule = (
-        f"the edit distance from the pretrained pattern, mean over layers, is below {most:.0%} of that of as many "
-        "active neurons at random places on the same text, in every member and by both criteria; "
+        f"the edit distance from the pretrained pattern is below {most:.0%} of that of as many active neurons at "
+        "random places on the same text, in every layer of every member and by both criteria; "
         f"{AT_ONCE.format(parts=found.part.nunique())}"
     )
-    cases = _compared(found, found.edit - most * found.shuffled)
+    keys = ["member", "criterion"]
+    cases = _compared(found, found.edit - most * found.shuffled, [*keys, "layer"])
     others = distances[distances.member.isin(found.member)]
-    of_text = others.groupby(["member", "criterion"])[["edit_half", "edit_floor"]].mean()
-    numbers = dict(floor=of_text.edit_floor, times_floor=of_text.edit_half / of_text.edit_floor)
-    met = bool((others.edit >= others.edit_shuffled).any())
+    of_text = others.groupby(keys)[["edit_half", "edit_floor"]].mean()
+    means = _means(found, keys)
+    numbers = dict(floor=of_text.edit_floor, times_floor=of_text.edit_half / of_text.edit_floor, ratio=means.ratio)
+    numbers |= dict(edit=means.edit, shuffled=means.shuffled, largest=(cases.edit / cases.shuffled).max(), most=most)
+    met = bool((cases.low > 0).any())
     return judge(cases, rule, least=0.0, direction=-1, digits=3, falsified=met, **numbers)
 
 
 def as_a_rotated_T(found: pd.DataFrame, least: float = 0.2) -> Verdict:
     """Whether fine-tuning moves the pattern (`changes`) as far as a rotated T of the same spectrum does."""
-    cases = _compared(found, found.edit - found.rotated)
+    keys = ["member", "criterion"]
+    means = found.groupby([*keys, "part"], sort=False)[["edit", "rotated", "shuffled"]].mean().reset_index()
+    cases = _compared(means, means.edit - means.rotated, keys)
     rule = (
         f"the edit distance from the pretrained pattern, mean over layers, is within {least:.0%} of that of θ_pre plus "
         "a rotated T, in every member and by both criteria; both are measured on the same half of the text, with one "
         f"draw of rotations; {AT_ONCE.format(parts=found.part.nunique())}"
     )
-    further = (cases.low > 0) & (cases.effect >= least * cases.rotated)
+    further = cases.low > least * cases.rotated
     return judge(cases, rule, least=least * cases.rotated, direction=0, digits=3, falsified=bool(further.any()))
 
 
-def _compared(found: pd.DataFrame, effect: pd.Series) -> pd.DataFrame:
-    """An effect by member and criterion with its interval over parts, beside the mean distances."""
-    keys = ["member", "criterion"]
-    means = found.groupby(keys, sort=False)[["edit", "rotated", "shuffled"]].mean()
+def _means(found: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    means = found.groupby(list(keys), sort=False)[["edit", "rotated", "shuffled"]].mean()
+    return means.assign(ratio=means.edit / means.rotated).reset_index()
+
+
+def _compared(found: pd.DataFrame, effect: pd.Series, keys: Sequence[str]) -> pd.DataFrame:
+    """An effect by these keys with its interval over parts, beside the mean distances."""
     cases = _over_parts(effect.set_axis(pd.MultiIndex.from_frame(found[[*keys, "part"]])))
-    return cases.merge(means.assign(ratio=means.edit / means.rotated).reset_index(), on=keys)
+    return cases.merge(_means(found, keys), on=list(keys))
 
 
 def _at_once(parts: pd.DataFrame) -> str:

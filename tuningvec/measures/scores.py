@@ -74,13 +74,14 @@ def of_tasks(items: pd.DataFrame, seed: int, lenient: bool = False) -> pd.DataFr
 
 def of_metrics(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Mean of every metric of every task with its interval, a row each, as lm-eval scales it; for tasks of any kind."""
+    about = ["item", "prompt", "reply", "ended", "model", "who", "task", "chat"]
     rows = []
     for (model, task), part in items.groupby(["model", "task"], sort=False):
-        metrics = part.drop(columns=["item", "prompt", "reply", "ended", "model", "who", "task", "chat"], errors="ignore")
+        metrics = part.drop(columns=about, errors="ignore")
         for name, found in metrics.dropna(axis=1, how="all").items():
             low, high = mean_or_share(found, seed)
-            about = dict(model=model, task=task, metric=name, n=len(found))
-            rows.append(about | dict(mean=float(found.astype(float).mean()), low=low, high=high))
+            row = dict(model=model, task=task, metric=name, n=len(found))
+            rows.append(row | dict(mean=float(found.astype(float).mean()), low=low, high=high))
     return pd.DataFrame(rows)
 
 
