@@ -265,7 +265,7 @@ AUDIT = {
     "r_summed": "$r$ if summed", "norm": r"$\lVert T\rVert$", "theta": r"$\lVert\theta_\text{pre}\rVert$",
     "smallest": "smallest that fits", "fitting": "how many fit", "of_valid": "right of valid", "p_min": "$p$ nested",
     "p_max": "$p$ disjoint", "p": "$p$ unpaired", "mean_relative": "mean of relative",
-    "as_printed": "of printed averages", "of_T": "$T$'s part", "rest": "the other part", "prompt_share": "its share",
+    "of_T": "$T$'s part", "rest": "the other part", "prompt_share": "its share",
 }  # fmt: skip
 
 

@@ -148,12 +148,12 @@ def parts_of_the_fall(level: float) -> pd.DataFrame:
 
 
 def _widest(rows: list[pd.DataFrame], weights: tuple[int, ...], level: float) -> stats.Difference:
-    """A weighted sum of rows' accuracies when those of opposite signs are right on items as different as they can be."""
+    """A weighted sum of rows' accuracies when those of opposite signs are right on other items, as far as can be."""
     scores = [
         np.concatenate([_items(c, n)[:: 1 if w > 0 else -1] for c, n in zip(counts(cells), cells.n, strict=True)]) / 100
         for cells, w in zip(rows, weights, strict=True)
     ]
-    return stats.paired_contrast(scores, weights, level)
+    return stats.paired_contrast(scores, np.array(weights), level)
 
 
 def _pretrained(cells: pd.DataFrame) -> pd.DataFrame:
@@ -257,7 +257,8 @@ def _compared(count_1: ArrayLike, count_2: ArrayLike, n: ArrayLike, level: float
 def corrected(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """These comparisons with Holm's p, within each table over the claimed pairs among them and over the others.
 
-    `tests` is how many those are. `outcome` is survives when p_max ≤ alpha, depends on the pairing when only p_min is, else within chance.
+    `tests` is how many those are. `outcome` is survives when p_max ≤ alpha, depends on the pairing when only p_min is,
+    else within chance.
     """
     families = rows.groupby(["table", "claimed"])
     holm = families[["p", "p_min", "p_max"]].transform(stats.holm).assign(tests=families.points.transform("size"))
@@ -333,22 +334,18 @@ CLAIMED = {  # row and column of the text's number → table, row that is said t
 
 
 def percentages() -> pd.DataFrame:
-    """Each percentage of the running text that a table could give, in four readings, and whether one agrees.
+    """Each percentage of the running text that a table could give, in three readings, and whether one agrees.
 
-    The fall of the averages, relative and in points; the mean over columns of the relative fall; and the relative fall
-    of the averages as printed. A reading agrees when it rounds to the text's number somewhere within the rounding of
-    its cells, or is within 2.5 of it where the text says approximately.
+    The fall of the averages, relative and in points, and the mean over columns of the relative fall. A reading agrees
+    when it rounds to the text's number somewhere within the rounding of its cells, or is within 2.5 of it where the
+    text says approximately.
     """
     text = paper.text().set_index(["row", "column"])
     rows = []
     for claim, (number, first, second) in CLAIMED.items():
-        cells = paper.by_member(paper.table(number)).set_index(["member", "column"])[["value", "step"]]
-        cells *= 100 if number == 2 else 1  # ROUGE-1 in points
-        parts = cells[cells.index.get_level_values("column") != paper.AVERAGE]
-        found = {name: _fall(read, parts.loc[first], parts.loc[second]) for name, read in READINGS.items()}
-        if len(parts) < len(cells):
-            averages = cells.xs(paper.AVERAGE, level="column")
-            found["as_printed"] = _fall(READINGS["relative"], averages.loc[[first]], averages.loc[[second]])
+        cells = paper.by_member(paper.table(number)).query("column != @paper.AVERAGE").set_index("member")
+        cells = cells[["value", "step"]] * (100 if number == 2 else 1)  # ROUGE-1 in points
+        found = {name: _fall(read, cells.loc[first], cells.loc[second]) for name, read in READINGS.items()}
         printed = text.loc[claim]
         tolerance = 2.5 if "approximately" in printed.note else printed.step / 2
         agree = [k for k, (low, _, high) in found.items() if low - tolerance <= printed.value <= high + tolerance]
@@ -399,10 +396,10 @@ def cosines() -> pd.DataFrame:
 def lengths() -> pd.DataFrame:
     """‖T‖ over the seven kinds and all layers from Tables 5 and 6, and its ratio r to ‖θ_pre‖.
 
-    ‖T‖² = layers · Σ (E∥ + E⊥), with the implied E⊥ in misprinted cells (`printed`: without that). The medical T's cosine in
-    Table 15 gives ‖θ_pre‖ = ‖T‖/r within its rounding, and that serves every T of the same pretrained model. `r_summed`
-    is r if the printed energies were sums over layers and not means. `rounding` is what the last digits leave open of
-    the energy.
+    ‖T‖² = layers · Σ (E∥ + E⊥), with the implied E⊥ in misprinted cells (`printed`: without that). The medical T's
+    cosine in Table 15 gives ‖θ_pre‖ = ‖T‖/r within its rounding, and that serves every T of the same pretrained model.
+    `r_summed` is r if the printed energies were sums over layers and not means. `rounding` is what the last digits
+    leave open of the energy.
     """
     cells, models = energies(), paper.architectures().set_index("vector")
     energy = (cells.E_par + cells.E_perp.mask(cells.misprint, cells.implied)).groupby(cells.vector).sum()

@@ -15,7 +15,9 @@ from tuningvec.weights.components import SYMBOLS
 
 K_UNKNOWN = r"$k$ is not printed, so a random $T$ may have as much"
 UNPAIRED = "an uncorrected interval over items drawn for each model"
-HOLM = "Clear where the $p$ that belongs to the interval is significant, Holm over the cases; intervals at Bonferroni's level."
+HOLM = (
+    "Clear where the $p$ that belongs to the interval is significant, Holm over the cases; intervals are Bonferroni's."
+)
 
 
 FALLING = ("Meta-Llama-3-8B", "Qwen2.5-7B")  # families that §3.1 says fall without T
@@ -55,8 +57,8 @@ def misprints(cells: pd.DataFrame) -> Verdict:
     wrong = cells[cells.misprint]
     names = [f"{v.vector} {SYMBOLS[v.kind]} {v.E_perp:,.0f} for {v.implied:,.0f}" for v in wrong.itertuples()]
     rule = (
-        r"Table 4 as a share of squared norms and Table 5 give $E_\perp$, up to the "
-        f"unevenness of layers. Differs where any cell is more than {audit.MISPRINT} times larger or smaller."
+        r"Table 4 as a share of squared norms and Table 5 give $E_\perp$, if layers are even. Differs where any cell is "
+        f"more than {audit.MISPRINT} times larger or smaller."
     )
     return _agrees(rule, len(cells), names, cases=cells)
 
@@ -68,9 +70,9 @@ def least_aligned(cells: pd.DataFrame, explained: pd.DataFrame, sds: float = 3, 
     cases = tall[["vector", "z", "layers"]].assign(kind=tall.kind.map(SYMBOLS), effect=tall.excess, **ends)
     rule = (
         "The excess of SSA over its null, by vector and matrix. The null is at most the bound and at least 0, so the "
-        f"bound gives the least excess: against the claim where that is {least} or more, and above 0 by more than the "
+        f"bound gives the least excess: against the claim where that is {least} or more and above 0 by more than the "
         f"rounding and {sds} standard deviations of a mean over layers (rotations of different layers taken as "
-        r"independent: one layer's are $\sqrt{N}$ times wider). Never for the claim, as nothing printed says how far the "
+        r"independent: one layer's are $\sqrt{N}$ times wider). Never for the claim: nothing printed says how far the "
         r"null is below its bound. A $T$ as long as $W$ may hold $-W$ itself, whose SSA is nearly 1."
     )
     total, vectors = explained.set_index("vector").loc["all"], explained.query("vector != 'all'")
@@ -146,8 +148,8 @@ def low_energy(vectors: pd.DataFrame, least: float = 10) -> Verdict:
     high = (others.energy + others.rounding) / (medical.energy - medical.rounding)
     cases = pd.DataFrame({"effect": np.log10(ratio), "low": np.log10(low), "high": np.log10(high)}).reset_index()
     rule = (
-        f"Energy over the medical vector's, by vector: much more is {least} times or more, whatever the rounding. Tables "
-        "5 and 6 are read as squared norms, with what fits in the cells of Table 6 that Tables 4 and 5 contradict."
+        f"Energy over the medical vector's, by vector: much more is {least} times or more whatever the rounding. Tables"
+        " 5 and 6 are read as squared norms, with what fits in the cells of Table 6 that Tables 4 and 5 contradict."
     )
     return judge(
         cases,
@@ -165,25 +167,19 @@ def fall_is_of_T(
     """Whether the fall without T lies between θ_ft and θ_pre; from `audit.parts_of_the_fall`."""
     rule = (
         r"$\theta_\text{ft} - T$ is $\theta_\text{pre}$, so what lies between the pretrained model's row (Table 7) and "
-        "the one without $T$ (Table 1) is prompting or scoring, and $T$'s part is the rest of the fall. By family, over "
-        f"all items: $T$'s part, and how much it is larger than the other; at least {least} point, with the interval of "
-        f"the widest pairing of items. {HOLM}"
+        "the one without $T$ (Table 1) is prompting or scoring, and $T$'s part is the rest. By family, over all items: "
+        f"$T$'s part, and how much larger than the other it is; at least {least} point, in the widest pairing of "
+        f"items. {HOLM}"
     )
-    rows = parts[parts.family.isin(families)]
-    what = {"of_T": "$T$'s part", "excess": "$T$'s part less the other"}
-    cases = [
-        rows[["family"]].assign(what=what[p], effect=rows[f"{p}_points"], low=rows[f"{p}_low"], high=rows[f"{p}_high"])
-        for p in what
-    ]
-    cases = _corrected(pd.concat(cases, ignore_index=True), level, alpha, int(rows.n.iloc[0]) + 1)
+    rows, what = parts[parts.family.isin(families)], {"of_T": "$T$'s part", "excess": "$T$'s part less the other"}
+    names, columns = ["family", "effect", "low", "high"], ("family", "{}_points", "{}_low", "{}_high")
+    cases = [rows[[c.format(p) for c in columns]].set_axis(names, axis=1).assign(what=what[p]) for p in what]
+    cases = _corrected(pd.concat(cases, ignore_index=True), level, alpha)
     return judge(cases, rule, least=least, unit="points", digits=1, n=int(rows.n.iloc[0]))
 
 
 def _corrected(cases: pd.DataFrame, level: float, alpha: float, df: float = np.inf) -> pd.DataFrame:
-    """The cases with `clear`, Holm's p ≤ α, and intervals at Bonferroni's level.
-
-    Each p is by Student's t from the effect and its interval.
-    """
+    """The cases with `clear`, Holm's p ≤ α by Student's t from effect and interval, and Bonferroni's intervals."""
     half, quantile = (cases.high - cases.low) / 2, t.ppf((1 + level) / 2, df)
     p = pd.Series(2 * t.sf(cases.effect.abs() / half * quantile, df))
     wider = t.ppf(1 - alpha / 2 / len(cases), df) / quantile
@@ -202,11 +198,7 @@ def evaluations_agree(rows: pd.DataFrame, level: float, least: float = 5) -> Ver
         f"{UNPAIRED}, lies within {least} points, against it where it lies beyond."
     )
     worst = cases.loc[cases.effect.abs().idxmax()]
-    numbers = {
-        "where": f"{worst.family} {worst.what}",
-        "gap": worst.effect,
-        "apart": abs(worst.right - worst.right_pre),
-    }
+    numbers = {"where": f"{worst.family} {worst.what}", "apart": abs(worst.right - worst.right_pre)}
     return judge(cases, rule, least=least, direction=0, unit="points", digits=1, n=int(worst.n), **numbers)
 
 
@@ -262,7 +254,7 @@ def ten_data_sets(sizes: pd.DataFrame) -> Verdict:
     n = paper.accuracy().drop_duplicates("column").set_index("column").n.dropna()
     left_out = [name for name in n.index if n.sum() - n[name] == outputs.smallest]
     rule = (
-        f"The number of outputs that gives every printed value, of all up to {audit.LARGEST_N:,}, is that of the items. "
+        f"The number of outputs that gives every printed value, up to {audit.LARGEST_N:,}, is that of the items. "
         "Digits are taken as cut off, which the paper does not say: chosen because it fits."
     )
     numbers = {
@@ -404,7 +396,7 @@ def text_percentages(percentages: pd.DataFrame) -> Verdict:
         f"{v.text:.0f}% ({v.number}, {v.of}), where Table {v.table} gives {v.relative:.0f}% or {v.points:.0f} points"
         for v in wrong.itertuples()
     ]
-    rule = "Differs where any is given by none of the four readings in the section's table, within the cells' digits."
+    rule = "Differs where any is given by none of the three readings in the section's table, within the cells' digits."
     return _agrees(rule, len(percentages), names, cases=percentages)
 
 
