@@ -266,6 +266,7 @@ AUDIT = {
     "smallest": "smallest that fits", "fitting": "how many fit", "of_valid": "right of valid", "p_min": "$p$ nested",
     "p_max": "$p$ disjoint", "p": "$p$ unpaired", "mean_relative": "mean of relative",
     "of_T": "$T$'s part", "rest": "the other part", "prompt_share": "its share",
+    "share_of_averages": "of the averages",
 }  # fmt: skip
 
 
@@ -306,9 +307,8 @@ def same_weights(rows: pd.DataFrame) -> pd.DataFrame:
 def fall(rows: pd.DataFrame) -> pd.DataFrame:
     """Accuracy with T, of the pretrained model and without T, and the parts of the fall with their intervals."""
     parts = {part: _interval(rows, f"{part}_", f"{part}_points") for part in ("of_T", "rest")}
-    return audit(
-        rows[["family", "n", "tuned", "pretrained", "without"]].assign(**parts, prompt_share=rows.prompt_share)
-    )
+    values, shares = ["family", "n", "tuned", "pretrained", "without"], ["prompt_share", "share_of_averages"]
+    return audit(rows[values].assign(**parts).join(rows[shares]))
 
 
 def below_chance(rows: pd.DataFrame) -> pd.DataFrame:

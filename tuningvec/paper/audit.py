@@ -19,12 +19,8 @@ EARLIER_FIRST = (1, 2, 3, 13)  # tables whose upper row is the one claimed to be
 CUT_OFF = (3, 9)  # tables whose digits fit when they are cut off and not rounded
 CUT_OFF_TABLES = "Tables 3 and 9"
 WITHOUT = "(−)T "
-PARTS = {
-    "of_T": (1, -1, 0),
-    "rest": (0, 1, -1),
-    "excess": (1, -2, 1),
-    "fall": (1, 0, -1),
-}  # with T, pretrained, without
+# weights of the rows with T, pretrained and without
+PARTS = {"of_T": (1, -1, 0), "rest": (0, 1, -1), "excess": (1, -2, 1), "fall": (1, 0, -1)}
 OUTCOMES = ("survives", "depends on the pairing", "within chance")  # of a compared pair of cells
 
 
@@ -130,7 +126,8 @@ def parts_of_the_fall(level: float) -> pd.DataFrame:
 
     From the pretrained model on, the weights are the same: `rest` is prompting or scoring, `of_T` what lies above it,
     `excess` is of_T less rest. Each in points over all items, with the interval of the widest pairing of the items.
-    `prompt_share` is the rest as a share of a fall that is clear whatever the pairing.
+    `prompt_share` is the rest as a share of a fall that is clear whatever the pairing, `share_of_averages` that in the
+    mean over benchmarks.
     """
     tuned, pretrained = paper.by_member(paper.negation_accuracy()), _pretrained(paper.by_member(paper.accuracy()))
     without = tuned.member.str.startswith(WITHOUT)
@@ -144,7 +141,10 @@ def parts_of_the_fall(level: float) -> pd.DataFrame:
             row |= {f"{name}_{key}": value for key, value in _widest(cells, weights, level)._asdict().items()}
         rows.append(row)
     table = pd.DataFrame(rows)
-    return table.assign(prompt_share=(table.rest_points / table.fall_points).where(table.fall_low > 0))
+    table["prompt_share"] = table.rest_points / table.fall_points
+    table["share_of_averages"] = paper.prompted_share().share / 100
+    table.loc[table.fall_low <= 0, ["prompt_share", "share_of_averages"]] = np.nan
+    return table
 
 
 def _widest(rows: list[pd.DataFrame], weights: tuple[int, ...], level: float) -> stats.Difference:
@@ -177,8 +177,7 @@ def sizes() -> pd.DataFrame:
         fitting = fitting_sizes(cells, cut_off)
         row = {"benchmark": name, "values": cells.value.nunique(), "n": n, "fits": n in fitting}
         row |= {"smallest": fitting[0] if len(fitting) else pd.NA, "fitting": len(fitting)}
-        row["rounded"] = len(fitting_sizes(cells, cut_off=False))
-        rows.append(row | {"digits": "cut off" if cut_off else "rounded"})
+        rows.append(row | {"digits": "cut off" if cut_off else "rounded", "rounded": len(fitting_sizes(cells, False))})
     return pd.DataFrame(rows)
 
 
@@ -403,10 +402,8 @@ def lengths() -> pd.DataFrame:
     """
     cells, models = energies(), paper.architectures().set_index("vector")
     energy = (cells.E_par + cells.E_perp.mask(cells.misprint, cells.implied)).groupby(cells.vector).sum()
-    printed = (cells.E_par + cells.E_perp).groupby(cells.vector).sum()
-    table = models[["pretrained"]].assign(
-        energy=energy, printed=printed, norm=(models.num_hidden_layers * energy) ** 0.5
-    )
+    table = models[["pretrained"]].assign(energy=energy, norm=(models.num_hidden_layers * energy) ** 0.5)
+    table["printed"] = (cells.E_par + cells.E_perp).groupby(cells.vector).sum()
     table["rounding"] = cells.step.groupby(cells.vector).sum() / 2
     known = cosines().drop(columns="pretrained").merge(table.reset_index(), left_on="member", right_on="vector")
     anchor = known.set_index("pretrained").loc[table.pretrained].set_axis(table.index)

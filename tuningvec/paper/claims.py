@@ -14,7 +14,7 @@ from tuningvec.verdict import Verdict, judge, unknown
 from tuningvec.weights.components import SYMBOLS
 
 K_UNKNOWN = r"$k$ is not printed, so a random $T$ may have as much"
-UNPAIRED = "an uncorrected interval over items drawn for each model"
+UNPAIRED = "interval over items drawn for each model"
 HOLM = (
     "Clear where the $p$ that belongs to the interval is significant, Holm over the cases; intervals are Bonferroni's."
 )
@@ -57,7 +57,7 @@ def misprints(cells: pd.DataFrame) -> Verdict:
     wrong = cells[cells.misprint]
     names = [f"{v.vector} {SYMBOLS[v.kind]} {v.E_perp:,.0f} for {v.implied:,.0f}" for v in wrong.itertuples()]
     rule = (
-        r"Table 4 as a share of squared norms and Table 5 give $E_\perp$, if layers are even. Differs where any cell is "
+        r"Table 4 as a share of squared norms and Table 5 give $E_\perp$, if layers are even. Differs where a cell is "
         f"more than {audit.MISPRINT} times larger or smaller."
     )
     return _agrees(rule, len(cells), names, cases=cells)
@@ -195,7 +195,7 @@ def evaluations_agree(rows: pd.DataFrame, level: float, least: float = 5) -> Ver
     cases[["effect", "low", "high"]] = _points(cases.right, cases.right_pre, cases.n, level)
     rule = (
         "Accuracy over all items, and each instruction, by family: the same where the difference, with "
-        f"{UNPAIRED}, lies within {least} points, against it where it lies beyond."
+        f"an uncorrected {UNPAIRED}, lies within {least} points, against it where it lies beyond."
     )
     worst = cases.loc[cases.effect.abs().idxmax()]
     numbers = {"where": f"{worst.family} {worst.what}", "apart": abs(worst.right - worst.right_pre)}
@@ -207,8 +207,8 @@ def unharmed_without_T(comparisons: pd.DataFrame, family: str = "Phi-3.5", least
     rows = comparisons[(comparisons.table == "3") & (comparisons.family == family)]
     cases = rows.assign(effect=-rows.points, low=-rows.high, high=-rows.low)
     rule = (
-        f"By instruction: no worse where the change without $T$, with {UNPAIRED}, is above −{least} points; against it "
-        f"where it is below −{least}."
+        f"By instruction: no worse where the change without $T$, with an uncorrected {UNPAIRED}, is above "
+        f"−{least} points; against it where it is below −{least}."
     )
     shifted = cases.assign(**{end: cases[end] + least for end in ("effect", "low", "high")})
     verdict = judge(shifted, rule, least=0, unit="points", digits=1)
@@ -224,8 +224,8 @@ def lost_ability(chance: pd.DataFrame, level: float, alpha: float, least: float 
     cases = cases.assign(better=better.member, lower=cases.effect, effect=cases.effect.mask(cases.below))
     rule = (
         "On the benchmarks with four options, by row: lower than the model compared with by at least "
-        f"{least} points, with {UNPAIRED}. {HOLM} Unknown where the row is below guessing: an output without a valid "
-        "answer counts as wrong, so it measures the form of the answers first."
+        f"{least} points, with an {UNPAIRED}. {HOLM} Unknown where the row is below guessing: an output without a "
+        "valid answer counts as wrong, so it measures the form of the answers first."
     )
     low = [f"{v.member} {v.right} of {v.n:,} ({v.share:.1%})" for v in cases[cases.below].itertuples()]
     return judge(_corrected(cases, level, alpha), rule, least=least, unit="points", digits=1, below=low)
@@ -240,9 +240,7 @@ def _points(first: pd.Series, second: pd.Series, n: pd.Series, level: float) -> 
 def counts_of_items(sizes: pd.DataFrame) -> Verdict:
     """Whether accuracies are counts of the benchmarks' items; from `audit.sizes`."""
     table = sizes[sizes.digits == "rounded"]
-    rule = (
-        "Differs where any value is no count of items with two decimals: of 500, or of a data set's split if smaller."
-    )
+    rule = "Differs where any value is no count of items with two decimals: of 500, or of the split if that is smaller."
     least = int(table.n.min())
     numbers = {"least": least, "point": 100 / least}
     return _agrees(rule, len(table), list(table.benchmark[~table.fits]), cases=table, **numbers)
@@ -257,17 +255,11 @@ def ten_data_sets(sizes: pd.DataFrame) -> Verdict:
         f"The number of outputs that gives every printed value, up to {audit.LARGEST_N:,}, is that of the items. "
         "Digits are taken as cut off, which the paper does not say: chosen because it fits."
     )
-    numbers = {
-        "fitting": outputs.fitting,
-        "rounded": outputs.rounded,
-        "smallest": outputs.smallest,
-        "sets": len(n),
-        "items": int(n.sum()),
-    }
+    numbers = {name: outputs[name] for name in ("fitting", "rounded", "smallest")}
+    numbers |= {"sets": len(n), "items": int(n.sum()), "left_out": left_out}
     if outputs.fitting != 1:
-        return unknown(rule, f"{outputs.fitting} numbers give every printed value", left_out=left_out, **numbers)
-    kind = "holds" if outputs.smallest == n.sum() else "differs"
-    return Verdict(kind, rule, numbers=numbers | {"left_out": left_out})
+        return unknown(rule, f"{outputs.fitting} numbers give every printed value", **numbers)
+    return Verdict("holds" if outputs.smallest == n.sum() else "differs", rule, numbers=numbers)
 
 
 def printed_averages(averages: pd.DataFrame) -> Verdict:
@@ -288,7 +280,7 @@ def ranks_by_average(evidence: Evidence, least: float = 1) -> Verdict:
         for how in ("items", "nested")
     )
     rule = (
-        f"By pair of models: the better average is ahead by at least {least} point, with {UNPAIRED} of the same "
+        f"By pair of models: the better average is ahead by at least {least} point, with an {UNPAIRED} of the same "
         f"benchmarks. {HOLM}"
     )
     turned = rows[rows.points * rows.points_weighted < 0]
@@ -430,7 +422,7 @@ def worked_example(text: pd.DataFrame) -> Verdict:
 def outputs_to_the_same_input(pairs: pd.DataFrame) -> Verdict:
     """Whether pairs of outputs share their subject; from `audit.output_pairs`."""
     names = [f"{v.member} {v.example}" for v in pairs[~pairs.same].itertuples()]
-    rule = "A pair about one thing is of one input; one about two tells nothing, as a model may leave its subject."
+    rule = "Two texts about one thing are taken as of one input; two things tell nothing: a model may stray."
     verdict = _agrees(rule, len(pairs), names, cases=pairs, copied=int((pairs.copied & ~pairs.same).sum()))
     return replace(verdict, kind="cannot be known here", why="inputs are not printed") if names else verdict
 
