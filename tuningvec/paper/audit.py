@@ -269,17 +269,9 @@ def corrected(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
 def survivors(cells: pd.DataFrame) -> pd.DataFrame:
     """How many comparisons of each pair of rows go which way, and how many of them survive."""
     keys = ["table", "family", "first", "second"]
-    survive = cells.outcome == OUTCOMES[0]
-    flags = cells[keys].assign(
-        cells=1,
-        higher=cells["items"] > 0,
-        equal=cells["items"] == 0,
-        lower=cells["items"] < 0,
-        higher_survive=survive & (cells["items"] > 0),
-        lower_survive=survive & (cells["items"] < 0),
-        depends=cells.outcome == OUTCOMES[1],
-        unpaired=cells.unpaired,
-    )
+    ways = {"higher": cells["items"] > 0, "equal": cells["items"] == 0, "lower": cells["items"] < 0}
+    ways |= {f"{way}_survive": ways[way] & (cells.outcome == OUTCOMES[0]) for way in ("higher", "lower")}
+    flags = cells[keys].assign(cells=1, **ways, depends=cells.outcome == OUTCOMES[1], unpaired=cells.unpaired)
     return flags.groupby(keys, sort=False).sum().reset_index()
 
 

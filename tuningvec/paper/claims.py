@@ -293,10 +293,9 @@ def ranks_by_average(evidence: Evidence, least: float = 1) -> Verdict:
 def compared_cells(evidence: Evidence, least: float = 1) -> Verdict:
     """Whether bold and shaded cells differ from what they are compared with; from `audit.comparisons`."""
     rows = audit.corrected(evidence.comparisons, evidence.alpha)
-    equal = rows["items"] == 0
-    cases = rows[~equal].assign(effect=rows.points.abs())
+    cases = rows[rows["items"] != 0].assign(effect=rows.points.abs())
     over = "within each table, over the pairs with the pretrained model or without $T$, and over the others"
-    return _survivors(cases, "cell", least, evidence.alpha, over, total=len(rows), equal=int(equal.sum()))
+    return _survivors(cases, "cell", least, evidence.alpha, over, total=len(rows), equal=len(rows) - len(cases))
 
 
 def _better_first(rows: pd.DataFrame, low: str, high: str) -> pd.DataFrame:
@@ -309,8 +308,7 @@ def _better_first(rows: pd.DataFrame, low: str, high: str) -> pd.DataFrame:
 def medical_accuracy(evidence: Evidence, least: float = 1) -> Verdict:
     """Whether fine-tuned models are better at medicine, by Table 7."""
     mine = [t[(t.table == "7") & t.claimed] for t in (evidence.comparisons, evidence.pooled, evidence.averages)]
-    cells, pooled = (audit.corrected(rows, evidence.alpha) for rows in mine[:2])
-    averages = mine[2]
+    cells, pooled, averages = *(audit.corrected(rows, evidence.alpha) for rows in mine[:2]), mine[2]
     numbers = {"points": pooled.points, "averages": averages.points, "models": len(pooled), "n": int(pooled.n.iloc[0])}
     numbers |= {f"above_{how}": int((averages[f"{how}_low"] > 0).sum()) for how in ("items", "nested")}
     clear = pooled[(pooled.outcome == audit.OUTCOMES[0]) & (pooled.points > 0)]
