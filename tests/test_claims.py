@@ -94,11 +94,11 @@ FINE_TUNED = ("· Aloe-Alpha", "· Aloe-Beta", "· MediPhi", "B · Instruct")
 PRETRAINED = ("· Base", "Phi-3.5 · Instruct")
 WITHOUT = ("(−)T Aloe-Alpha", "(−)T Aloe-Beta", "(−)T MediPhi")
 FITTING = {("Q Code", "W_gate"): "1.51e4", ("Q Math", "W_gate"): "2.11e4", ("Q Math", "W_up"): "2.15e4"}
-ITS_MEAN = {("· Aloe-Alpha", "Average"): "0.23"}
 SAME = {(None, "same subject"): "1"}
 TUNED = ("· Aloe-Alpha", "· Aloe-Beta", "· MediPhi")
 MEDICAL_BETTER = {13: rows_of("100", "Beta") | rows_of("0", "-Instruct")}
 MATHS_BETTER = {14: rows_of("0", "Beta") | rows_of("100", "-Instruct")}
+NEARLY_EQUAL = rows_of("50", "-Instruct") | rows_of("52", "Aloe-Beta")
 MLP = ("W_gate", "W_up", "W_down")
 FLIPS = [  # claim, the verdict as printed, the edits, the verdict after them
     ("misprints", "differs", {6: FITTING}, "holds"),
@@ -118,7 +118,7 @@ FLIPS = [  # claim, the verdict as printed, the edits, the verdict after them
     ),
     ("low_energy", "holds", {5: {("Aloe β", "W_down"): "1e5"}}, "null explains it"),
     ("low_energy", "holds", {5: {("Aloe β", "W_down"): "3e6"}, 6: {("Aloe β", "W_down"): "4e4"}}, "reversed"),
-    ("fall_is_of_T", "mixed", {1: rows_of("0", *WITHOUT)}, "reversed"),
+    ("fall_is_of_T", "mixed", {1: rows_of("40", *TUNED) | rows_of("0", *WITHOUT)}, "reversed"),
     ("fall_is_of_T", "mixed", {1: rows_of("100", *TUNED) | rows_of("70", *WITHOUT)}, "holds"),
     ("unharmed_without_T", "holds", {3: rows_of("20", "(−)T MediPhi")}, "reversed"),
     ("unharmed_without_T", "holds", {3: {("(−)T MediPhi", "Stopped"): "81.50"}}, "mixed"),
@@ -126,12 +126,13 @@ FLIPS = [  # claim, the verdict as printed, the edits, the verdict after them
     ("lost_ability", "mixed", {1: rows_of("90", *WITHOUT), 13: rows_of("90", "· Math-Instruct")}, "reversed"),
     ("lost_ability", "mixed", {1: rows_of("2", *WITHOUT), 13: rows_of("2", "· Math-Instruct")}, "cannot be known here"),
     ("counts_of_items", "holds", {7: {("Phi-3.5 · Instruct", "Anatomy"): "85.75"}}, "differs"),
-    ("printed_averages", "differs", {2: ITS_MEAN, 8: ITS_MEAN}, "holds"),
+    ("printed_averages", "holds", {2: {("· Aloe-Alpha", "Average"): "0.25"}}, "differs"),
+    ("printed_averages", "holds", {1: {("· Aloe-Alpha", "Average"): "72.45"}}, "differs"),
     ("text_percentages", "differs", {"text": {("instruction following", "Aloe-Alpha"): "76"}}, "holds"),
     ("worked_example", "differs", {"text": {("prompt: worked examples", None): "0"}}, "holds"),
-    ("outputs_to_the_same_input", "differs", {10: SAME, 11: SAME}, "holds"),
+    ("outputs_to_the_same_input", "cannot be known here", {10: SAME, 11: SAME}, "holds"),
     ("always_valid", "differs", {11: {(None, "with T: valid answer"): "1"}}, "holds"),
-    ("compared_cells", "mixed", {t: rows_of("50", "-Instruct", "Aloe-Beta") for t in (13, 14)}, "within chance"),
+    ("compared_cells", "mixed", {t: NEARLY_EQUAL for t in (13, 14)}, "within chance"),
     ("compared_cells", "mixed", MEDICAL_BETTER | MATHS_BETTER, "holds"),
     ("medical_accuracy", "mixed", {7: rows_of("100", *FINE_TUNED) | rows_of("50", *PRETRAINED)}, "holds"),
     ("medical_accuracy", "mixed", {7: rows_of("20", *FINE_TUNED) | rows_of("50", *PRETRAINED)}, "reversed"),
@@ -170,7 +171,8 @@ def test_ten_data_sets_would_be_recognised(edit):
 
 
 def test_averages_that_are_far_apart_rank_the_models(edit):
-    assert judged("ranks_by_average").kind == "mixed"
+    verdict = judged("ranks_by_average")
+    assert verdict.kind == "mixed" and "3 depend on the pairing" in verdict.why
     edit(1, rows_of("100", *TUNED) | rows_of("1", *WITHOUT))
     edit(
         7,
@@ -190,6 +192,39 @@ def test_two_evaluations_agree_where_their_values_do(edit):
     assert verdict.kind == "holds" and (verdict.cases.effect == 0).all()
     edit(1, rows_of("0", *WITHOUT))
     assert judged("evaluations_agree").kind == "mixed"
+
+
+def test_a_fall_of_two_equal_parts_is_seen_and_is_no_more_of_T_than_of_the_prompt(edit):
+    edit(7, rows_of("50", *PRETRAINED))
+    edit(1, rows_of("70", *TUNED) | rows_of("30", *WITHOUT))
+    verdict = judged("fall_is_of_T")
+    assert verdict.kind == "mixed" and list(verdict.cases.outcome) == ["for", "for", "open", "open"]
+
+
+def test_a_family_that_the_paper_says_does_not_fall_is_no_case():
+    assert set(judged("fall_is_of_T").cases.family) == {"Meta-Llama-3-8B", "Qwen2.5-7B"}
+
+
+def test_a_small_excess_over_the_bound_is_not_against_the_claim_however_clear(edit):
+    cases = judged("least_aligned").cases.set_index(["vector", "kind"])
+    assert cases.low["Aloe β", r"$W_\text{gate}$"] > 0 and cases.outcome["Aloe β", r"$W_\text{gate}$"] == "open"
+    edit(4, {("Aloe β", "W_gate"): "0.290"})
+    assert (
+        judged("least_aligned").cases.set_index(["vector", "kind"]).outcome["Aloe β", r"$W_\text{gate}$"] == "against"
+    )
+
+
+def test_equal_cells_are_counted_and_left_out():
+    verdict = judged("compared_cells")
+    assert (verdict.cases.effect > 0).all() and verdict.numbers["equal"] + len(verdict.cases) == 19
+
+
+def test_within_chance_names_a_difference_at_the_level_of_the_correction(edit):
+    widths = judged("rouge_gains").cases.eval("(high - low) / 2")
+    alone = evidence_of(8).averages.query("claimed").eval("(both_high - both_low) / 2")
+    assert (widths / alone).to_numpy() == pytest.approx(1.569, abs=0.001)  # Student's t, 5 df: .995 over .975
+    edit(8, rows_of("0.01", *FINE_TUNED))
+    assert judged("rouge_gains").cases.clear.all()
 
 
 def test_holm_corrects_over_the_pairs_of_the_claim_alone():

@@ -264,8 +264,9 @@ AUDIT = {
     "shape": "most by shape", "rank_share": "$k$ / full rank", "r_low": "$r$ from", "r_high": "to",
     "r_summed": "$r$ if summed", "norm": r"$\lVert T\rVert$", "theta": r"$\lVert\theta_\text{pre}\rVert$",
     "smallest": "smallest that fits", "fitting": "how many fit", "of_valid": "right of valid", "p_min": "$p$ nested",
-    "p_max": "$p$ disjoint", "p": "$p$ unpaired", "probability": "P(better)", "mean_relative": "mean of relative",
-    "as_printed": "of printed averages", "prompt_share": "prompt's share", "share_of_averages": "of the averages",
+    "p_max": "$p$ disjoint", "p": "$p$ unpaired", "mean_relative": "mean of relative",
+    "of_T": "$T$'s part", "rest": "the other part", "prompt_share": "its share",
+    "share_of_averages": "of the averages",
 }  # fmt: skip
 
 
@@ -303,6 +304,13 @@ def same_weights(rows: pd.DataFrame) -> pd.DataFrame:
     return wide.assign(table=wide.table.map(names)).rename(columns={"table": "tables", "column": "benchmark"})
 
 
+def fall(rows: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy with T, of the pretrained model and without T, and the parts of the fall with their intervals."""
+    parts = {part: _interval(rows, f"{part}_", f"{part}_points") for part in ("of_T", "rest")}
+    values, shares = ["family", "n", "tuned", "pretrained", "without"], ["prompt_share", "share_of_averages"]
+    return audit(rows[values].assign(**parts).join(rows[shares]))
+
+
 def below_chance(rows: pd.DataFrame) -> pd.DataFrame:
     """Right answers on the nine benchmarks with four options, and those of valid outputs."""
     text = [f"{v.share:.3f} ({v.low:.3f}, {v.high:.3f})" for v in rows.itertuples()]
@@ -316,8 +324,8 @@ def sizes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def averages(rows: pd.DataFrame) -> pd.DataFrame:
-    """Printed averages of accuracies with the plain and the weighted mean, and all that are not their row's mean."""
-    shown = rows[(rows.weighted.notna() | ~rows.agrees) & ~rows.duplicated(["row", "printed"])]
+    """Printed averages of accuracies with both means, and all that are not the mean of their row's rounded cells."""
+    shown = rows[(rows.weighted.notna() | ~rows.equal) & ~rows.duplicated(["row", "printed"])]
     return shown[["table", "row", "printed", "mean", "weighted"]]
 
 
@@ -332,7 +340,7 @@ def pooled(rows: pd.DataFrame) -> pd.DataFrame:
     """Differences over all items of a table together."""
     table = rows[["table", "family"]].assign(compared=_pair(rows), n=rows.n, points=_interval(rows, "", "points"))
     p = {name: rows[name].map(lambda v: f"{v:.4f}" if v >= 1e-4 else "< 0.0001") for name in ("p", "p_min", "p_max")}
-    return audit(table.assign(**p, probability=rows.probability.map("{:.3f}".format)))
+    return audit(table.assign(**p))
 
 
 def average_differences(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,13 +1,12 @@
 """The paper's printed numbers against each other: one function a table of the audit. No model is read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import norm
 
 from tuningvec import stats
 from tuningvec.paper import printed as paper
@@ -20,6 +19,8 @@ EARLIER_FIRST = (1, 2, 3, 13)  # tables whose upper row is the one claimed to be
 CUT_OFF = (3, 9)  # tables whose digits fit when they are cut off and not rounded
 CUT_OFF_TABLES = "Tables 3 and 9"
 WITHOUT = "(−)T "
+# weights of the rows with T, pretrained and without
+PARTS = {"of_T": (1, -1, 0), "rest": (0, 1, -1), "excess": (1, -2, 1), "fall": (1, 0, -1)}
 OUTCOMES = ("survives", "depends on the pairing", "within chance")  # of a compared pair of cells
 
 
@@ -56,7 +57,7 @@ def shape_bound() -> pd.DataFrame:
             cell, k = ssa.loc[(model["vector"], kind)], min(d_in, d_out / 2)
             variance = 2 * k * (d_out - k) / (d_out**2 * (d_out + 2)) if d_in < d_out else np.nan
             row = {name: model[name] for name in ("vector", "pretrained")} | dict(kind=kind, d_out=d_out, d_in=d_in)
-            row |= dict(SSA=cell.value, step=cell.step, bound=min(1, d_in / d_out))
+            row |= dict(SSA=cell.value, step=cell.step, bound=min(1, d_in / d_out), layers=model["num_hidden_layers"])
             rows.append(row | {"sd": (variance / model["num_hidden_layers"]) ** 0.5})
     cells = pd.DataFrame(rows)
     tall = cells.bound < 1
@@ -121,30 +122,38 @@ def same_weights() -> pd.DataFrame:
 
 
 def parts_of_the_fall(level: float) -> pd.DataFrame:
-    """Accuracy with T, of the pretrained model (Table 7) and without T (Table 1), and whose the fall between is.
+    """Right answers in percent with T, of the pretrained model (Table 7) and without T (Table 1), and the fall's parts.
 
-    From the pretrained model on, the weights are the same: that part of the fall is prompting or scoring,
-    `prompt_share` of all. `effect` is T's part less the prompt's in points over all items, with a normal interval as if
-    each of the three had items of its own; `share_of_averages` is the share in the mean over benchmarks.
+    From the pretrained model on, the weights are the same: `rest` is prompting or scoring, `of_T` what lies above it,
+    `excess` is of_T less rest. Each in points over all items, with the interval of the widest pairing of the items.
+    `prompt_share` is the rest as a share of a fall that is clear whatever the pairing, `share_of_averages` that in the
+    mean over benchmarks.
     """
     tuned, pretrained = paper.by_member(paper.negation_accuracy()), _pretrained(paper.by_member(paper.accuracy()))
     without = tuned.member.str.startswith(WITHOUT)
     sides = {"tuned": tuned[~without], "pretrained": pretrained, "without": tuned[without]}
-    cells = pd.concat({side: part[part.column != "Average"] for side, part in sides.items()}, names=["side", None])
-    cells = cells.assign(right=counts(cells)).groupby(["family", "side"], sort=False)
-    sums, averages = cells[["right", "n"]].sum().astype(float), cells.value.mean().unstack()
-    share = (sums.right / sums.n).unstack()
-    variance = share * (1 - share) / sums.n.unstack()
-    table = (100 * share).assign(n=sums.n.unstack().tuned)
-    table = table.assign(prompt_share=_share(share), share_of_averages=_share(averages))
-    table["effect"] = table.tuned + table.without - 2 * table.pretrained
-    half = 100 * norm.ppf((1 + level) / 2) * (variance.tuned + variance.without + 4 * variance.pretrained) ** 0.5
-    return table.assign(low=table.effect - half, high=table.effect + half).reset_index().rename_axis(columns=None)
+    rows = []
+    for family in tuned.family.unique():
+        cells = [side[(side.family == family) & (side.column != paper.AVERAGE)] for side in sides.values()]
+        n = int(cells[0].n.sum())
+        row = {"family": family, "n": n, **{k: 100 * counts(c).sum() / n for k, c in zip(sides, cells, strict=True)}}
+        for name, weights in PARTS.items():
+            row |= {f"{name}_{key}": value for key, value in _widest(cells, weights, level)._asdict().items()}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table["prompt_share"] = table.rest_points / table.fall_points
+    table["share_of_averages"] = paper.prompted_share().share / 100
+    table.loc[table.fall_low <= 0, ["prompt_share", "share_of_averages"]] = np.nan
+    return table
 
 
-def _share(value: pd.DataFrame) -> pd.Series:
-    """The part of the fall from `tuned` to `without` that lies between `pretrained` and `without`."""
-    return (value.pretrained - value.without) / (value.tuned - value.without)
+def _widest(rows: list[pd.DataFrame], weights: tuple[int, ...], level: float) -> stats.Difference:
+    """A weighted sum of rows' accuracies when those of opposite signs are right on other items, as far as can be."""
+    scores = [
+        np.concatenate([_items(c, n)[:: 1 if w > 0 else -1] for c, n in zip(counts(cells), cells.n, strict=True)]) / 100
+        for cells, w in zip(rows, weights, strict=True)
+    ]
+    return stats.paired_contrast(scores, np.array(weights), level)
 
 
 def _pretrained(cells: pd.DataFrame) -> pd.DataFrame:
@@ -168,7 +177,7 @@ def sizes() -> pd.DataFrame:
         fitting = fitting_sizes(cells, cut_off)
         row = {"benchmark": name, "values": cells.value.nunique(), "n": n, "fits": n in fitting}
         row |= {"smallest": fitting[0] if len(fitting) else pd.NA, "fitting": len(fitting)}
-        rows.append(row | {"digits": "cut off" if cut_off else "rounded"})
+        rows.append(row | {"digits": "cut off" if cut_off else "rounded", "rounded": len(fitting_sizes(cells, False))})
     return pd.DataFrame(rows)
 
 
@@ -183,7 +192,11 @@ def fitting_sizes(cells: pd.DataFrame, cut_off: bool) -> np.ndarray:
 
 
 def averages() -> pd.DataFrame:
-    """Each printed average, the plain mean of its row, and for accuracies the mean weighted by the number of items."""
+    """Each printed average, the plain mean of its row, and for accuracies the mean weighted by the number of items.
+
+    `equal`: the mean of the cells as printed rounds to it; `agrees`: a mean within the rounding of the cells does.
+    Accuracies are counts, whose mean is known.
+    """
     rows = []
     for number in (1, 2, 7, 8, 13, 14):
         for name, cells in paper.table(number).groupby("row", sort=False):
@@ -191,8 +204,8 @@ def averages() -> pd.DataFrame:
             known = parts.n.notna().all()
             weighted = np.average(parts.value, weights=parts.n.astype(float)) if known else np.nan
             row = {"table": str(number), "row": name, "printed": printed.value, "mean": parts.value.mean()}
-            agrees = abs(row["mean"] - row["printed"]) <= printed.step / 2 + 1e-9
-            rows.append(row | {"weighted": weighted, "agrees": agrees})
+            away, open_ = abs(row["mean"] - row["printed"]) - printed.step / 2 - 1e-9, 0 if known else parts.step.mean()
+            rows.append(row | {"weighted": weighted, "equal": away <= 0, "agrees": away <= open_ / 2})
     return pd.DataFrame(rows)
 
 
@@ -212,20 +225,12 @@ def comparisons(level: float, tables: Sequence[int] = (1, 3, 7, 9, 13, 14)) -> p
 
 
 def pooled(level: float, tables: Sequence[int] = (1, 7, 13, 14)) -> pd.DataFrame:
-    """The same for all items of a row's benchmarks together.
-
-    `probability` is the posterior probability that the first row's model is the better one (Beta-binomial, Jeffreys).
-    """
+    """The same for all items of a row's benchmarks together."""
     rows = []
     for number in tables:
         for names, first, second in _row_pairs(number):
             rows.append(names | _compared(first.count_, second.count_, first.n, level))
-    table = pd.DataFrame(rows)
-    return table.assign(
-        probability=[
-            stats.probability_greater(row.right, row.n, row.right - row.items, row.n) for row in table.itertuples()
-        ]
-    )
+    return pd.DataFrame(rows)
 
 
 def _row_pairs(number: int) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
@@ -251,9 +256,11 @@ def _compared(count_1: ArrayLike, count_2: ArrayLike, n: ArrayLike, level: float
 def corrected(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """These comparisons with Holm's p, within each table over the claimed pairs among them and over the others.
 
-    `outcome` is survives when p_max ≤ alpha, depends on the pairing when only p_min is, else within chance.
+    `tests` is how many those are. `outcome` is survives when p_max ≤ alpha, depends on the pairing when only p_min is,
+    else within chance.
     """
-    holm = rows.groupby(["table", "claimed"])[["p", "p_min", "p_max"]].transform(stats.holm)
+    families = rows.groupby(["table", "claimed"])
+    holm = families[["p", "p_min", "p_max"]].transform(stats.holm).assign(tests=families.points.transform("size"))
     survive, depends, chance = OUTCOMES
     outcome = np.where(holm.p_max <= alpha, survive, np.where(holm.p_min <= alpha, depends, chance))
     return rows.assign(**holm, unpaired=holm.p <= alpha, outcome=outcome)
@@ -262,17 +269,9 @@ def corrected(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
 def survivors(cells: pd.DataFrame) -> pd.DataFrame:
     """How many comparisons of each pair of rows go which way, and how many of them survive."""
     keys = ["table", "family", "first", "second"]
-    survive = cells.outcome == OUTCOMES[0]
-    flags = cells[keys].assign(
-        cells=1,
-        higher=cells["items"] > 0,
-        equal=cells["items"] == 0,
-        lower=cells["items"] < 0,
-        higher_survive=survive & (cells["items"] > 0),
-        lower_survive=survive & (cells["items"] < 0),
-        depends=cells.outcome == OUTCOMES[1],
-        unpaired=cells.unpaired,
-    )
+    ways = {"higher": cells["items"] > 0, "equal": cells["items"] == 0, "lower": cells["items"] < 0}
+    ways |= {f"{way}_survive": ways[way] & (cells.outcome == OUTCOMES[0]) for way in ("higher", "lower")}
+    flags = cells[keys].assign(cells=1, **ways, depends=cells.outcome == OUTCOMES[1], unpaired=cells.unpaired)
     return flags.groupby(keys, sort=False).sum().reset_index()
 
 
@@ -326,28 +325,31 @@ CLAIMED = {  # row and column of the text's number → table, row that is said t
 
 
 def percentages() -> pd.DataFrame:
-    """Each percentage of the running text that a table could give, in four readings, and whether one agrees.
+    """Each percentage of the running text that a table could give, in three readings, and whether one agrees.
 
-    The fall of the averages, relative and in points; the mean over columns of the relative fall; and the relative fall
-    of the averages as printed. A reading agrees when it rounds to the text's number, or is within 2.5 of it where the
+    The fall of the averages, relative and in points, and the mean over columns of the relative fall. A reading agrees
+    when it rounds to the text's number somewhere within the rounding of its cells, or is within 2.5 of it where the
     text says approximately.
     """
     text = paper.text().set_index(["row", "column"])
     rows = []
     for claim, (number, first, second) in CLAIMED.items():
-        values = paper.by_member(paper.table(number)).pivot(index="column", columns="member", values="value")
-        if number == 2:
-            values = 100 * values  # ROUGE-1 in points
-        averages, parts = values.loc[values.index == "Average"], values.drop(index="Average", errors="ignore")
-        found = {name: float(read(parts[first], parts[second])) for name, read in READINGS.items()}
-        if len(averages):
-            found["as_printed"] = float(READINGS["relative"](averages[first], averages[second]))
+        cells = paper.by_member(paper.table(number)).query("column != @paper.AVERAGE").set_index("member")
+        cells = cells[["value", "step"]] * (100 if number == 2 else 1)  # ROUGE-1 in points
+        found = {name: _fall(read, cells.loc[first], cells.loc[second]) for name, read in READINGS.items()}
         printed = text.loc[claim]
         tolerance = 2.5 if "approximately" in printed.note else printed.step / 2
-        agree = [name for name, value in found.items() if abs(value - printed.value) <= tolerance]
+        agree = [k for k, (low, _, high) in found.items() if low - tolerance <= printed.value <= high + tolerance]
+        found = {name: middle for name, (_, middle, _) in found.items()}
         row = {"number": claim[0], "of": claim[1], "table": str(number), "text": printed.value, **found}
         rows.append(row | {"agrees": ", ".join(agree)})
     return pd.DataFrame(rows)
+
+
+def _fall(read: Callable[[np.ndarray, np.ndarray], float], first: pd.DataFrame, second: pd.DataFrame) -> list[float]:
+    """A reading of the fall: the least within the rounding of the cells, as printed, and the most."""
+    (a, a_step), (b, b_step) = (row[["value", "step"]].to_numpy().T for row in (first, second))
+    return [float(read(a + sign * a_step / 2, b - sign * b_step / 2)) for sign in (-1, 0, 1)]
 
 
 def below_chance(level: float, alpha: float) -> pd.DataFrame:
@@ -385,13 +387,15 @@ def cosines() -> pd.DataFrame:
 def lengths() -> pd.DataFrame:
     """‖T‖ over the seven kinds and all layers from Tables 5 and 6, and its ratio r to ‖θ_pre‖.
 
-    ‖T‖² = layers · Σ (E∥ + E⊥), with the implied E⊥ in misprinted cells. The medical T's cosine in Table 15 gives
-    ‖θ_pre‖ = ‖T‖/r within its rounding, and that serves every T of the same pretrained model. `r_summed` is r if the
-    printed energies were sums over layers and not means. `rounding` is what the last digits leave open of the energy.
+    ‖T‖² = layers · Σ (E∥ + E⊥), with the implied E⊥ in misprinted cells (`printed`: without that). The medical T's
+    cosine in Table 15 gives ‖θ_pre‖ = ‖T‖/r within its rounding, and that serves every T of the same pretrained model.
+    `r_summed` is r if the printed energies were sums over layers and not means. `rounding` is what the last digits
+    leave open of the energy.
     """
     cells, models = energies(), paper.architectures().set_index("vector")
     energy = (cells.E_par + cells.E_perp.mask(cells.misprint, cells.implied)).groupby(cells.vector).sum()
     table = models[["pretrained"]].assign(energy=energy, norm=(models.num_hidden_layers * energy) ** 0.5)
+    table["printed"] = (cells.E_par + cells.E_perp).groupby(cells.vector).sum()
     table["rounding"] = cells.step.groupby(cells.vector).sum() / 2
     known = cosines().drop(columns="pretrained").merge(table.reset_index(), left_on="member", right_on="vector")
     anchor = known.set_index("pretrained").loc[table.pretrained].set_axis(table.index)
@@ -404,7 +408,10 @@ def lengths() -> pd.DataFrame:
 
 
 def output_pairs() -> pd.DataFrame:
-    """The nine pairs of outputs of Tables 10 to 12: their subjects, and whether the two texts share it."""
+    """The nine pairs of outputs of Tables 10 to 12: their subjects, and whether the two texts share it.
+
+    `copied`: the output without T is the prompt's worked example.
+    """
     cells = pd.concat([paper.outputs_of_aloe_alpha(), paper.outputs_of_aloe_beta(), paper.outputs_of_mediphi()])
     notes = cells.pivot(index="row", columns="column", values="note")
     values = cells.pivot(index="row", columns="column", values="value").loc[cells.row.unique()]
@@ -412,4 +419,5 @@ def output_pairs() -> pd.DataFrame:
     table = pd.DataFrame({"member": names.get_level_values(-2), "example": names.get_level_values(-1)})
     for side in ("with T", "without T"):
         table[side] = notes.loc[values.index, side].to_numpy()
-    return table.assign(same=values["same subject"].to_numpy() == 1)
+    copied = values["without T: worked example"].to_numpy() == 1
+    return table.assign(same=values["same subject"].to_numpy() == 1, copied=copied)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+from scipy.stats import norm, t
 
 from tuningvec import stats
 from tuningvec.paper import audit
@@ -14,8 +14,13 @@ from tuningvec.verdict import Verdict, judge, unknown
 from tuningvec.weights.components import SYMBOLS
 
 K_UNKNOWN = r"$k$ is not printed, so a random $T$ may have as much"
-UNPAIRED = "an interval over items drawn for each model"
-HOLM = "Clear where the $p$ that belongs to the interval is significant, Holm over the cases."
+UNPAIRED = "interval over items drawn for each model"
+HOLM = (
+    "Clear where the $p$ that belongs to the interval is significant, Holm over the cases; intervals are Bonferroni's."
+)
+
+
+FALLING = ("Meta-Llama-3-8B", "Qwen2.5-7B")  # families that §3.1 says fall without T
 
 
 class Evidence(NamedTuple):
@@ -52,29 +57,30 @@ def misprints(cells: pd.DataFrame) -> Verdict:
     wrong = cells[cells.misprint]
     names = [f"{v.vector} {SYMBOLS[v.kind]} {v.E_perp:,.0f} for {v.implied:,.0f}" for v in wrong.itertuples()]
     rule = (
-        r"Table 4 as a share of squared norms and Table 5 give $E_\perp$. Differs where any cell is more than "
-        f"{audit.MISPRINT} times larger or smaller."
+        r"Table 4 as a share of squared norms and Table 5 give $E_\perp$, if layers are even. Differs where a cell is "
+        f"more than {audit.MISPRINT} times larger or smaller."
     )
     return _agrees(rule, len(cells), names, cases=cells)
 
 
-def least_aligned(cells: pd.DataFrame, explained: pd.DataFrame, sds: float = 3) -> Verdict:
+def least_aligned(cells: pd.DataFrame, explained: pd.DataFrame, sds: float = 3, least: float = 0.1) -> Verdict:
     """Whether gate and up have less of T in old directions than chance; from `audit.shape_bound`."""
     tall = cells[cells.bound < 1]
-    ends = {"low": (tall.z - sds) * tall.sd, "high": tall.SSA + tall.step / 2}
-    cases = tall[["vector", "z"]].assign(kind=tall.kind.map(SYMBOLS), effect=tall.SSA - tall.bound, **ends)
+    ends = {"low": (tall.z - sds) * tall.sd / (1 - tall.bound), "high": tall.SSA + tall.step / 2}
+    cases = tall[["vector", "z", "layers"]].assign(kind=tall.kind.map(SYMBOLS), effect=tall.excess, **ends)
     rule = (
-        "New directions are SSA below its null, by vector and matrix. The null is at most the bound and at least 0, so "
-        "SSA less the bound is the least excess: against the claim, of whatever size, where it is above 0 by more than "
-        f"the rounding and {sds} standard deviations of a mean over layers (rotations of different layers taken as "
-        "independent). Never for the claim, as nothing printed says how far the null is below its bound."
+        "The excess of SSA over its null, by vector and matrix. The null is at most the bound and at least 0, so the "
+        f"bound gives the least excess: against the claim where that is {least} or more and above 0 by more than the "
+        f"rounding and {sds} standard deviations of a mean over layers (rotations of different layers taken as "
+        r"independent: one layer's are $\sqrt{N}$ times wider). Never for the claim: nothing printed says how far the "
+        r"null is below its bound. A $T$ as long as $W$ may hold $-W$ itself, whose SSA is nearly 1."
     )
     total, vectors = explained.set_index("vector").loc["all"], explained.query("vector != 'all'")
     numbers = {name: total[name] for name in ("unfitted", "factor", "tall")}
     above = cases[cases.low > 0]
-    names = [f"{v.vector} {v.kind} {v.z:.0f}" for v in above.itertuples()]
+    names = [f"{v.vector} {v.kind} {v.z:.0f} ({v.z / v.layers**0.5:.1f})" for v in above.itertuples()]
     numbers |= {"by_vector": vectors.unfitted, "above": names, "clear": len(above), "cells": len(cases)}
-    return _no_null(judge(cases, rule, least=0, direction=-1, **numbers))
+    return _no_null(judge(cases, rule, least=least, direction=-1, **numbers))
 
 
 def attention_better_aligned(parts: pd.DataFrame, least: float = 0.05) -> Verdict:
@@ -141,26 +147,44 @@ def low_energy(vectors: pd.DataFrame, least: float = 10) -> Verdict:
     low = (others.energy - others.rounding) / (medical.energy + medical.rounding)
     high = (others.energy + others.rounding) / (medical.energy - medical.rounding)
     cases = pd.DataFrame({"effect": np.log10(ratio), "low": np.log10(low), "high": np.log10(high)}).reset_index()
-    rule = f"Energy over the medical vector's, by vector: much more is {least} times or more, whatever the rounding."
-    return judge(cases, rule, least=float(np.log10(least)), ratio=ratio, root=ratio**0.5)
+    rule = (
+        f"Energy over the medical vector's, by vector: much more is {least} times or more whatever the rounding. Tables"
+        " 5 and 6 are read as squared norms, with what fits in the cells of Table 6 that Tables 4 and 5 contradict."
+    )
+    return judge(
+        cases,
+        rule,
+        least=float(np.log10(least)),
+        ratio=ratio,
+        root=ratio**0.5,
+        as_printed=others.printed / medical.printed,
+    )
 
 
-def fall_is_of_T(parts: pd.DataFrame, level: float, alpha: float, least: float = 1) -> Verdict:
+def fall_is_of_T(
+    parts: pd.DataFrame, level: float, alpha: float, families: tuple[str, ...] = FALLING, least: float = 1
+) -> Verdict:
     """Whether the fall without T lies between θ_ft and θ_pre; from `audit.parts_of_the_fall`."""
     rule = (
-        r"$\theta_\text{ft} - T$ is $\theta_\text{pre}$, so what lies between the pretrained model's row "
-        "(Table 7) and the one without $T$ (Table 1) is prompting or scoring. By family: $T$'s part of the fall less "
-        f"the prompt's, over all items, with {UNPAIRED}; at least {least} point. {HOLM}"
+        r"$\theta_\text{ft} - T$ is $\theta_\text{pre}$, so what lies between the pretrained model's row (Table 7) and "
+        "the one without $T$ (Table 1) is prompting or scoring, and $T$'s part is the rest. By family, over all items: "
+        f"$T$'s part, and how much larger than the other it is; at least {least} point, in the widest pairing of "
+        f"items. {HOLM}"
     )
-    cases = _corrected(parts, level, alpha)
-    return judge(cases, rule, least=least, unit="points", digits=1, n=int(parts.n.iloc[0]))
+    rows, what = parts[parts.family.isin(families)], {"of_T": "$T$'s part", "excess": "$T$'s part less the other"}
+    names, columns = ["family", "effect", "low", "high"], ("family", "{}_points", "{}_low", "{}_high")
+    cases = [rows[[c.format(p) for c in columns]].set_axis(names, axis=1).assign(what=what[p]) for p in what]
+    cases = _corrected(pd.concat(cases, ignore_index=True), level, alpha)
+    return judge(cases, rule, least=least, unit="points", digits=1, n=int(rows.n.iloc[0]))
 
 
 def _corrected(cases: pd.DataFrame, level: float, alpha: float, df: float = np.inf) -> pd.DataFrame:
-    """The cases with `clear`: Holm's p ≤ α, each p by Student's t from the effect and its interval."""
-    half = (cases.high - cases.low) / 2
-    p = pd.Series(2 * t.sf(cases.effect.abs() / half * t.ppf((1 + level) / 2, df), df))
-    return cases.assign(clear=stats.holm(p.fillna(1)) <= alpha)
+    """The cases with `clear`, Holm's p ≤ α by Student's t from effect and interval, and Bonferroni's intervals."""
+    half, quantile = (cases.high - cases.low) / 2, t.ppf((1 + level) / 2, df)
+    p = pd.Series(2 * t.sf(cases.effect.abs() / half * quantile, df))
+    wider = t.ppf(1 - alpha / 2 / len(cases), df) / quantile
+    ends = {end: cases.effect + wider * (cases[end] - cases.effect) for end in ("low", "high")}
+    return cases.assign(clear=stats.holm(p.fillna(1)) <= alpha, **ends)
 
 
 def evaluations_agree(rows: pd.DataFrame, level: float, least: float = 5) -> Verdict:
@@ -171,14 +195,10 @@ def evaluations_agree(rows: pd.DataFrame, level: float, least: float = 5) -> Ver
     cases[["effect", "low", "high"]] = _points(cases.right, cases.right_pre, cases.n, level)
     rule = (
         "Accuracy over all items, and each instruction, by family: the same where the difference, with "
-        f"{UNPAIRED}, lies within {least} points, against it where it lies beyond."
+        f"an uncorrected {UNPAIRED}, lies within {least} points, against it where it lies beyond."
     )
     worst = cases.loc[cases.effect.abs().idxmax()]
-    numbers = {
-        "where": f"{worst.family} {worst.what}",
-        "gap": worst.effect,
-        "apart": abs(worst.right - worst.right_pre),
-    }
+    numbers = {"where": f"{worst.family} {worst.what}", "apart": abs(worst.right - worst.right_pre)}
     return judge(cases, rule, least=least, direction=0, unit="points", digits=1, n=int(worst.n), **numbers)
 
 
@@ -187,8 +207,8 @@ def unharmed_without_T(comparisons: pd.DataFrame, family: str = "Phi-3.5", least
     rows = comparisons[(comparisons.table == "3") & (comparisons.family == family)]
     cases = rows.assign(effect=-rows.points, low=-rows.high, high=-rows.low)
     rule = (
-        f"By instruction: no worse where the change without $T$, with {UNPAIRED}, is above −{least} points; against it "
-        f"where it is below −{least}."
+        f"By instruction: no worse where the change without $T$, with an uncorrected {UNPAIRED}, is above "
+        f"−{least} points; against it where it is below −{least}."
     )
     shifted = cases.assign(**{end: cases[end] + least for end in ("effect", "low", "high")})
     verdict = judge(shifted, rule, least=0, unit="points", digits=1)
@@ -196,16 +216,16 @@ def unharmed_without_T(comparisons: pd.DataFrame, family: str = "Phi-3.5", least
 
 
 def lost_ability(chance: pd.DataFrame, level: float, alpha: float, least: float = 2) -> Verdict:
-    """Whether the low scores of Tables 1 and 13 are lost ability; from `audit.below_chance`."""
+    """Whether the low scores of Tables 1 and 13 are low, and not the form of answers; from `audit.below_chance`."""
     rows = chance.set_index("member")
     pairs = {low: better for table, better, low in audit.CLAIMED.values() if table in (1, 13)}
     cases, better = rows.loc[list(pairs)].reset_index(), rows.loc[list(pairs.values())].reset_index()
     cases[["effect", "low", "high"]] = _points(better.right, cases.right, cases.n, level)
-    cases = cases.assign(lower=cases.effect, effect=cases.effect.mask(cases.below))
+    cases = cases.assign(better=better.member, lower=cases.effect, effect=cases.effect.mask(cases.below))
     rule = (
         "On the benchmarks with four options, by row: lower than the model compared with by at least "
-        f"{least} points, with {UNPAIRED}. {HOLM} Unknown where the row is below guessing: an output without a valid "
-        "answer counts as wrong, so it measures the form of the answers first."
+        f"{least} points, with an {UNPAIRED}. {HOLM} Unknown where the row is below guessing: an output without a "
+        "valid answer counts as wrong, so it measures the form of the answers first."
     )
     low = [f"{v.member} {v.right} of {v.n:,} ({v.share:.1%})" for v in cases[cases.below].itertuples()]
     return judge(_corrected(cases, level, alpha), rule, least=least, unit="points", digits=1, below=low)
@@ -220,7 +240,7 @@ def _points(first: pd.Series, second: pd.Series, n: pd.Series, level: float) -> 
 def counts_of_items(sizes: pd.DataFrame) -> Verdict:
     """Whether accuracies are counts of the benchmarks' items; from `audit.sizes`."""
     table = sizes[sizes.digits == "rounded"]
-    rule = "Differs where any value of a benchmark is no count of its split's items, or of 500, with two decimals."
+    rule = "Differs where any value is no count of items with two decimals: of 500, or of the split if that is smaller."
     least = int(table.n.min())
     numbers = {"least": least, "point": 100 / least}
     return _agrees(rule, len(table), list(table.benchmark[~table.fits]), cases=table, **numbers)
@@ -232,20 +252,22 @@ def ten_data_sets(sizes: pd.DataFrame) -> Verdict:
     n = paper.accuracy().drop_duplicates("column").set_index("column").n.dropna()
     left_out = [name for name in n.index if n.sum() - n[name] == outputs.smallest]
     rule = (
-        f"The number of outputs that gives every printed value, of all up to {audit.LARGEST_N:,}, is that of the items."
+        f"The number of outputs that gives every printed value, up to {audit.LARGEST_N:,}, is that of the items. "
+        "Digits are taken as cut off, which the paper does not say: chosen because it fits."
     )
-    numbers = {"fitting": outputs.fitting, "smallest": outputs.smallest, "sets": len(n), "items": int(n.sum())}
+    numbers = {name: outputs[name] for name in ("fitting", "rounded", "smallest")}
+    numbers |= {"sets": len(n), "items": int(n.sum()), "left_out": left_out}
     if outputs.fitting != 1:
-        return unknown(rule, f"{outputs.fitting} numbers give every printed value", left_out=left_out, **numbers)
-    kind = "holds" if outputs.smallest == n.sum() else "differs"
-    return Verdict(kind, rule, numbers=numbers | {"left_out": left_out})
+        return unknown(rule, f"{outputs.fitting} numbers give every printed value", **numbers)
+    return Verdict("holds" if outputs.smallest == n.sum() else "differs", rule, numbers=numbers)
 
 
 def printed_averages(averages: pd.DataFrame) -> Verdict:
     """Whether printed averages are those of their rows; from `audit.averages`."""
     wrong = averages[~averages.agrees]
     names = [f"Table {v.table}, {v.row}, {v.printed:g} for {v.mean:.3f}" for v in wrong.itertuples()]
-    return _agrees("Differs where any is not the plain mean of its row, rounded.", len(averages), names, cases=averages)
+    rule = "Differs where any is not the plain mean of its row, rounded, whatever the cells were before their rounding."
+    return _agrees(rule, len(averages), names, cases=averages, equal=int(averages.equal.sum()))
 
 
 def ranks_by_average(evidence: Evidence, least: float = 1) -> Verdict:
@@ -253,21 +275,27 @@ def ranks_by_average(evidence: Evidence, least: float = 1) -> Verdict:
     averages, pooled = evidence.averages, evidence.pooled
     keys = ["table", "family", "first", "second"]
     rows = averages.merge(pooled[[*keys, "points"]], on=keys, suffixes=("", "_weighted"))
-    cases = _corrected(_better_first(rows, "items_low", "items_high"), evidence.level, evidence.alpha)
+    cases, nested = (
+        _corrected(_better_first(rows, f"{how}_low", f"{how}_high"), evidence.level, evidence.alpha)
+        for how in ("items", "nested")
+    )
     rule = (
-        f"By pair of models: the better average is ahead by at least {least} point, with {UNPAIRED} of the same "
+        f"By pair of models: the better average is ahead by at least {least} point, with an {UNPAIRED} of the same "
         f"benchmarks. {HOLM}"
     )
     turned = rows[rows.points * rows.points_weighted < 0]
     up = turned.points > 0
     names = list(turned["first"].where(up, turned.second) + " over " + turned.second.where(up, turned["first"]))
-    return judge(cases, rule, least=least, unit="points", digits=1, turned=names, pairs=len(cases))
+    verdict = judge(cases, rule, least=least, unit="points", digits=1, turned=names, pairs=len(cases))
+    return _depending(verdict, nested.clear & ~cases.clear)
 
 
 def compared_cells(evidence: Evidence, least: float = 1) -> Verdict:
     """Whether bold and shaded cells differ from what they are compared with; from `audit.comparisons`."""
     rows = audit.corrected(evidence.comparisons, evidence.alpha)
-    return _survivors(_better_first(rows, "low", "high"), "cell", least)
+    cases = rows[rows["items"] != 0].assign(effect=rows.points.abs())
+    over = "within each table, over the pairs with the pretrained model or without $T$, and over the others"
+    return _survivors(cases, "cell", least, evidence.alpha, over, total=len(rows), equal=len(rows) - len(cases))
 
 
 def _better_first(rows: pd.DataFrame, low: str, high: str) -> pd.DataFrame:
@@ -280,18 +308,16 @@ def _better_first(rows: pd.DataFrame, low: str, high: str) -> pd.DataFrame:
 def medical_accuracy(evidence: Evidence, least: float = 1) -> Verdict:
     """Whether fine-tuned models are better at medicine, by Table 7."""
     mine = [t[(t.table == "7") & t.claimed] for t in (evidence.comparisons, evidence.pooled, evidence.averages)]
-    cells, pooled = (audit.corrected(rows, evidence.alpha) for rows in mine[:2])
-    averages = mine[2]
+    cells, pooled, averages = *(audit.corrected(rows, evidence.alpha) for rows in mine[:2]), mine[2]
     numbers = {"points": pooled.points, "averages": averages.points, "models": len(pooled), "n": int(pooled.n.iloc[0])}
     numbers |= {f"above_{how}": int((averages[f"{how}_low"] > 0).sum()) for how in ("items", "nested")}
     clear = pooled[(pooled.outcome == audit.OUTCOMES[0]) & (pooled.points > 0)]
     numbers["names"] = list(clear.family + " " + clear["first"])
-    return _survivors(pooled.assign(effect=pooled.points), "model, over all items", least, **_ways(cells), **numbers)
+    cases = pooled.assign(effect=pooled.points)
+    return _survivors(cases, "model, over all items", least, evidence.alpha, **_ways(cells), **numbers)
 
 
-def instructions_without_T(
-    evidence: Evidence, families: tuple[str, ...] = ("Meta-Llama-3-8B", "Qwen2.5-7B"), least: float = 2
-) -> Verdict:
+def instructions_without_T(evidence: Evidence, families: tuple[str, ...] = FALLING, least: float = 2) -> Verdict:
     """Whether models follow instructions worse without T, by Table 3."""
     rows = evidence.comparisons.query("table == '3'")
     return _instructions(rows[rows.family.isin(families)], evidence.alpha, least)
@@ -304,23 +330,36 @@ def instructions_of_fine_tuned(evidence: Evidence, least: float = 2) -> Verdict:
 
 def _instructions(rows: pd.DataFrame, alpha: float, least: float) -> Verdict:
     cells = audit.corrected(rows, alpha)
-    verdict = _survivors(cells.assign(effect=cells.points), "cell", least, **_ways(cells))
+    verdict = _survivors(cells.assign(effect=cells.points), "cell", least, alpha, **_ways(cells))
     against = verdict.cases[verdict.cases.outcome == "against"]
     names = [f"{v.first} {v.column} by {-v.points:.2f} points" for v in against.itertuples()]
     return replace(verdict, numbers=verdict.numbers | {"against": names})
 
 
-def _survivors(cases: pd.DataFrame, of: str, least: float, **numbers: Any) -> Verdict:
+def _survivors(
+    cases: pd.DataFrame, of: str, least: float, alpha: float, over: str = "over the claim's own pairs", **numbers: Any
+) -> Verdict:
     """Judge comparisons that are clear where they survive the widest pairing of items."""
     survive, depends, _ = ((cases.outcome == name) for name in audit.OUTCOMES)
-    cases = cases.drop(columns=["n", "right", "items", "claimed", "unpaired"])
+    n, gap = cases.n, cases["items"].abs()
+    high = np.maximum(cases.right, cases.right - cases["items"])
+    apart = gap + 2 * np.minimum(high - gap, n - high)  # items that one model alone has right, at most
+    half = 100 * norm.ppf(1 - alpha / 2 / cases.tests) * (apart - gap**2 / n) ** 0.5 / n
+    ends = {"low": (cases.effect - half).clip(-100), "high": (cases.effect + half).clip(upper=100)}
+    cases = cases.assign(clear=survive, **ends).drop(columns=["n", "right", "items", "claimed", "unpaired", "tests"])
     rule = (
         f"The difference in points, by {of}: clear where McNemar's exact $p$ is significant whatever the pairing of "
-        f"items (Holm over the claim's own pairs), and at least {least} {'point' if least == 1 else 'points'}."
+        f"items (Holm {over}), and at least {least} {'point' if least == 1 else 'points'}. Intervals are of the widest "
+        "pairing, at Bonferroni's level."
     )
-    verdict = judge(cases.assign(clear=survive), rule, least=least, unit="points", digits=1, **numbers)
-    may = f"for {depends.sum()} it depends on the pairing"
-    return replace(verdict, why=", ".join(filter(None, [verdict.why, may if depends.any() else ""])))
+    return _depending(judge(cases, rule, least=least, unit="points", digits=1, **numbers), depends)
+
+
+def _depending(verdict: Verdict, depends: pd.Series) -> Verdict:
+    """With the number of cases that are clear in one pairing of items and not in another."""
+    left = int((depends.to_numpy() & (verdict.cases.outcome == "open")).sum())
+    may = f"of the open, {left} {'depends' if left == 1 else 'depend'} on the pairing" if left else ""
+    return replace(verdict, why="; ".join(filter(None, [verdict.why, may])))
 
 
 def _ways(cells: pd.DataFrame) -> dict[str, int]:
@@ -342,14 +381,13 @@ def rouge_gains(evidence: Evidence, least: float = 1) -> Verdict:
 
 def text_percentages(percentages: pd.DataFrame) -> Verdict:
     """Whether the text's percentages are those of the tables; from `audit.percentages`."""
-    wrong, borne = (percentages[percentages.agrees == name] for name in ("", "as_printed"))
+    wrong = percentages[percentages.agrees == ""]
     names = [
         f"{v.text:.0f}% ({v.number}, {v.of}), where Table {v.table} gives {v.relative:.0f}% or {v.points:.0f} points"
         for v in wrong.itertuples()
     ]
-    only = [f"{v.text:.0f}% ({v.number}, {v.of})" for v in borne.itertuples()]
-    rule = "Differs where any is given by none of the four readings in the section's table."
-    return _agrees(rule, len(percentages), names, cases=percentages, only=only)
+    rule = "Differs where any is given by none of the three readings in the section's table, within the cells' digits."
+    return _agrees(rule, len(percentages), names, cases=percentages)
 
 
 def ablation_percentages() -> Verdict:
@@ -374,7 +412,7 @@ def figure_alone() -> Verdict:
 def worked_example(text: pd.DataFrame) -> Verdict:
     """Whether the prompt's example is a test item; from `printed.text`."""
     row = text.query("row == 'prompt: worked examples'").iloc[0]
-    rule = "Differs where the example's text is that of an item of the split."
+    rule = "Differs where the example's text is that of an item of the validation split, taken as the test's items."
     numbers = {"hits": int(row.value), "n": int(row.n), "points": 100 * row.value / row.n}
     return Verdict("differs" if row.value else "holds", rule, numbers=numbers)
 
@@ -382,10 +420,9 @@ def worked_example(text: pd.DataFrame) -> Verdict:
 def outputs_to_the_same_input(pairs: pd.DataFrame) -> Verdict:
     """Whether pairs of outputs share their subject; from `audit.output_pairs`."""
     names = [f"{v.member} {v.example}" for v in pairs[~pairs.same].itertuples()]
-    rule = (
-        "Outputs to one input are about one thing. Differs where any pair is about two, by the reading in the section."
-    )
-    return _agrees(rule, len(pairs), names, cases=pairs)
+    rule = "Two texts about one thing are taken as of one input; two things tell nothing: a model may stray."
+    verdict = _agrees(rule, len(pairs), names, cases=pairs, copied=int((pairs.copied & ~pairs.same).sum()))
+    return replace(verdict, kind="cannot be known here", why="inputs are not printed") if names else verdict
 
 
 def always_valid() -> Verdict:
@@ -393,7 +430,7 @@ def always_valid() -> Verdict:
     cells = paper.by_member(paper.negation_instructions()).set_index(["member", "column"])
     valid = cells.value["Aloe-Beta", "Valid"]
     shown = bool(paper.outputs_of_aloe_beta().set_index("column").value["with T: valid answer"])
-    rule = "Differs where all are printed as valid and the printed example lacks the form that the prompt asks for."
+    rule = "Differs where all are printed as valid and the printed example is not, if the checker wants the brackets."
     form = "has" if shown else "lacks"
     return Verdict("differs" if valid == 100 and not shown else "holds", rule, numbers={"valid": valid, "form": form})
 
