@@ -71,23 +71,6 @@ def test_bounds_of_several_benchmarks_add_up_what_each_allows():
     assert stats.paired_p_bounds([9, 5], [0, 7], [9, 7]) == pytest.approx((least, least))
 
 
-def test_probability_greater_in_a_case_that_is_known():
-    # Beta(2, 1) against Beta(1, 2): the integral of 2x · (1 − (1 − x)²) is 5/6
-    assert stats.probability_greater(1, 1, 0, 1, prior=1) == pytest.approx(5 / 6)
-
-
-@pytest.mark.parametrize("counts", [(7, 11, 7, 11), (250, 500, 250, 500), (0, 14, 0, 14)])
-def test_equal_counts_are_equally_likely_to_be_greater(counts):
-    assert stats.probability_greater(*counts) == pytest.approx(0.5, abs=1e-6)
-
-
-def test_probability_greater_agrees_with_draws():
-    draw = np.random.default_rng(0).beta
-    share = (draw(402.5, 98.5, 200_000) > draw(380.5, 120.5, 200_000)).mean()
-    assert stats.probability_greater(402, 500, 380, 500) == pytest.approx(share, abs=0.005)
-    assert stats.probability_greater(500, 500, 1, 500) == pytest.approx(1)
-
-
 def test_holm_agrees_with_a_worked_example():
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 

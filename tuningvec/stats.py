@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import integrate
-from scipy.stats import beta, binomtest, fisher_exact, t
+from scipy.stats import binomtest, fisher_exact, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
@@ -133,16 +132,6 @@ def paired_p_bounds(count_1: ArrayLike, count_2: ArrayLike, n: ArrayLike) -> Int
 
 def _mcnemar(only_1: int, only_2: int) -> float:
     return float(mcnemar([[0, only_1], [only_2, 0]], exact=True).pvalue) if only_1 + only_2 else 1.0
-
-
-def probability_greater(count_1: int, n_1: int, count_2: int, n_2: int, prior: float = 0.5) -> float:
-    """Posterior probability that the first proportion is the larger, each with a Beta(prior, prior) prior.
-
-    P(p_1 > p_2) = ∫ F_2(F_1⁻¹(u)) du over [0, 1], F the Beta posteriors. A prior of ½ is Jeffreys', 1 is uniform.
-    """
-    first = beta(count_1 + prior, n_1 - count_1 + prior)
-    second = beta(count_2 + prior, n_2 - count_2 + prior)
-    return float(integrate.quad(lambda u: second.cdf(first.ppf(u)), 0, 1, limit=200)[0])
 
 
 def mean_interval(
