@@ -30,10 +30,9 @@ def energies() -> pd.DataFrame:
     sum of both energies' last digits.
     """
     tables = {"SSA": paper.alignment(), "E_par": paper.parallel_energy(), "E_perp": paper.orthogonal_energy()}
-    tables = {name: table.set_index(["row", "column"]) for name, table in tables.items()}
-    cells = pd.concat({name: table.value for name, table in tables.items()}, axis=1)
-    cells = cells.assign(step=tables["E_par"].step + tables["E_perp"].step).reset_index()
-    cells = cells.rename(columns={"row": "vector", "column": "kind"})
+    known = pd.concat({name: t.set_index(["row", "column"])[["value", "step"]] for name, t in tables.items()}, axis=1)
+    cells = known.xs("value", axis=1, level=1).assign(step=known["E_par", "step"] + known["E_perp", "step"])
+    cells = cells.rename_axis(["vector", "kind"]).reset_index()
     cells["squared"] = cells.E_par / (cells.E_par + cells.E_perp)
     cells["norms"] = cells.E_par / np.hypot(cells.E_par, cells.E_perp)
     cells["implied"] = cells.E_par * (1 / cells.SSA - 1)
@@ -49,19 +48,19 @@ def shape_bound() -> pd.DataFrame:
     `z` is how many of those SSA, less its rounding, is above the bound; `excess` is the least excess over the null. All
     three are defined for tall matrices alone.
     """
-    ssa = paper.alignment().set_index(["row", "column"])
-    rows = []
-    for model in paper.architectures().to_dict("records"):
-        for kind, (d_out, d_in) in matrix_shapes(model).items():
-            cell, k = ssa.loc[(model["vector"], kind)], min(d_in, d_out / 2)
-            variance = 2 * k * (d_out - k) / (d_out**2 * (d_out + 2)) if d_in < d_out else np.nan
-            row = {name: model[name] for name in ("vector", "pretrained")} | dict(kind=kind, d_out=d_out, d_in=d_in)
-            row |= dict(SSA=cell.value, step=cell.step, bound=min(1, d_in / d_out))
-            rows.append(row | {"sd": (variance / model["num_hidden_layers"]) ** 0.5})
-    cells = pd.DataFrame(rows)
-    tall = cells.bound < 1
+    printed = paper.alignment().rename(columns={"row": "vector", "column": "kind", "value": "SSA"})
+    shapes = [
+        (model["vector"], model["pretrained"], model["num_hidden_layers"], kind, *shape)
+        for model in paper.architectures().to_dict("records")
+        for kind, shape in matrix_shapes(model).items()
+    ]
+    shapes = pd.DataFrame(shapes, columns=["vector", "pretrained", "layers", "kind", "d_out", "d_in"])
+    cells = shapes.merge(printed[["vector", "kind", "SSA", "step"]], on=["vector", "kind"])
+    d, k = cells.d_out, np.minimum(cells.d_in, cells.d_out / 2)
+    cells["bound"] = np.minimum(1, cells.d_in / d)
+    cells["sd"] = (2 * k * (d - k) / (d**2 * (d + 2)) / cells.pop("layers")).where(cells.bound < 1) ** 0.5
     cells["z"] = (cells.SSA - cells.step / 2 - cells.bound) / cells.sd
-    return cells.assign(excess=((cells.SSA - cells.bound) / (1 - cells.bound).where(tall)))
+    return cells.assign(excess=((cells.SSA - cells.bound) / (1 - cells.bound).where(cells.bound < 1)))
 
 
 def variance_explained(cells: pd.DataFrame) -> pd.DataFrame:
@@ -70,13 +69,13 @@ def variance_explained(cells: pd.DataFrame) -> pd.DataFrame:
     `unfitted` is R² = 1 − Σ(SSA − bound)² / Σ(SSA − mean)², `factor` the R² of two fitted means, gate and up against
     the rest, which knows no shape, and `tall` that of the bound within gate and up, if there is more than one vector.
     """
-    parts = {"all": cells} | dict(list(cells.groupby("vector", sort=False)))
     rows = []
-    for vector, part in parts.items():
+    for vector, part in [("all", cells), *cells.groupby("vector", sort=False)]:
         tall = part[part.bound < 1]
-        factor = part.groupby(part.bound < 1).SSA.transform("mean")
-        row = {"vector": vector, "cells": len(part), "unfitted": _explained(part, part.bound)}
-        row |= {"factor": _explained(part, factor)}
+        means = part.groupby(part.bound < 1).SSA.transform("mean")
+        row = dict(
+            vector=vector, cells=len(part), unfitted=_explained(part, part.bound), factor=_explained(part, means)
+        )
         rows.append(row | {"tall": _explained(tall, tall.bound) if tall.vector.nunique() > 1 else np.nan})
     return pd.DataFrame(rows)
 
@@ -106,18 +105,16 @@ def same_weights() -> pd.DataFrame:
 
     `items` is how many more items the (−)T row has right; not known for ROUGE-1.
     """
-    rows = []
-    for number, other in ((1, 7), (2, 8), (3, 9)):
-        removed = paper.by_member(paper.table(number))
-        removed = removed[removed.member.str.startswith(WITHOUT)]
-        pretrained = _pretrained(paper.by_member(paper.table(other)))
-        both = removed.merge(pretrained, on=["family", "column"], suffixes=("", "_pre"))
-        both["n"] = both.n.mask(both.unit != "%")
-        both["right"], both["right_pre"] = counts(both), counts(both.assign(value=both.value_pre))
-        both["items"] = both.right - both.right_pre
-        rows.append(both.assign(points=both.value - both.value_pre))
-    columns = ["table", "family", "column", "n", "value_pre", "value", "points", "right_pre", "right", "items"]
-    return pd.concat(rows, ignore_index=True)[columns]
+    removed, others = (
+        paper.by_member(pd.concat(map(paper.table, t), ignore_index=True)) for t in ((1, 2, 3), (7, 8, 9))
+    )
+    pretrained = _pretrained(others).assign(table=lambda t: t.table.map({"7": "1", "8": "2", "9": "3"}))
+    removed = removed[removed.member.str.startswith(WITHOUT)]
+    both = removed.merge(pretrained, on=["table", "family", "column"], suffixes=("", "_pre"))
+    both["n"] = both.n.mask(both.unit != "%")
+    both["right"], both["right_pre"] = counts(both), counts(both.assign(value=both.value_pre))
+    both = both.assign(points=both.value - both.value_pre, items=both.right - both.right_pre)
+    return both[["table", "family", "column", "n", "value_pre", "value", "points", "right_pre", "right", "items"]]
 
 
 def parts_of_the_fall(level: float) -> pd.DataFrame:
@@ -127,11 +124,10 @@ def parts_of_the_fall(level: float) -> pd.DataFrame:
     `prompt_share` of all. `effect` is T's part less the prompt's in points over all items, with a normal interval as if
     each of the three had items of its own; `share_of_averages` is the share in the mean over benchmarks.
     """
-    tuned, pretrained = paper.by_member(paper.negation_accuracy()), _pretrained(paper.by_member(paper.accuracy()))
+    tuned, pretrained = paper.measured(1), _pretrained(paper.measured(7))
     without = tuned.member.str.startswith(WITHOUT)
     sides = {"tuned": tuned[~without], "pretrained": pretrained, "without": tuned[without]}
-    cells = pd.concat({side: part[part.column != "Average"] for side, part in sides.items()}, names=["side", None])
-    cells = cells.assign(right=counts(cells)).groupby(["family", "side"], sort=False)
+    cells = pd.concat(sides, names=["side", None]).assign(right=counts).groupby(["family", "side"], sort=False)
     sums, averages = cells[["right", "n"]].sum().astype(float), cells.value.mean().unstack()
     share = (sums.right / sums.n).unstack()
     variance = share * (1 - share) / sums.n.unstack()
@@ -159,14 +155,11 @@ def counts(cells: pd.DataFrame) -> pd.Series:
 
 def sizes() -> pd.DataFrame:
     """For each benchmark, and for the outputs of Tables 3 and 9, the numbers of items that give every printed value."""
-    accuracies = pd.concat([paper.table(i) for i in (1, 7, 13, 14)])
-    groups = dict(list(accuracies[accuracies.column != "Average"].groupby("column", sort=False)))
-    groups[CUT_OFF_TABLES] = pd.concat([paper.table(i) for i in CUT_OFF])
     rows = []
-    for name, cells in groups.items():
-        n, cut_off = int(cells.n.iloc[0]), name == CUT_OFF_TABLES
+    for name, cells in [*paper.measured(1, 7, 13, 14).groupby("column", sort=False), (None, paper.measured(*CUT_OFF))]:
+        n, cut_off = int(cells.n.iloc[0]), name is None
         fitting = fitting_sizes(cells, cut_off)
-        row = {"benchmark": name, "values": cells.value.nunique(), "n": n, "fits": n in fitting}
+        row = {"benchmark": name or CUT_OFF_TABLES, "values": cells.value.nunique(), "n": n, "fits": n in fitting}
         row |= {"smallest": fitting[0] if len(fitting) else pd.NA, "fitting": len(fitting)}
         rows.append(row | {"digits": "cut off" if cut_off else "rounded"})
     return pd.DataFrame(rows)
@@ -203,12 +196,11 @@ def comparisons(level: float, tables: Sequence[int] = (1, 3, 7, 9, 13, 14)) -> p
     p_min and p_max bound McNemar's p, since the items are the same and their pairing is not printed. `claimed` pairs
     are those with the family's first row, the others compare two fine-tuned models. No p is corrected yet.
     """
-    rows = []
-    for number in tables:
-        for names, first, second in _row_pairs(number):
-            for a, b in zip(first.itertuples(), second.itertuples(), strict=True):
-                rows.append(names | {"column": a.column} | _compared(a.count_, b.count_, a.n, level))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        names | {"column": a.column} | _compared(a.right, b.right, a.n, level)
+        for names, first, second in _row_pairs(tables)
+        for a, b in zip(first.itertuples(), second.itertuples(), strict=True)
+    )
 
 
 def pooled(level: float, tables: Sequence[int] = (1, 7, 13, 14)) -> pd.DataFrame:
@@ -216,28 +208,21 @@ def pooled(level: float, tables: Sequence[int] = (1, 7, 13, 14)) -> pd.DataFrame
 
     `probability` is the posterior probability that the first row's model is the better one (Beta-binomial, Jeffreys).
     """
-    rows = []
-    for number in tables:
-        for names, first, second in _row_pairs(number):
-            rows.append(names | _compared(first.count_, second.count_, first.n, level))
-    table = pd.DataFrame(rows)
-    return table.assign(
-        probability=[
-            stats.probability_greater(row.right, row.n, row.right - row.items, row.n) for row in table.itertuples()
-        ]
-    )
+    pairs = _row_pairs(tables)
+    table = pd.DataFrame(names | _compared(first.right, second.right, first.n, level) for names, first, second in pairs)
+    better = [stats.probability_greater(v.right, v.n, v.right - v.items, v.n) for v in table.itertuples()]
+    return table.assign(probability=better)
 
 
-def _row_pairs(number: int) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
+def _row_pairs(tables: Sequence[int]) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
     """Pairs of rows of one family: the names of the table, the family and both rows, and their cells."""
-    cells = paper.by_member(paper.table(number))
-    cells = cells[cells.column != "Average"].assign(count_=counts)
-    for family, part in cells.groupby("family", sort=False):
-        rows = dict(list(part.groupby("member", sort=False)))
-        for upper, lower in combinations(rows, 2):
-            first, second = (upper, lower) if number in EARLIER_FIRST else (lower, upper)
-            names = dict(table=str(number), family=family, first=first, second=second)
-            yield names | {"claimed": upper == next(iter(rows))}, rows[first], rows[second]
+    for number in tables:
+        for family, part in paper.measured(number).assign(right=counts).groupby("family", sort=False):
+            rows = dict(list(part.groupby("member", sort=False)))
+            for upper, lower in combinations(rows, 2):
+                first, second = (upper, lower) if number in EARLIER_FIRST else (lower, upper)
+                names = dict(table=str(number), family=family, first=first, second=second)
+                yield names | {"claimed": upper == next(iter(rows))}, rows[first], rows[second]
 
 
 def _compared(count_1: ArrayLike, count_2: ArrayLike, n: ArrayLike, level: float) -> dict[str, float]:
@@ -262,17 +247,10 @@ def corrected(rows: pd.DataFrame, alpha: float) -> pd.DataFrame:
 def survivors(cells: pd.DataFrame) -> pd.DataFrame:
     """How many comparisons of each pair of rows go which way, and how many of them survive."""
     keys = ["table", "family", "first", "second"]
-    survive = cells.outcome == OUTCOMES[0]
-    flags = cells[keys].assign(
-        cells=1,
-        higher=cells["items"] > 0,
-        equal=cells["items"] == 0,
-        lower=cells["items"] < 0,
-        higher_survive=survive & (cells["items"] > 0),
-        lower_survive=survive & (cells["items"] < 0),
-        depends=cells.outcome == OUTCOMES[1],
-        unpaired=cells.unpaired,
-    )
+    survives, depends, _ = (cells.outcome == outcome for outcome in OUTCOMES)
+    up, down = cells["items"] > 0, cells["items"] < 0
+    flags = cells[keys].assign(cells=1, higher=up, equal=~(up | down), lower=down, depends=depends)
+    flags = flags.assign(higher_survive=survives & up, lower_survive=survives & down, unpaired=cells.unpaired)
     return flags.groupby(keys, sort=False).sum().reset_index()
 
 
@@ -283,24 +261,21 @@ def average_differences(level: float, seed: int, tables: Sequence[int] = (1, 7, 
     both, with the narrowest pairing, in which one model's right answers include the other's; both: as if other
     benchmarks had been drawn as well. For ROUGE-1, whose items are not printed, Student's t over its sets.
     """
-    rows = []
-    for number in tables:
-        scale = 100 if number in (2, 8) else 1  # ROUGE-1 in points, too
-        for names, first, second in _row_pairs(number):
-            points = scale * (first.value.mean() - second.value.mean())
-            rows.append(names | {"points": points} | _intervals(first, second, level, seed))
-    return pd.DataFrame(rows)
+    pairs = _row_pairs(tables)
+    return pd.DataFrame(names | _averages_apart(first, second, level, seed) for names, first, second in pairs)
 
 
-def _intervals(first: pd.DataFrame, second: pd.DataFrame, level: float, seed: int) -> dict[str, float]:
-    """Intervals of the difference of two rows' averages."""
+def _averages_apart(first: pd.DataFrame, second: pd.DataFrame, level: float, seed: int) -> dict[str, float]:
+    """The difference of two rows' averages with its intervals."""
     if first.n.isna().any():
-        low, high = stats.mean_interval(100 * (first.value.to_numpy() - second.value.to_numpy()), level)
-        return {"both_low": float(low), "both_high": float(high), "df": len(first) - 1}
-    scores = [[_items(c, n) for c, n in zip(part.count_, part.n, strict=True)] for part in (first, second)]
+        gaps = 100 * (first.value.to_numpy() - second.value.to_numpy())  # ROUGE-1 in points, too
+        low, high = map(float, stats.mean_interval(gaps, level))
+        return {"points": gaps.mean(), "both_low": low, "both_high": high, "df": len(gaps) - 1}
+    scores = [[_items(c, n) for c, n in zip(part.right, part.n, strict=True)] for part in (first, second)]
     drawn = {"items": dict(benchmarks=False), "nested": dict(benchmarks=False, paired=True), "both": {}}
     found = {name: stats.bootstrap_difference(*scores, seed=seed, level=level, **how) for name, how in drawn.items()}
-    return {f"{name}_{end}": getattr(interval, end) for name, interval in found.items() for end in ("low", "high")}
+    ends = {f"{name}_{end}": limit for name, both in found.items() for end, limit in both._asdict().items()}
+    return {"points": first.value.mean() - second.value.mean()} | ends
 
 
 def _items(count: np.integer, n: np.integer) -> np.ndarray:
@@ -314,12 +289,11 @@ READINGS = {  # of a fall from the values a to the values b of two rows
     "mean_relative": lambda a, b: 100 * (1 - b / a).mean(),
 }
 CLAIMED = {  # row and column of the text's number → table, row that is said to be better, row it is compared with
-    ("negation: fall of accuracy", "Aloe-Alpha"): (1, "Aloe-Alpha", WITHOUT + "Aloe-Alpha"),
-    ("negation: fall of accuracy", "Aloe-Beta"): (1, "Aloe-Beta", WITHOUT + "Aloe-Beta"),
-    ("negation: fall of ROUGE-1", "Aloe-Alpha"): (2, "Aloe-Alpha", WITHOUT + "Aloe-Alpha"),
-    ("negation: fall of ROUGE-1", "Aloe-Beta"): (2, "Aloe-Beta", WITHOUT + "Aloe-Beta"),
-    ("negation: fall of instruction following", "Aloe-Alpha"): (3, "Aloe-Alpha", WITHOUT + "Aloe-Alpha"),
-    ("negation: fall of instruction following", "Aloe-Beta"): (3, "Aloe-Beta", WITHOUT + "Aloe-Beta"),
+    **{
+        (f"negation: fall of {what}", member): (number, member, WITHOUT + member)
+        for number, what in enumerate(("accuracy", "ROUGE-1", "instruction following"), 1)
+        for member in ("Aloe-Alpha", "Aloe-Beta")
+    },
     ("cross domain: below the specialist", "Math-Instruct on medicine"): (13, "Aloe-Beta", "Math-Instruct"),
     ("cross domain: below the specialist", "Aloe-Beta on maths"): (14, "Math-Instruct", "Aloe-Beta"),
 }
@@ -335,9 +309,9 @@ def percentages() -> pd.DataFrame:
     text = paper.text().set_index(["row", "column"])
     rows = []
     for claim, (number, first, second) in CLAIMED.items():
-        values = paper.by_member(paper.table(number)).pivot(index="column", columns="member", values="value")
-        if number == 2:
-            values = 100 * values  # ROUGE-1 in points
+        cells = paper.by_member(paper.table(number))
+        values = cells.assign(value=cells.value * (100 if number == 2 else 1))  # ROUGE-1 in points
+        values = values.pivot(index="column", columns="member", values="value")
         averages, parts = values.loc[values.index == "Average"], values.drop(index="Average", errors="ignore")
         found = {name: float(read(parts[first], parts[second])) for name, read in READINGS.items()}
         if len(averages):
@@ -356,17 +330,15 @@ def below_chance(level: float, alpha: float) -> pd.DataFrame:
     The exact interval of the share, and Holm's p of the one-sided binomial test against a quarter. `valid` counts
     outputs with a valid answer in Tables 3 and 9, which are of the same items.
     """
-    cells = pd.concat([paper.by_member(paper.table(i)) for i in (7, 1, 13)])
-    cells = cells[~cells.column.isin(["Average", "BioRED"])].drop_duplicates(["family", "member", "column"])
     keys = ["family", "member"]
+    cells = paper.measured(7, 1, 13).query("column != 'BioRED'").drop_duplicates([*keys, "column"])
     table = cells.assign(right=counts).groupby(keys, sort=False)[["right", "n"]].sum().reset_index()
-    outputs = pd.concat([paper.by_member(paper.table(i)) for i in CUT_OFF])
-    valid = outputs[outputs.column == "Valid"].assign(valid=counts).drop_duplicates(keys)
+    valid = paper.measured(*CUT_OFF).query("column == 'Valid'").assign(valid=counts).drop_duplicates(keys)
     table = table.merge(valid[[*keys, "valid"]], how="left", on=keys)
     table["share"] = table.right / table.n
-    limits = [stats.exact(int(right), int(n), level) for right, n in zip(table.right, table.n, strict=True)]
-    p = [stats.below(int(right), int(n), CHANCE) for right, n in zip(table.right, table.n, strict=True)]
-    table[["low", "high"]] = limits
+    totals = [(int(v.right), int(v.n)) for v in table.itertuples()]
+    table[["low", "high"]] = [stats.exact(*total, level) for total in totals]
+    p = [stats.below(*total, CHANCE) for total in totals]
     return table.assign(of_valid=table.right / table.valid, below=stats.holm(p) <= alpha)
 
 
@@ -405,11 +377,10 @@ def lengths() -> pd.DataFrame:
 
 def output_pairs() -> pd.DataFrame:
     """The nine pairs of outputs of Tables 10 to 12: their subjects, and whether the two texts share it."""
-    cells = pd.concat([paper.outputs_of_aloe_alpha(), paper.outputs_of_aloe_beta(), paper.outputs_of_mediphi()])
-    notes = cells.pivot(index="row", columns="column", values="note")
-    values = cells.pivot(index="row", columns="column", values="value").loc[cells.row.unique()]
-    names = values.index.str.rsplit(paper.SEPARATOR, n=2, expand=True)
-    table = pd.DataFrame({"member": names.get_level_values(-2), "example": names.get_level_values(-1)})
-    for side in ("with T", "without T"):
-        table[side] = notes.loc[values.index, side].to_numpy()
-    return table.assign(same=values["same subject"].to_numpy() == 1)
+    cells = pd.concat(map(paper.table, (10, 11, 12))).set_index(["row", "column"])
+    rows = cells.index.unique("row")
+    names = rows.str.rsplit(paper.SEPARATOR, n=2)
+    notes, values = (cells[what].unstack().loc[rows] for what in ("note", "value"))
+    sides = {side: notes[side].to_numpy() for side in ("with T", "without T")}
+    same = (values["same subject"] == 1).to_numpy()
+    return pd.DataFrame({"member": names.str[-2], "example": names.str[-1], **sides, "same": same})

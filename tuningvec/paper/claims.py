@@ -1,6 +1,7 @@
 """Judges of the paper's claims by its own printed numbers: tables of the audit in, a verdict out."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from tuningvec.weights.components import SYMBOLS
 K_UNKNOWN = r"$k$ is not printed, so a random $T$ may have as much"
 UNPAIRED = "an interval over items drawn for each model"
 HOLM = "Clear where the $p$ that belongs to the interval is significant, Holm over the cases."
+in_points = partial(judge, unit="points", digits=1)
 
 
 class Evidence(NamedTuple):
@@ -41,10 +43,10 @@ def squared_norms(cells: pd.DataFrame, least: float = 0.02) -> Verdict:
         f"Of both readings of Tables 5 and 6 that one is printed which gives more cells of Table 4 within {least}. "
         "Differs where squared norms do."
     )
-    about = dict(rule=rule, cases=cells, numbers=fits | {"cells": len(cells)})
-    if fits["norms"] == fits["squared"]:
-        return Verdict("cannot be known here", why="both readings fit as many cells", **about)
-    return Verdict("holds" if fits["norms"] > fits["squared"] else "differs", **about)
+    more, numbers = fits["norms"] - fits["squared"], fits | {"cells": len(cells)}
+    if not more:
+        return unknown(rule, "both readings fit as many cells", **numbers)
+    return Verdict("holds" if more > 0 else "differs", rule, cases=cells, numbers=numbers)
 
 
 def misprints(cells: pd.DataFrame) -> Verdict:
@@ -55,7 +57,7 @@ def misprints(cells: pd.DataFrame) -> Verdict:
         r"Table 4 as a share of squared norms and Table 5 give $E_\perp$. Differs where any cell is more than "
         f"{audit.MISPRINT} times larger or smaller."
     )
-    return _agrees(rule, len(cells), names, cases=cells)
+    return _agrees(rule, cells, names)
 
 
 def least_aligned(cells: pd.DataFrame, explained: pd.DataFrame, sds: float = 3) -> Verdict:
@@ -70,10 +72,9 @@ def least_aligned(cells: pd.DataFrame, explained: pd.DataFrame, sds: float = 3) 
         "independent). Never for the claim, as nothing printed says how far the null is below its bound."
     )
     total, vectors = explained.set_index("vector").loc["all"], explained.query("vector != 'all'")
-    numbers = {name: total[name] for name in ("unfitted", "factor", "tall")}
-    above = cases[cases.low > 0]
-    names = [f"{v.vector} {v.kind} {v.z:.0f}" for v in above.itertuples()]
-    numbers |= {"by_vector": vectors.unfitted, "above": names, "clear": len(above), "cells": len(cases)}
+    above = [f"{v.vector} {v.kind} {v.z:.0f}" for v in cases[cases.low > 0].itertuples()]
+    numbers = dict(by_vector=vectors.unfitted, above=above, clear=len(above), cells=len(cases))
+    numbers |= total[["unfitted", "factor", "tall"]]
     return _no_null(judge(cases, rule, least=0, direction=-1, **numbers))
 
 
@@ -86,9 +87,8 @@ def attention_better_aligned(parts: pd.DataFrame, least: float = 0.05) -> Verdic
         "full rank in all matrices, the null's difference lies between 0 and that of the bounds. For the claim where "
         f"the difference is above both and at least {least}; against it where it is below both."
     )
-    above = int((parts.W_down > parts.attention).sum())
-    numbers = {name: parts[name] for name in ("attention", "MLP", "gate_up", "W_down", "shape", "rank_share")}
-    return _no_null(judge(cases, rule, least=least, gap=gap, above=above, vectors=len(parts), **numbers))
+    numbers = dict(gap=gap, above=int((parts.W_down > parts.attention).sum()), vectors=len(parts))
+    return _no_null(judge(cases, rule, least=least, **numbers, **parts.drop(columns="vector")))
 
 
 def _no_null(verdict: Verdict) -> Verdict:
@@ -114,8 +114,8 @@ def near_cosines(cosines: pd.DataFrame, least: float = 0.99) -> Verdict:
 
 def marginal_changes(cosines: pd.DataFrame, least: float = 0.1) -> Verdict:
     """Whether the models of §2 move little; from `audit.cosines`."""
-    ends = {"effect": cosines.r, "low": cosines.r_low, "high": cosines.r_high}
-    return judge(cosines.assign(**ends), _length_rule(least), least=least, direction=0, r=cosines.r)
+    cases = cosines.assign(effect=cosines.r, low=cosines.r_low, high=cosines.r_high)
+    return judge(cases, _length_rule(least), least=least, direction=0, r=cosines.r)
 
 
 def marginal_changes_elsewhere(vectors: pd.DataFrame, cosines: pd.DataFrame, least: float = 0.1) -> Verdict:
@@ -152,8 +152,7 @@ def fall_is_of_T(parts: pd.DataFrame, level: float, alpha: float, least: float =
         "(Table 7) and the one without $T$ (Table 1) is prompting or scoring. By family: $T$'s part of the fall less "
         f"the prompt's, over all items, with {UNPAIRED}; at least {least} point. {HOLM}"
     )
-    cases = _corrected(parts, level, alpha)
-    return judge(cases, rule, least=least, unit="points", digits=1, n=int(parts.n.iloc[0]))
+    return in_points(_corrected(parts, level, alpha), rule, least=least, n=int(parts.n.iloc[0]))
 
 
 def _corrected(cases: pd.DataFrame, level: float, alpha: float, df: float = np.inf) -> pd.DataFrame:
@@ -174,12 +173,8 @@ def evaluations_agree(rows: pd.DataFrame, level: float, least: float = 5) -> Ver
         f"{UNPAIRED}, lies within {least} points, against it where it lies beyond."
     )
     worst = cases.loc[cases.effect.abs().idxmax()]
-    numbers = {
-        "where": f"{worst.family} {worst.what}",
-        "gap": worst.effect,
-        "apart": abs(worst.right - worst.right_pre),
-    }
-    return judge(cases, rule, least=least, direction=0, unit="points", digits=1, n=int(worst.n), **numbers)
+    numbers = dict(where=f"{worst.family} {worst.what}", apart=abs(worst.right - worst.right_pre), n=int(worst.n))
+    return in_points(cases, rule, least=least, direction=0, **numbers)
 
 
 def unharmed_without_T(comparisons: pd.DataFrame, family: str = "Phi-3.5", least: float = 2) -> Verdict:
@@ -191,7 +186,7 @@ def unharmed_without_T(comparisons: pd.DataFrame, family: str = "Phi-3.5", least
         f"where it is below −{least}."
     )
     shifted = cases.assign(**{end: cases[end] + least for end in ("effect", "low", "high")})
-    verdict = judge(shifted, rule, least=0, unit="points", digits=1)
+    verdict = in_points(shifted, rule, least=0)
     return replace(verdict, cases=cases.assign(outcome=verdict.cases.outcome))
 
 
@@ -208,7 +203,7 @@ def lost_ability(chance: pd.DataFrame, level: float, alpha: float, least: float 
         "answer counts as wrong, so it measures the form of the answers first."
     )
     low = [f"{v.member} {v.right} of {v.n:,} ({v.share:.1%})" for v in cases[cases.below].itertuples()]
-    return judge(_corrected(cases, level, alpha), rule, least=least, unit="points", digits=1, below=low)
+    return in_points(_corrected(cases, level, alpha), rule, least=least, below=low)
 
 
 def _points(first: pd.Series, second: pd.Series, n: pd.Series, level: float) -> list[tuple[float, ...]]:
@@ -222,8 +217,7 @@ def counts_of_items(sizes: pd.DataFrame) -> Verdict:
     table = sizes[sizes.digits == "rounded"]
     rule = "Differs where any value of a benchmark is no count of its split's items, or of 500, with two decimals."
     least = int(table.n.min())
-    numbers = {"least": least, "point": 100 / least}
-    return _agrees(rule, len(table), list(table.benchmark[~table.fits]), cases=table, **numbers)
+    return _agrees(rule, table, list(table.benchmark[~table.fits]), least=least, point=100 / least)
 
 
 def ten_data_sets(sizes: pd.DataFrame) -> Verdict:
@@ -234,25 +228,23 @@ def ten_data_sets(sizes: pd.DataFrame) -> Verdict:
     rule = (
         f"The number of outputs that gives every printed value, of all up to {audit.LARGEST_N:,}, is that of the items."
     )
-    numbers = {"fitting": outputs.fitting, "smallest": outputs.smallest, "sets": len(n), "items": int(n.sum())}
+    numbers = dict(outputs[["fitting", "smallest"]], sets=len(n), items=int(n.sum()), left_out=left_out)
     if outputs.fitting != 1:
-        return unknown(rule, f"{outputs.fitting} numbers give every printed value", left_out=left_out, **numbers)
-    kind = "holds" if outputs.smallest == n.sum() else "differs"
-    return Verdict(kind, rule, numbers=numbers | {"left_out": left_out})
+        return unknown(rule, f"{outputs.fitting} numbers give every printed value", **numbers)
+    return Verdict("holds" if outputs.smallest == n.sum() else "differs", rule, numbers=numbers)
 
 
 def printed_averages(averages: pd.DataFrame) -> Verdict:
     """Whether printed averages are those of their rows; from `audit.averages`."""
     wrong = averages[~averages.agrees]
     names = [f"Table {v.table}, {v.row}, {v.printed:g} for {v.mean:.3f}" for v in wrong.itertuples()]
-    return _agrees("Differs where any is not the plain mean of its row, rounded.", len(averages), names, cases=averages)
+    return _agrees("Differs where any is not the plain mean of its row, rounded.", averages, names)
 
 
 def ranks_by_average(evidence: Evidence, least: float = 1) -> Verdict:
     """Whether the average tells the better model of a pair; from `audit.average_differences` and `audit.pooled`."""
-    averages, pooled = evidence.averages, evidence.pooled
     keys = ["table", "family", "first", "second"]
-    rows = averages.merge(pooled[[*keys, "points"]], on=keys, suffixes=("", "_weighted"))
+    rows = evidence.averages.merge(evidence.pooled[[*keys, "points"]], on=keys, suffixes=("", "_weighted"))
     cases = _corrected(_better_first(rows, "items_low", "items_high"), evidence.level, evidence.alpha)
     rule = (
         f"By pair of models: the better average is ahead by at least {least} point, with {UNPAIRED} of the same "
@@ -261,7 +253,7 @@ def ranks_by_average(evidence: Evidence, least: float = 1) -> Verdict:
     turned = rows[rows.points * rows.points_weighted < 0]
     up = turned.points > 0
     names = list(turned["first"].where(up, turned.second) + " over " + turned.second.where(up, turned["first"]))
-    return judge(cases, rule, least=least, unit="points", digits=1, turned=names, pairs=len(cases))
+    return in_points(cases, rule, least=least, turned=names, pairs=len(cases))
 
 
 def compared_cells(evidence: Evidence, least: float = 1) -> Verdict:
@@ -318,9 +310,9 @@ def _survivors(cases: pd.DataFrame, of: str, least: float, **numbers: Any) -> Ve
         f"The difference in points, by {of}: clear where McNemar's exact $p$ is significant whatever the pairing of "
         f"items (Holm over the claim's own pairs), and at least {least} {'point' if least == 1 else 'points'}."
     )
-    verdict = judge(cases.assign(clear=survive), rule, least=least, unit="points", digits=1, **numbers)
-    may = f"for {depends.sum()} it depends on the pairing"
-    return replace(verdict, why=", ".join(filter(None, [verdict.why, may if depends.any() else ""])))
+    verdict = in_points(cases.assign(clear=survive), rule, least=least, **numbers)
+    may = f"for {depends.sum()} it depends on the pairing" if depends.any() else ""
+    return replace(verdict, why=", ".join(filter(None, [verdict.why, may])))
 
 
 def _ways(cells: pd.DataFrame) -> dict[str, int]:
@@ -337,7 +329,7 @@ def rouge_gains(evidence: Evidence, least: float = 1) -> Verdict:
         f"The mean of a model's ROUGE-1 over the sets less the pretrained model's, in points: at least {least}, with "
         f"Student's interval over the sets, which holds the noise of their items and more. {HOLM}"
     )
-    return judge(cases, rule, least=least, unit="points", digits=1)
+    return in_points(cases, rule, least=least)
 
 
 def text_percentages(percentages: pd.DataFrame) -> Verdict:
@@ -349,7 +341,7 @@ def text_percentages(percentages: pd.DataFrame) -> Verdict:
     ]
     only = [f"{v.text:.0f}% ({v.number}, {v.of})" for v in borne.itertuples()]
     rule = "Differs where any is given by none of the four readings in the section's table."
-    return _agrees(rule, len(percentages), names, cases=percentages, only=only)
+    return _agrees(rule, percentages, names, only=only)
 
 
 def ablation_percentages() -> Verdict:
@@ -385,7 +377,7 @@ def outputs_to_the_same_input(pairs: pd.DataFrame) -> Verdict:
     rule = (
         "Outputs to one input are about one thing. Differs where any pair is about two, by the reading in the section."
     )
-    return _agrees(rule, len(pairs), names, cases=pairs)
+    return _agrees(rule, pairs, names)
 
 
 def always_valid() -> Verdict:
@@ -394,12 +386,12 @@ def always_valid() -> Verdict:
     valid = cells.value["Aloe-Beta", "Valid"]
     shown = bool(paper.outputs_of_aloe_beta().set_index("column").value["with T: valid answer"])
     rule = "Differs where all are printed as valid and the printed example lacks the form that the prompt asks for."
-    form = "has" if shown else "lacks"
-    return Verdict("differs" if valid == 100 and not shown else "holds", rule, numbers={"valid": valid, "form": form})
+    numbers = dict(valid=valid, form="has" if shown else "lacks")
+    return Verdict("differs" if valid == 100 and not shown else "holds", rule, numbers=numbers)
 
 
-def _agrees(rule: str, total: int, wrong: list[str], **about: Any) -> Verdict:
-    """A statement on all of `total`, of which the named ones contradict it."""
-    cases = about.pop("cases")
-    numbers = {"total": total, "agree": total - len(wrong), "count": len(wrong), "wrong": wrong, **about}
-    return Verdict("differs" if wrong else "holds", rule, f"{total - len(wrong)} of {total}", cases, numbers)
+def _agrees(rule: str, cases: pd.DataFrame, wrong: list[str], **about: Any) -> Verdict:
+    """A statement on all cases, of which the named ones contradict it."""
+    total, agree = len(cases), len(cases) - len(wrong)
+    numbers = dict(total=total, agree=agree, count=len(wrong), wrong=wrong, **about)
+    return Verdict("differs" if wrong else "holds", rule, f"{agree} of {total}", cases, numbers)
