@@ -1,7 +1,7 @@
 """One function a figure, in one style: legible on a phone, in black and white, and on a white card in dark mode."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -34,20 +34,26 @@ def style() -> None:
     set_matplotlib_formats("svg", metadata={"Date": None})
 
 
-def _panels(titles: Sequence[str] | np.ndarray, each: float, more: float = 0, **options: Any) -> tuple[Figure, Any]:
-    """Panels one above the other with these titles, each so many inches high and the figure so many more."""
-    options = dict(sharex=True, squeeze=False, figsize=(WIDTH, more + each * len(titles))) | options
-    figure, grid = plt.subplots(len(titles), 1, **options)
-    for axes, title in zip(grid[:, 0], titles, strict=True):
+def _panels(parts: Mapping[str, Any], each: float, more: float = 0, titles: bool = True, **options: Any) -> Any:
+    """A figure of panels one above the other, each so many inches high and the figure so many more; [(axes, part)]."""
+    options = dict(sharex=True, squeeze=False, figsize=(WIDTH, more + each * len(parts))) | options
+    figure, grid = plt.subplots(len(parts), 1, **options)
+    for axes, title in zip(grid[:, 0], parts if titles else [], strict=titles):
         axes.set_title(title, loc="left")
-    return figure, grid[:, 0]
+    return figure, list(zip(grid[:, 0], parts.values(), strict=True))
 
 
-def _legend(figure: Figure, ncols: int = 2) -> None:
-    """One legend below for the marks of all panels."""
+def _split(table: pd.DataFrame, by: Any, title: Callable[[Any], str] = str) -> dict[str, pd.DataFrame]:
+    """The rows of each value of `by`, in the table's order, under a title."""
+    return {title(value): part for value, part in table.groupby(by, sort=False)}
+
+
+def _legend(figure: Figure, ncols: int = 2) -> Figure:
+    """The figure with one legend below for the marks of all panels."""
     panels = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
     marks = {name: handle for handle, name in itertools.chain(*panels)}
     figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=ncols, frameon=False)
+    return figure
 
 
 def _looks(names: Iterable[Any], own: Mapping[Any, Any] | None = None) -> dict[Any, tuple[str, Any]]:
@@ -117,17 +123,15 @@ def alignment_by_component(means: pd.DataFrame) -> Figure:
     """SSA of each vector in each kind of matrix, with the null k/d_out as a black bar (Table 4)."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.9))
     _alignment(axes, means, _vectors(means), NULL)
-    _legend(figure)
-    return figure
+    return _legend(figure)
 
 
 def shape_bound(cells: pd.DataFrame) -> Figure:
     """Table 4 with the most that a random T can have in a matrix of that shape, one panel a pretrained model."""
-    parts = dict(list(cells.assign(null=cells.bound).groupby("pretrained", sort=False)))
-    figure, grid = _panels(list(parts), 2.9)
-    for axes, part in zip(grid, parts.values(), strict=True):
-        vectors = set(part.vector)
-        _alignment(axes, part, {v: look for v, look in _vectors(cells).items() if v in vectors}, None)
+    figure, panels = _panels(_split(cells.assign(null=cells.bound), "pretrained"), 2.9)
+    for axes, part in panels:
+        looks = {vector: look for vector, look in _vectors(cells).items() if vector in part.vector.values}
+        _alignment(axes, part, looks, None)
         axes.legend(loc="lower left", frameon=False)
     return figure
 
@@ -170,8 +174,7 @@ def energy_by_component(means: pd.DataFrame) -> Figure:
         axes.plot(place, rows.E_par, marker, color=colour, ms=7, label=rf"{vector} $E_\parallel$")
         axes.plot(place, rows.E_perp, marker, color=colour, ms=7, mfc="white", label=rf"{vector} $E_\perp$")
     axes.set(yscale="log", ylabel="squared Frobenius norm")
-    _legend(figure)
-    return figure
+    return _legend(figure)
 
 
 def similarity(table: pd.DataFrame) -> Figure:
@@ -187,8 +190,7 @@ def similarity(table: pd.DataFrame) -> Figure:
     axes.plot(r, 1 - 1 / np.sqrt(1 + r**2), color="black", lw=1.2, label=r"$T$ orthogonal to $\theta_\text{pre}$")
     axes.set(xscale="log", yscale="log", xlabel=LENGTH, ylabel="1 − cosine")
     _plain_log(axes.xaxis)
-    _legend(figure)
-    return figure
+    return _legend(figure)
 
 
 def cosine_heatmap(cosines: pd.DataFrame, names: list[str]) -> Figure:
@@ -204,10 +206,9 @@ def cosine_heatmap(cosines: pd.DataFrame, names: list[str]) -> Figure:
 def cosine_by_component(cosines: pd.DataFrame) -> Figure:
     """Cosine of each pair by component; the grey bar is two standard deviations of the null about 0."""
     kinds = [k for k in ("all", *KINDS) if k in set(cosines.kind)]
-    parts = dict(list(cosines.groupby(cosines.a + " · " + cosines.b, sort=False)))
-    figure, grid = _panels(list(parts), 1.6, 1.3, sharey=True)
+    figure, panels = _panels(_split(cosines, cosines.a + " · " + cosines.b), 1.6, 1.3, sharey=True)
     place = np.arange(len(kinds))
-    for axes, part in zip(grid, parts.values(), strict=True):
+    for axes, part in panels:
         rows = part.set_index("kind").reindex(kinds)
         axes.bar(place, 4 * rows.null_sd, bottom=-2 * rows.null_sd, color="0.8", width=0.7, label="null ± 2 sd")
         axes.vlines(place, 0, rows.cosine, color="black", lw=1)
@@ -215,8 +216,7 @@ def cosine_by_component(cosines: pd.DataFrame) -> Figure:
         axes.axhline(0, color="black", lw=0.8)
         axes.set_xticks(place, [SYMBOLS.get(kind, kind) for kind in kinds], rotation=45, ha="right")
     figure.supylabel("cosine")
-    _legend(figure, ncols=1)
-    return figure
+    return _legend(figure, ncols=1)
 
 
 FACES = {"survives": "full", "depends on the pairing": "left", "within chance": "none"}
@@ -227,15 +227,14 @@ def forest(comparisons: pd.DataFrame) -> Figure:
 
     Filled marks differ whatever the pairing of items, half-filled ones may, open ones are within chance.
     """
-    panels = dict(list(comparisons.groupby(["table", "family"], sort=False)))
-    pairs = [len(part) // part.column.nunique() for part in panels.values()]
-    heights = [0.6 + len(part) * (0.14 + 0.13 / n) for n, part in zip(pairs, panels.values(), strict=True)]
-    figure, grid = _panels([""] * len(panels), 0, sum(heights) + 0.5, height_ratios=heights)
-    for axes, ((table, family), part) in zip(grid, panels.items(), strict=True):
+    parts = _split(comparisons, ["table", "family"], lambda names: "Table {}, {}".format(*names))
+    heights = [0.6 + len(part) * 0.14 + part.column.nunique() * 0.13 for part in parts.values()]
+    figure, panels = _panels(parts, 0, sum(heights) + 0.5, titles=False, height_ratios=heights)
+    for title, (axes, part) in zip(parts, panels, strict=True):
         _forest(axes, part)
         axes.legend(
-            title=f"Table {table}, {family}", ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False,
-            alignment="left", fontsize="small", handletextpad=0.3, borderpad=0, borderaxespad=0.2,
+            title=title, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, alignment="left",
+            fontsize="small", handletextpad=0.3, borderpad=0, borderaxespad=0.2,
         )  # fmt: skip
     figure.supxlabel("difference in points")
     return figure
@@ -266,8 +265,7 @@ def same_weights(rows: pd.DataFrame, level: float) -> Figure:
             axes.plot([row.value_pre, row.value_pre], up, color=colour, lw=0.8, alpha=0.5)
         axes.plot(part.value_pre, part.value, marker, color=colour, ms=6, label=family)
     axes.set(xlim=(40, 101), ylim=(0, 101), xlabel="pretrained model, Table 7 (%)", ylabel="(−)T, Table 1 (%)")
-    _legend(figure)
-    return figure
+    return _legend(figure)
 
 
 def lengths(cosines: pd.DataFrame, vectors: pd.DataFrame) -> Figure:
@@ -284,8 +282,7 @@ def lengths(cosines: pd.DataFrame, vectors: pd.DataFrame) -> Figure:
     axes.set(xscale="log", xlabel=LENGTH)
     _rows(axes, rows.pretrained + ", " + rows.member)
     _plain_log(axes.xaxis)
-    _legend(figure, ncols=1)
-    return figure
+    return _legend(figure, ncols=1)
 
 
 def training_curves(reports: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -295,8 +292,7 @@ def training_curves(reports: Mapping[str, Mapping[str, Any]]) -> Figure:
         axes.plot(range(1, len(report["loss"]) + 1), report["loss"], line, label=member, lw=1.4)
     axes.set(xlabel="step", ylabel="loss per token", yscale="log")
     _plain_log(axes.yaxis)
-    _legend(figure)
-    return figure
+    return _legend(figure)
 
 
 SHARES = {  # columns of `neurons.shares`
@@ -308,25 +304,24 @@ SHARES = {  # columns of `neurons.shares`
 
 def active_shares(shares: pd.DataFrame) -> Figure:
     """Share of active neurons by layer and member, in three readings (Fig. 1); bands are 95 % intervals."""
-    figure, grid = _panels([""] * len(SHARES), 0, 7.4)
-    for axes, (column, label) in zip(grid, SHARES.items(), strict=True):
+    figure, panels = _panels(SHARES, 0, 7.4, titles=False)
+    for column, (axes, label) in zip(SHARES, panels, strict=True):
         for member, look in _members(shares).items():
             rows = shares[shares.member == member]
             if column == "share":
                 axes.fill_between(rows.layer, rows.low, rows.high, color=look[1], alpha=0.25, lw=0)
             _line(axes, rows, column, *look, member)
         axes.set(ylim=(0, 1), ylabel=label)
-    grid[-1].set_xlabel("layer")
-    _legend(figure)
-    return figure
+    axes.set_xlabel("layer")
+    return _legend(figure)
 
 
 def edit_distances(distances: pd.DataFrame, criteria: Mapping[str, str]) -> Figure:
     """Edit distance from the pretrained pattern by layer (Fig. 2), one panel a criterion, with nulls and floor."""
-    figure, grid = _panels(list(criteria.values()), 3.2)
     pretrained, *looks = _members(distances).items()
-    for axes, criterion in zip(grid, criteria, strict=True):
-        part = distances[(distances.criterion == criterion) & (distances.member != pretrained[0])]
+    others = distances[distances.member != pretrained[0]]
+    figure, panels = _panels({label: others[others.criterion == name] for name, label in criteria.items()}, 3.2)
+    for axes, part in panels:
         for member, (marker, colour) in looks:
             rows = part[part.member == member]
             _line(axes, rows, "edit", marker, colour, member)
@@ -335,26 +330,23 @@ def edit_distances(distances: pd.DataFrame, criteria: Mapping[str, str]) -> Figu
         axes.plot(layers.edit_shuffled.mean(), color="black", lw=1.6, label="places at random")
         axes.plot(layers.edit_floor.first(), color="black", lw=1.6, ls=":", label="pretrained, two halves of the text")
         axes.set(ylabel="edit distance / $d_m$", ylim=(0, None))
-    grid[-1].set_xlabel("layer")
-    _legend(figure)
-    return figure
+    axes.set_xlabel("layer")
+    return _legend(figure)
 
 
 def ablation(effects: pd.DataFrame) -> Figure:
     """What ablating the top neurons costs (Fig. 5), filled, beside as many at random, open; a panel a task."""
-    tasks, shares = effects.task.unique(), sorted(effects.share[effects.ablated != "nothing"].unique())
-    figure, grid = _panels(list(map(task_name, tasks)), 2.6)
-    members = _members(effects)
-    offsets = dict(zip(members, _spread(len(members), 0.25), strict=True))
-    for axes, task in zip(grid, tasks, strict=True):
-        for (member, (marker, colour)), kind in itertools.product(members.items(), ("top", "random")):
-            rows = effects[(effects.task == task) & (effects.member == member) & (effects.ablated == kind)]
-            place = np.array([shares.index(share) for share in rows.share]) + offsets[member]
-            axes.vlines(place, rows.change_low, rows.change_high, color=colour, lw=1, alpha=0.7)
-            fill = dict(color=colour, label=member) if kind == "top" else dict(mec=colour, mfc="white")
-            axes.plot(place, rows.change, marker, ls="none", ms=6, **fill)
+    shares, members = sorted(effects.share[effects.ablated != "nothing"].unique()), _members(effects)
+    figure, panels = _panels(_split(effects, "task", task_name), 2.6)
+    for axes, part in panels:
+        for (member, (marker, colour)), offset in zip(members.items(), _spread(len(members), 0.25), strict=True):
+            for kind, fill in (("top", dict(color=colour, label=member)), ("random", dict(mec=colour, mfc="white"))):
+                rows = part[(part.member == member) & (part.ablated == kind)]
+                place = rows.share.map(shares.index) + offset
+                axes.vlines(place, rows.change_low, rows.change_high, color=colour, lw=1, alpha=0.7)
+                axes.plot(place, rows.change, marker, ls="none", ms=6, **fill)
         axes.axhline(0, color="black", lw=0.8)
-        (unit,) = effects.unit[effects.task == task].unique()
+        (unit,) = part.unit.unique()
         axes.set_ylabel(unit)
         if unit == PERCENT:
             axes.set_ylim(-110, 110)
@@ -362,10 +354,9 @@ def ablation(effects: pd.DataFrame) -> Figure:
             axes.set_yscale("symlog", linthresh=0.1)
             axes.yaxis.set_major_formatter(PLAIN)
             axes.margins(y=0.15)
-    grid[-1].set_xticks(range(len(shares)), [in_percent(share) for share in shares])
-    grid[-1].set_xlabel("share of active neurons")
-    _legend(figure)
-    return figure
+    axes.set_xticks(range(len(shares)), [in_percent(share) for share in shares])
+    axes.set_xlabel("share of active neurons")
+    return _legend(figure)
 
 
 def ablation_heatmap(effects: pd.DataFrame) -> Figure:
@@ -376,12 +367,11 @@ def ablation_heatmap(effects: pd.DataFrame) -> Figure:
         axes.text(0.5, 0.5, "no benchmark was asked", ha="center", va="center")
         axes.axis("off")
         return figure
-    parts, tasks = dict(list(rows.groupby("share"))), rows.task.unique()
-    titles = [f"top {in_percent(share)} of active neurons" for share in parts]
-    figure, grid = _panels(titles, 0.5 + 0.42 * len(tasks), 1.1, sharex=False)
-    for axes, part in zip(grid, parts.values(), strict=True):
+    parts = _split(rows.sort_values("share"), "share", lambda share: f"top {in_percent(share)} of active neurons")
+    figure, panels = _panels(parts, 0.5 + 0.42 * rows.task.nunique(), 1.1, sharex=False)
+    for axes, part in panels:
         wide = part.pivot(index="task", columns="member", values="change")
-        wide = wide.loc[tasks, rows.member.unique()].rename(index=task_name)
+        wide = wide.loc[rows.task.unique(), rows.member.unique()].rename(index=task_name)
         _heatmap(axes, wide, ".0f", 100, "RdBu_r", cbar=False)
         for y, x in np.argwhere(wide.isna().to_numpy()):  # which the heat map leaves empty
             axes.text(x + 0.5, y + 0.5, "P = 0", ha="center", va="center", fontsize="small")
@@ -403,24 +393,22 @@ def negation(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
     `curves` holds by title rows of scale, what, score, low and high.
     """
-    figure, grid = _panels(list(curves), 3.1)
-    for axes, rows in zip(grid, curves.values(), strict=True):
+    figure, panels = _panels(curves, 3.1)
+    for axes, rows in panels:
         for number, (what, (label, form)) in enumerate(CURVES.items()):
             part = rows[rows.what == what].sort_values("scale")
             if len(part):
                 _curve(axes, part, "score", 0.01 * (number - 1.5), form, sns.color_palette("colorblind")[number], label)
         axes.axvline(1, color="black", lw=0.8)
         axes.set(ylim=(-4, 104), ylabel="% of items", xticks=sorted(rows.scale.unique()))
-    grid[-1].set_xlabel(r"$\lambda$ of $\theta_\text{ft} - \lambda T$")
-    _legend(figure)
-    return figure
+    axes.set_xlabel(r"$\lambda$ of $\theta_\text{ft} - \lambda T$")
+    return _legend(figure)
 
 
 def addition(ratios: pd.DataFrame) -> Figure:
     """Normalised accuracy against λ (Figs. 4, 6), a panel a benchmark: all vectors, and each alone; 95 % intervals."""
-    parts = dict(list(ratios.groupby("task", sort=False)))
-    figure, grid = _panels(list(map(task_name, parts)), 3.0)
-    for axes, part in zip(grid, parts.values(), strict=True):
+    figure, panels = _panels(_split(ratios, "task", task_name), 3.0)
+    for axes, part in panels:
         looks = _looks(one for one in part.vectors.unique() if one != "none")
         for (one, (marker, colour)), shift in zip(looks.items(), np.linspace(-0.012, 0.012, len(looks)), strict=True):
             rows = part[part.vectors.isin(["none", one])].sort_values("scale")
@@ -428,24 +416,24 @@ def addition(ratios: pd.DataFrame) -> Figure:
             _curve(axes, rows, "ratio", shift, f"{marker}-", colour, label)
         axes.axhline(1, color="black", lw=0.8)
         axes.set(ylabel="normalised score", ylim=(-0.05, None), xticks=sorted(part.scale.unique()))
-    grid[-1].set_xlabel(r"$\lambda$ of $\theta_\text{pre} + \lambda \sum_i T_i$")
-    _legend(figure)
-    return figure
+    axes.set_xlabel(r"$\lambda$ of $\theta_\text{pre} + \lambda \sum_i T_i$")
+    return _legend(figure)
 
 
 def score_differences(gaps: pd.DataFrame) -> Figure:
     """Differences from one model in points with their intervals, filled where beyond chance; a panel a benchmark."""
-    parts, whos = dict(list(gaps.groupby("task", sort=False))), list(gaps.who.unique())
-    titles = [f"{task_name(task)}, n = {part.n.iloc[0]}" for task, part in parts.items()]
-    figure, grid = _panels(titles, 0.55 + 0.32 * len(whos), 0.6)
-    for axes, part in zip(grid, parts.values(), strict=True):
+    whos = list(gaps.who.unique())
+    first = gaps.drop_duplicates("task").set_index("task")
+    parts = _split(gaps, "task", lambda task: f"{task_name(task)}, n = {first.n[task]}")
+    figure, panels = _panels(parts, 0.55 + 0.32 * len(whos), 0.6)
+    for axes, part in panels:
         place = [whos.index(who) for who in part.who]
         axes.hlines(place, part.low, part.high, color="black", lw=1.4)
         for x, y, clear in zip(part.points, place, part.clear, strict=True):
             axes.plot(x, y, "o", color="black", ms=7, mfc="black" if clear else "white")
         axes.axvline(0, color="black", lw=0.8)
         _rows(axes, whos)
-    grid[-1].set_xlabel("difference in points")
+    axes.set_xlabel("difference in points")
     return figure
 
 
