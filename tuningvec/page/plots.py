@@ -34,18 +34,21 @@ def style() -> None:
     set_matplotlib_formats("svg", metadata={"Date": None})
 
 
-def _panels(parts: Mapping[str, Any], each: float, more: float = 0, titles: bool = True, **options: Any) -> Any:
-    """A figure of panels one above the other, each so many inches high and the figure so many more; [(axes, part)]."""
+def _panels(
+    parts: Iterable[tuple[str, Any]], each: float, more: float = 0, titles: bool = True, **options: Any
+) -> tuple[Figure, list[tuple[Axes, Any]]]:
+    """Panels for these titles and parts, one above the other, each so many inches high and the figure so many more."""
+    names, parts = zip(*parts, strict=True)
     options = dict(sharex=True, squeeze=False, figsize=(WIDTH, more + each * len(parts))) | options
     figure, grid = plt.subplots(len(parts), 1, **options)
-    for axes, title in zip(grid[:, 0], parts if titles else [], strict=titles):
-        axes.set_title(title, loc="left")
-    return figure, list(zip(grid[:, 0], parts.values(), strict=True))
+    for axes, name in zip(grid[:, 0], names, strict=True):
+        axes.set_title(name if titles else "", loc="left")
+    return figure, list(zip(grid[:, 0], parts, strict=True))
 
 
-def _split(table: pd.DataFrame, by: Any, title: Callable[[Any], str] = str) -> dict[str, pd.DataFrame]:
+def _split(table: pd.DataFrame, by: Any, title: Callable[[Any], str] = str) -> list[tuple[str, pd.DataFrame]]:
     """The rows of each value of `by`, in the table's order, under a title."""
-    return {title(value): part for value, part in table.groupby(by, sort=False)}
+    return [(title(value), part) for value, part in table.groupby(by, sort=False)]
 
 
 def _legend(figure: Figure, ncols: int = 2) -> Figure:
@@ -228,9 +231,9 @@ def forest(comparisons: pd.DataFrame) -> Figure:
     Filled marks differ whatever the pairing of items, half-filled ones may, open ones are within chance.
     """
     parts = _split(comparisons, ["table", "family"], lambda names: "Table {}, {}".format(*names))
-    heights = [0.6 + len(part) * 0.14 + part.column.nunique() * 0.13 for part in parts.values()]
+    heights = [0.6 + len(part) * 0.14 + part.column.nunique() * 0.13 for _, part in parts]
     figure, panels = _panels(parts, 0, sum(heights) + 0.5, titles=False, height_ratios=heights)
-    for title, (axes, part) in zip(parts, panels, strict=True):
+    for (title, _), (axes, part) in zip(parts, panels, strict=True):
         _forest(axes, part)
         axes.legend(
             title=title, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, alignment="left",
@@ -304,7 +307,7 @@ SHARES = {  # columns of `neurons.shares`
 
 def active_shares(shares: pd.DataFrame) -> Figure:
     """Share of active neurons by layer and member, in three readings (Fig. 1); bands are 95 % intervals."""
-    figure, panels = _panels(SHARES, 0, 7.4, titles=False)
+    figure, panels = _panels(SHARES.items(), 0, 7.4, titles=False)
     for column, (axes, label) in zip(SHARES, panels, strict=True):
         for member, look in _members(shares).items():
             rows = shares[shares.member == member]
@@ -320,7 +323,7 @@ def edit_distances(distances: pd.DataFrame, criteria: Mapping[str, str]) -> Figu
     """Edit distance from the pretrained pattern by layer (Fig. 2), one panel a criterion, with nulls and floor."""
     pretrained, *looks = _members(distances).items()
     others = distances[distances.member != pretrained[0]]
-    figure, panels = _panels({label: others[others.criterion == name] for name, label in criteria.items()}, 3.2)
+    figure, panels = _panels([(label, others[others.criterion == name]) for name, label in criteria.items()], 3.2)
     for axes, part in panels:
         for member, (marker, colour) in looks:
             rows = part[part.member == member]
@@ -393,7 +396,7 @@ def negation(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
     `curves` holds by title rows of scale, what, score, low and high.
     """
-    figure, panels = _panels(curves, 3.1)
+    figure, panels = _panels(curves.items(), 3.1)
     for axes, rows in panels:
         for number, (what, (label, form)) in enumerate(CURVES.items()):
             part = rows[rows.what == what].sort_values("scale")

@@ -54,26 +54,19 @@ def measured(table: pd.DataFrame) -> None:
     times: dict[str, list[str]] = {}
     weights: dict[str, Any] = {}
     for run in table.attrs["runs"]:
-        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-        where = ", ".join(filter(None, [run["machine"], run["device"], versions]))
+        versions = (f"{name} {version}" for name, version in run["versions"].items())
+        where = ", ".join(filter(None, [run["machine"], run["device"], *versions]))
         times.setdefault(where, []).append(run["measured"][:16].replace("T", " "))
         weights |= run["inputs"]["weights"]
     lines = [f"- {' to '.join(dict.fromkeys([min(when), max(when)]))}, {where}" for where, when in times.items()]
-    sums = [
-        f"- {label or 'pretrained'}: " + " ".join(f"{formatted(c, '+g')} `{_short(identity)}`" for identity, c in terms)
-        for label, terms in weights.items()
-    ]
-    said = ["Measured (UTC)", "", *lines, "", "from weights with these checksums", "", *sums]
-    unread = {
-        f"- {task_name(v['task'])}: {v['member']} cannot read {v['reason']}" for v in table.attrs.get("left_out", [])
-    }
-    said += ["", "**Benchmarks left out**", "", *sorted(unread)] if unread else []
-    display(Markdown("\n".join(said)))
-
-
-def _short(identity: str) -> str:
-    """The first of a checksum; a random summand's name is kept whole."""
-    return identity if "(" in identity else identity[:12]
+    lines += ["", "from weights with these checksums", ""]
+    for label, terms in weights.items():  # a random summand's name is kept whole
+        sums = (f"{formatted(c, '+g')} `{name if '(' in name else name[:12]}`" for name, c in terms)
+        lines.append(f"- {label or 'pretrained'}: {' '.join(sums)}")
+    if unread := table.attrs.get("left_out"):
+        each = {f"- {task_name(v['task'])}: {v['member']} cannot read {v['reason']}" for v in unread}
+        lines += ["", "**Benchmarks left out**", "", *sorted(each)]
+    display(Markdown("\n".join(["Measured (UTC)", "", *lines])))
 
 
 def _wide(rows: pd.DataFrame, index: str | list[str], columns: str, values: str) -> pd.DataFrame:
@@ -84,7 +77,7 @@ def _wide(rows: pd.DataFrame, index: str | list[str], columns: str, values: str)
 
 def _together(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """Rows of one value of `column` after one another, in the order in which the values first stand in `rows`."""
-    return pd.concat([part for _, part in rows.groupby(column, sort=False)])
+    return rows.sort_values(column, key=lambda values: values.map(list(values.unique()).index), kind="stable")
 
 
 def beside_paper(ours: pd.DataFrame, value: str, paper: pd.DataFrame) -> pd.DataFrame:
@@ -199,8 +192,8 @@ def exams(reports: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         for when in ("before", "after"):
             if counts := report.get(when):
                 low, high = wilson(counts["right"], counts["n"])
-                row = {"member": member, "when": when, "right": f"{counts['right']} of {counts['n']}"}
-                row["share"] = f"{counts['right'] / counts['n']:.2f} ({low:.2f}, {high:.2f})"
+                share = f"{counts['right'] / counts['n']:.2f} ({low:.2f}, {high:.2f})"
+                row = dict(member=member, when=when, right=f"{counts['right']} of {counts['n']}", share=share)
                 rows.append(row | {what: counts[what] for what in ("valid", "thought", "stopped")})
     return pd.DataFrame(rows)
 
@@ -209,8 +202,7 @@ def similarity_beside_paper(similarity: pd.DataFrame, paper: pd.DataFrame) -> pd
     """Whole-model cosine and r of each member, above the paper's cosines with the r of an orthogonal move."""
     whole = similarity[similarity.kind == "all"]
     own = pd.DataFrame({"source": "here", "model": whole.vector, "cosine": whole.cosine, "r": whole.r})
-    cosine = paper.value / 100
-    model = paper.column + " (" + paper.row + ")"
+    model, cosine = texts(paper, "{column} ({row})"), paper.value / 100
     printed = pd.DataFrame({"source": "paper", "model": model, "cosine": cosine, "r": (cosine**-2 - 1) ** 0.5})
     return pd.concat([own, printed], ignore_index=True)
 

@@ -128,19 +128,15 @@ def parts_of_the_fall(level: float) -> pd.DataFrame:
     without = tuned.member.str.startswith(WITHOUT)
     sides = {"tuned": tuned[~without], "pretrained": pretrained, "without": tuned[without]}
     cells = pd.concat(sides, names=["side", None]).assign(right=counts).groupby(["family", "side"], sort=False)
-    sums, averages = cells[["right", "n"]].sum().astype(float), cells.value.mean().unstack()
-    share = (sums.right / sums.n).unstack()
-    variance = share * (1 - share) / sums.n.unstack()
-    table = (100 * share).assign(n=sums.n.unstack().tuned)
-    table = table.assign(prompt_share=_share(share), share_of_averages=_share(averages))
+    sums = cells[["right", "n"]].sum().astype(float).unstack()
+    share = sums.right / sums.n
+    variance = share * (1 - share) / sums.n
+    table = (100 * share).assign(n=sums.n.tuned)
+    table["prompt_share"] = (share.pretrained - share.without) / (share.tuned - share.without)
+    table["share_of_averages"] = paper.prompted_share().set_index("family").share / 100
     table["effect"] = table.tuned + table.without - 2 * table.pretrained
     half = 100 * norm.ppf((1 + level) / 2) * (variance.tuned + variance.without + 4 * variance.pretrained) ** 0.5
     return table.assign(low=table.effect - half, high=table.effect + half).reset_index().rename_axis(columns=None)
-
-
-def _share(value: pd.DataFrame) -> pd.Series:
-    """The part of the fall from `tuned` to `without` that lies between `pretrained` and `without`."""
-    return (value.pretrained - value.without) / (value.tuned - value.without)
 
 
 def _pretrained(cells: pd.DataFrame) -> pd.DataFrame:
@@ -178,14 +174,13 @@ def fitting_sizes(cells: pd.DataFrame, cut_off: bool) -> np.ndarray:
 def averages() -> pd.DataFrame:
     """Each printed average, the plain mean of its row, and for accuracies the mean weighted by the number of items."""
     rows = []
-    for number in (1, 2, 7, 8, 13, 14):
-        for name, cells in paper.table(number).groupby("row", sort=False):
-            printed, parts = cells[cells.column == "Average"].iloc[0], cells[cells.column != "Average"]
-            known = parts.n.notna().all()
-            weighted = np.average(parts.value, weights=parts.n.astype(float)) if known else np.nan
-            row = {"table": str(number), "row": name, "printed": printed.value, "mean": parts.value.mean()}
-            agrees = abs(row["mean"] - row["printed"]) <= printed.step / 2 + 1e-9
-            rows.append(row | {"weighted": weighted, "agrees": agrees})
+    tables = pd.concat(map(paper.table, (1, 2, 7, 8, 13, 14)))
+    for (number, name), cells in tables.groupby(["table", "row"], sort=False):
+        printed, parts = cells[cells.column == paper.AVERAGE].iloc[0], cells[cells.column != paper.AVERAGE]
+        mean, known = parts.value.mean(), parts.n.notna().all()
+        weighted = np.average(parts.value, weights=parts.n.astype(float)) if known else np.nan
+        row = {"table": number, "row": name, "printed": printed.value, "mean": mean, "weighted": weighted}
+        rows.append(row | {"agrees": abs(mean - printed.value) <= printed.step / 2 + 1e-9})
     return pd.DataFrame(rows)
 
 
@@ -309,10 +304,9 @@ def percentages() -> pd.DataFrame:
     text = paper.text().set_index(["row", "column"])
     rows = []
     for claim, (number, first, second) in CLAIMED.items():
-        cells = paper.by_member(paper.table(number))
-        values = cells.assign(value=cells.value * (100 if number == 2 else 1))  # ROUGE-1 in points
-        values = values.pivot(index="column", columns="member", values="value")
-        averages, parts = values.loc[values.index == "Average"], values.drop(index="Average", errors="ignore")
+        values = paper.by_member(paper.table(number)).pivot(index="column", columns="member", values="value")
+        values *= 100 if number == 2 else 1  # ROUGE-1 in points
+        averages, parts = values.loc[values.index == paper.AVERAGE], values.drop(index=paper.AVERAGE, errors="ignore")
         found = {name: float(read(parts[first], parts[second])) for name, read in READINGS.items()}
         if len(averages):
             found["as_printed"] = float(READINGS["relative"](averages[first], averages[second]))
@@ -370,9 +364,8 @@ def lengths() -> pd.DataFrame:
     table["theta"] = anchor.norm / anchor.r
     for column in ("r", "r_low", "r_high"):
         table[column] = anchor[column] * table.norm / anchor.norm
-    return table.assign(
-        r_summed=table.r.where(table.index.isin(known.member), table.r / models.num_hidden_layers**0.5)
-    ).reset_index()
+    table["r_summed"] = table.r.where(table.index.isin(known.member), table.r / models.num_hidden_layers**0.5)
+    return table.reset_index()
 
 
 def output_pairs() -> pd.DataFrame:

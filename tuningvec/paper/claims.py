@@ -208,8 +208,8 @@ def lost_ability(chance: pd.DataFrame, level: float, alpha: float, least: float 
 
 def _points(first: pd.Series, second: pd.Series, n: pd.Series, level: float) -> list[tuple[float, ...]]:
     """Differences in points of counts of n items with their intervals, as if each had items of its own."""
-    counts = zip(*(column.astype(int) for column in (first, second, n)), strict=True)
-    return [stats.difference(int(a), int(size), int(b), int(size), level)[:3] for a, b, size in counts]
+    counts = zip(first, n, second, n, strict=True)
+    return [stats.difference(*map(int, each), level)[:3] for each in counts]
 
 
 def counts_of_items(sizes: pd.DataFrame) -> Verdict:
@@ -258,8 +258,7 @@ def ranks_by_average(evidence: Evidence, least: float = 1) -> Verdict:
 
 def compared_cells(evidence: Evidence, least: float = 1) -> Verdict:
     """Whether bold and shaded cells differ from what they are compared with; from `audit.comparisons`."""
-    rows = audit.corrected(evidence.comparisons, evidence.alpha)
-    return _survivors(_better_first(rows, "low", "high"), "cell", least)
+    return _survivors(_better_first(evidence.comparisons, "low", "high"), evidence.alpha, "cell", least)
 
 
 def _better_first(rows: pd.DataFrame, low: str, high: str) -> pd.DataFrame:
@@ -271,14 +270,14 @@ def _better_first(rows: pd.DataFrame, low: str, high: str) -> pd.DataFrame:
 
 def medical_accuracy(evidence: Evidence, least: float = 1) -> Verdict:
     """Whether fine-tuned models are better at medicine, by Table 7."""
-    mine = [t[(t.table == "7") & t.claimed] for t in (evidence.comparisons, evidence.pooled, evidence.averages)]
-    cells, pooled = (audit.corrected(rows, evidence.alpha) for rows in mine[:2])
-    averages = mine[2]
+    tables = evidence.comparisons, evidence.pooled, evidence.averages
+    cells, pooled, averages = (rows.query("table == '7' and claimed") for rows in tables)
     numbers = {"points": pooled.points, "averages": averages.points, "models": len(pooled), "n": int(pooled.n.iloc[0])}
     numbers |= {f"above_{how}": int((averages[f"{how}_low"] > 0).sum()) for how in ("items", "nested")}
-    clear = pooled[(pooled.outcome == audit.OUTCOMES[0]) & (pooled.points > 0)]
-    numbers["names"] = list(clear.family + " " + clear["first"])
-    return _survivors(pooled.assign(effect=pooled.points), "model, over all items", least, **_ways(cells), **numbers)
+    numbers |= _ways(cells, evidence.alpha)
+    verdict = _survivors(pooled, evidence.alpha, "model, over all items", least, **numbers)
+    clear = verdict.cases.query("clear and points > 0")
+    return replace(verdict, numbers=numbers | {"names": list(clear.family + " " + clear["first"])})
 
 
 def instructions_without_T(
@@ -295,15 +294,15 @@ def instructions_of_fine_tuned(evidence: Evidence, least: float = 2) -> Verdict:
 
 
 def _instructions(rows: pd.DataFrame, alpha: float, least: float) -> Verdict:
-    cells = audit.corrected(rows, alpha)
-    verdict = _survivors(cells.assign(effect=cells.points), "cell", least, **_ways(cells))
+    verdict = _survivors(rows, alpha, "cell", least, **_ways(rows, alpha))
     against = verdict.cases[verdict.cases.outcome == "against"]
     names = [f"{v.first} {v.column} by {-v.points:.2f} points" for v in against.itertuples()]
     return replace(verdict, numbers=verdict.numbers | {"against": names})
 
 
-def _survivors(cases: pd.DataFrame, of: str, least: float, **numbers: Any) -> Verdict:
-    """Judge comparisons that are clear where they survive the widest pairing of items."""
+def _survivors(rows: pd.DataFrame, alpha: float, of: str, least: float, **numbers: Any) -> Verdict:
+    """Judge comparisons, by `effect` or in points, that are clear where they survive the widest pairing of items."""
+    cases = audit.corrected(rows, alpha).assign(effect=rows.get("effect", rows.points))
     survive, depends, _ = ((cases.outcome == name) for name in audit.OUTCOMES)
     cases = cases.drop(columns=["n", "right", "items", "claimed", "unpaired"])
     rule = (
@@ -315,9 +314,9 @@ def _survivors(cases: pd.DataFrame, of: str, least: float, **numbers: Any) -> Ve
     return replace(verdict, why=", ".join(filter(None, [verdict.why, may])))
 
 
-def _ways(cells: pd.DataFrame) -> dict[str, int]:
+def _ways(cells: pd.DataFrame, alpha: float) -> dict[str, int]:
     """How many cells go which way, and how many of those survive."""
-    return audit.survivors(cells).sum(numeric_only=True).astype(int).to_dict()
+    return audit.survivors(audit.corrected(cells, alpha)).sum(numeric_only=True).astype(int).to_dict()
 
 
 def rouge_gains(evidence: Evidence, least: float = 1) -> Verdict:
@@ -367,7 +366,7 @@ def worked_example(text: pd.DataFrame) -> Verdict:
     """Whether the prompt's example is a test item; from `printed.text`."""
     row = text.query("row == 'prompt: worked examples'").iloc[0]
     rule = "Differs where the example's text is that of an item of the split."
-    numbers = {"hits": int(row.value), "n": int(row.n), "points": 100 * row.value / row.n}
+    numbers = dict(hits=int(row.value), n=int(row.n), points=100 * row.value / row.n)
     return Verdict("differs" if row.value else "holds", rule, numbers=numbers)
 
 
