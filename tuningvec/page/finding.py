@@ -24,6 +24,7 @@ CSS: dict[Kind, str] = {
     "cannot be known here": "unknown",
 }
 VERDICTS = "tuningvec.verdicts"  # and that under which the audit's summary carries how many verdicts of each kind
+FEW = 3  # cases that the front page writes out
 FALSIFIED = {True: "Met.", False: "Not met.", None: "Cannot be told here."}
 
 
@@ -44,13 +45,21 @@ def finding(
     written by that template. `mind` is what would change our mind; the verdict says whether it was met. A control is no
     claim of the paper's.
     """
-    numbers = {**verdict.numbers, **numbers, "each": each_row(verdict.cases, each) if each else ""}
-    paper, here = filled(paper, numbers), filled(here, numbers)
-    lines = [f"**Paper.** {paper}", f"**Here.** {here}", f"**Verdict.** {said(verdict)}", f"**Rule.** {verdict.rule}"]
+    cases, numbers = verdict.cases, {**verdict.numbers, **numbers}
+    more = f"; and {len(cases) - FEW} more" if len(cases) > FEW else ""
+    numbers["each"] = each_row(cases.head(FEW), each) + more or "–"
+    paper, short = filled(paper, numbers), filled(here, numbers)
+    numbers["each"] = each_row(cases, each) or "–"
+    lines = [
+        f"**Paper.** {paper}",
+        f"**Here.** {filled(here, numbers)}",
+        f"**Verdict.** {said(verdict)}",
+        f"**Rule.** {verdict.rule}",
+    ]
     if mind:
         met = FALSIFIED[verdict.falsified]
         lines.append(f"**What would change our mind.** {filled(mind, numbers)} *{met}*")
-    record = dict(claim=claim, paper=paper, here=here, verdict=said(verdict), kind=verdict.kind, control=control)
+    record = dict(claim=claim, paper=paper, here=short, verdict=said(verdict), kind=verdict.kind, control=control)
     text = "\n\n".join([f"::::{{admonition}} {claim}", *lines, *_cases(verdict.cases), "::::"])
     display(Markdown(text), metadata={KEY: json.dumps(record)})
 
@@ -60,8 +69,8 @@ def _cases(cases: pd.DataFrame) -> list[str]:
     if cases.empty:
         return []
     judged = [name for name in ("effect", "low", "high", "outcome") if name in cases]
-    named = [name for name in cases if name not in judged and not pd.api.types.is_float_dtype(cases[name])]
-    shown = cases[[*named, *judged]].map(lambda v: number(v, 3) if isinstance(v, float) else v)
+    named = [name for name in cases if name not in judged and not pd.api.types.is_any_real_numeric_dtype(cases[name])]
+    shown = cases[[*named, *judged]].map(lambda v: number(v, 3) if isinstance(v, float) else v).replace(tables.SYMBOLS)
     body = shown.to_markdown(index=False, disable_numparse=True)
     return [f":::{{dropdown}} Cases: {len(cases)}\n{body}\n:::"]
 
