@@ -234,26 +234,22 @@ def forest(comparisons: pd.DataFrame) -> Figure:
     heights = [0.6 + len(part) * 0.14 + part.column.nunique() * 0.13 for _, part in parts]
     figure, panels = _panels(parts, 0, sum(heights) + 0.5, titles=False, height_ratios=heights)
     for (title, _), (axes, part) in zip(parts, panels, strict=True):
-        _forest(axes, part)
+        pairs = dict(list(part.groupby(["first", "second"], sort=False)))
+        for (names, (marker, colour)), offset in zip(_looks(pairs).items(), _spread(len(pairs)), strict=True):
+            cells = pairs[names]
+            place = np.arange(len(cells)) + offset
+            axes.hlines(place, cells.low, cells.high, color=colour, lw=1.4)
+            for x, y, outcome in zip(cells.points, place, cells.outcome, strict=True):
+                axes.plot(x, y, marker, color=colour, ms=6, fillstyle=FACES[outcome], markerfacecoloralt="white")
+            axes.plot([], [], marker, color=colour, ms=6, label=" − ".join(names))
+        axes.axvline(0, color="black", lw=1)
+        _rows(axes, part.column.unique())
         axes.legend(
             title=title, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, alignment="left",
             fontsize="small", handletextpad=0.3, borderpad=0, borderaxespad=0.2,
         )  # fmt: skip
     figure.supxlabel("difference in points")
     return figure
-
-
-def _forest(axes: Axes, part: pd.DataFrame) -> None:
-    pairs = dict(list(part.groupby(["first", "second"], sort=False)))
-    for (names, (marker, colour)), offset in zip(_looks(pairs).items(), _spread(len(pairs)), strict=True):
-        cells = pairs[names]
-        place = np.arange(len(cells)) + offset
-        axes.hlines(place, cells.low, cells.high, color=colour, lw=1.4)
-        for x, y, outcome in zip(cells.points, place, cells.outcome, strict=True):
-            axes.plot(x, y, marker, color=colour, ms=6, fillstyle=FACES[outcome], markerfacecoloralt="white")
-        axes.plot([], [], marker, color=colour, ms=6, label=" − ".join(names))
-    axes.axvline(0, color="black", lw=1)
-    _rows(axes, part.column.unique())
 
 
 def same_weights(rows: pd.DataFrame, level: float) -> Figure:

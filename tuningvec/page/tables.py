@@ -402,11 +402,12 @@ def printed_averages(cells: pd.DataFrame) -> str:
 def data_sources(benchmarks: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Where the items of each benchmark come from, {domain: {task: lm-eval's task}}."""
     rows = []
-    for domain, (name, task) in ((domain, one) for domain, some in benchmarks.items() for one in some.items()):
-        source = (task.config.dataset_kwargs or {}).get("source", {})
-        where = f"`data/tasks/{source['file']}`" if "file" in source else f"`{source.get('path', '')}`"
-        where += f" at `{source['revision'][:10]}`" if source.get("revision") else ""
-        rows.append((domain, task_name(name), len(task.eval_docs), where, task.config.num_fewshot))
+    for domain, some in benchmarks.items():
+        for name, task in some.items():
+            source = (task.config.dataset_kwargs or {}).get("source", {})
+            where = f"`data/tasks/{source['file']}`" if "file" in source else f"`{source.get('path', '')}`"
+            where += f" at `{source['revision'][:10]}`" if source.get("revision") else ""
+            rows.append((domain, task_name(name), len(task.eval_docs), where, task.config.num_fewshot))
     return pd.DataFrame(rows, columns=["domain", "benchmark", "items", "from", "worked examples"])
 
 

@@ -91,8 +91,8 @@ def by_part(cells: pd.DataFrame) -> pd.DataFrame:
     Where k is the same share f of the full rank everywhere, the null of attention less that of the MLP is f `shape`,
     with `shape` the difference of the bounds; `rank_share` is the f at which that is the difference of SSA.
     """
-    ssa, bound = (cells.pivot(index="vector", columns="kind", values=v) for v in ("SSA", "bound"))
-    ssa, bound = (t.loc[cells.vector.unique()] for t in (ssa, bound))
+    wide = cells.pivot(index="vector", columns="kind", values=["SSA", "bound"]).loc[cells.vector.unique()]
+    ssa, bound = wide.SSA, wide.bound
     attention, mlp = list(ATTENTION), list(MATRICES[len(ATTENTION) :])
     table = pd.DataFrame({"attention": ssa[attention].mean(axis=1), "MLP": ssa[mlp].mean(axis=1)})
     table = table.assign(gate_up=ssa[["W_gate", "W_up"]].mean(axis=1), W_down=ssa.W_down)
