@@ -51,13 +51,12 @@ def squared_norms(cells: pd.DataFrame, least: float = 0.02) -> Verdict:
 
 def misprints(cells: pd.DataFrame) -> Verdict:
     """Whether Table 6 agrees with Tables 4 and 5; from `audit.energies`."""
-    wrong = cells[cells.misprint]
-    names = [f"{v.vector} {SYMBOLS[v.kind]} {v.E_perp:,.0f} for {v.implied:,.0f}" for v in wrong.itertuples()]
     rule = (
         r"Table 4 as a share of squared norms and Table 5 give $E_\perp$. Differs where any cell is more than "
         f"{audit.MISPRINT} times larger or smaller."
     )
-    return _agrees(rule, cells, names)
+    cells = cells.assign(kind=cells.kind.map(SYMBOLS))
+    return _agrees(rule, cells, ~cells.misprint, "{vector} {kind} {E_perp:,.0f} for {implied:,.0f}")
 
 
 def least_aligned(cells: pd.DataFrame, explained: pd.DataFrame, sds: float = 3) -> Verdict:
@@ -72,7 +71,7 @@ def least_aligned(cells: pd.DataFrame, explained: pd.DataFrame, sds: float = 3) 
         "independent). Never for the claim, as nothing printed says how far the null is below its bound."
     )
     total, vectors = explained.set_index("vector").loc["all"], explained.query("vector != 'all'")
-    above = [f"{v.vector} {v.kind} {v.z:.0f}" for v in cases[cases.low > 0].itertuples()]
+    above = _named(cases[cases.low > 0], "{vector} {kind} {z:.0f}")
     numbers = dict(by_vector=vectors.unfitted, above=above, clear=len(above), cells=len(cases))
     numbers |= total[["unfitted", "factor", "tall"]]
     return _no_null(judge(cases, rule, least=0, direction=-1, **numbers))
@@ -202,8 +201,8 @@ def lost_ability(chance: pd.DataFrame, level: float, alpha: float, least: float 
         f"{least} points, with {UNPAIRED}. {HOLM} Unknown where the row is below guessing: an output without a valid "
         "answer counts as wrong, so it measures the form of the answers first."
     )
-    low = [f"{v.member} {v.right} of {v.n:,} ({v.share:.1%})" for v in cases[cases.below].itertuples()]
-    return in_points(_corrected(cases, level, alpha), rule, least=least, below=low)
+    below = _named(cases[cases.below], "{member} {right} of {n:,} ({share:.1%})")
+    return in_points(_corrected(cases, level, alpha), rule, least=least, below=below)
 
 
 def _points(first: pd.Series, second: pd.Series, n: pd.Series, level: float) -> list[tuple[float, ...]]:
@@ -217,7 +216,7 @@ def counts_of_items(sizes: pd.DataFrame) -> Verdict:
     table = sizes[sizes.digits == "rounded"]
     rule = "Differs where any value of a benchmark is no count of its split's items, or of 500, with two decimals."
     least = int(table.n.min())
-    return _agrees(rule, table, list(table.benchmark[~table.fits]), least=least, point=100 / least)
+    return _agrees(rule, table, table.fits, "{benchmark}", least=least, point=100 / least)
 
 
 def ten_data_sets(sizes: pd.DataFrame) -> Verdict:
@@ -236,9 +235,8 @@ def ten_data_sets(sizes: pd.DataFrame) -> Verdict:
 
 def printed_averages(averages: pd.DataFrame) -> Verdict:
     """Whether printed averages are those of their rows; from `audit.averages`."""
-    wrong = averages[~averages.agrees]
-    names = [f"Table {v.table}, {v.row}, {v.printed:g} for {v.mean:.3f}" for v in wrong.itertuples()]
-    return _agrees("Differs where any is not the plain mean of its row, rounded.", averages, names)
+    rule = "Differs where any is not the plain mean of its row, rounded."
+    return _agrees(rule, averages, averages.agrees, "Table {table}, {row}, {printed:g} for {mean:.3f}")
 
 
 def ranks_by_average(evidence: Evidence, least: float = 1) -> Verdict:
@@ -296,7 +294,7 @@ def instructions_of_fine_tuned(evidence: Evidence, least: float = 2) -> Verdict:
 def _instructions(rows: pd.DataFrame, alpha: float, least: float) -> Verdict:
     verdict = _survivors(rows, alpha, "cell", least, **_ways(rows, alpha))
     against = verdict.cases[verdict.cases.outcome == "against"]
-    names = [f"{v.first} {v.column} by {-v.points:.2f} points" for v in against.itertuples()]
+    names = _named(against.assign(by=-against.points), "{first} {column} by {by:.2f} points")
     return replace(verdict, numbers=verdict.numbers | {"against": names})
 
 
@@ -333,14 +331,10 @@ def rouge_gains(evidence: Evidence, least: float = 1) -> Verdict:
 
 def text_percentages(percentages: pd.DataFrame) -> Verdict:
     """Whether the text's percentages are those of the tables; from `audit.percentages`."""
-    wrong, borne = (percentages[percentages.agrees == name] for name in ("", "as_printed"))
-    names = [
-        f"{v.text:.0f}% ({v.number}, {v.of}), where Table {v.table} gives {v.relative:.0f}% or {v.points:.0f} points"
-        for v in wrong.itertuples()
-    ]
-    only = [f"{v.text:.0f}% ({v.number}, {v.of})" for v in borne.itertuples()]
+    name, found = "{text:.0f}% ({number}, {of})", percentages.agrees
+    wrong = name + ", where Table {table} gives {relative:.0f}% or {points:.0f} points"
     rule = "Differs where any is given by none of the four readings in the section's table."
-    return _agrees(rule, percentages, names, only=only)
+    return _agrees(rule, percentages, found != "", wrong, only=_named(percentages[found == "as_printed"], name))
 
 
 def ablation_percentages() -> Verdict:
@@ -372,11 +366,10 @@ def worked_example(text: pd.DataFrame) -> Verdict:
 
 def outputs_to_the_same_input(pairs: pd.DataFrame) -> Verdict:
     """Whether pairs of outputs share their subject; from `audit.output_pairs`."""
-    names = [f"{v.member} {v.example}" for v in pairs[~pairs.same].itertuples()]
     rule = (
         "Outputs to one input are about one thing. Differs where any pair is about two, by the reading in the section."
     )
-    return _agrees(rule, pairs, names)
+    return _agrees(rule, pairs, pairs.same, "{member} {example}")
 
 
 def always_valid() -> Verdict:
@@ -389,8 +382,13 @@ def always_valid() -> Verdict:
     return Verdict("differs" if valid == 100 and not shown else "holds", rule, numbers=numbers)
 
 
-def _agrees(rule: str, cases: pd.DataFrame, wrong: list[str], **about: Any) -> Verdict:
-    """A statement on all cases, of which the named ones contradict it."""
-    total, agree = len(cases), len(cases) - len(wrong)
+def _agrees(rule: str, cases: pd.DataFrame, agrees: pd.Series, name: str, **about: Any) -> Verdict:
+    """A statement on all cases, contradicted by those that do not agree, which are named by the template."""
+    wrong, total = _named(cases[~agrees], name), len(cases)
+    agree = total - len(wrong)
     numbers = dict(total=total, agree=agree, count=len(wrong), wrong=wrong, **about)
     return Verdict("differs" if wrong else "holds", rule, f"{agree} of {total}", cases, numbers)
+
+
+def _named(rows: pd.DataFrame, template: str) -> list[str]:
+    return [template.format(**row) for row in rows.to_dict("records")]
