@@ -151,9 +151,8 @@ def _alignment(axes: Axes, means: pd.DataFrame, vectors: Mapping[Any, Any], null
 def by_layer(table: pd.DataFrame, value: str, label: str, null: bool = False, log: bool = False) -> Figure:
     """`value` by layer, one panel a kind of matrix; with the null as a black line."""
     figure, grid = plt.subplots(4, 2, figsize=(WIDTH, 7.6), sharex=True, sharey=True)
-    table = table.sort_values("layer", kind="stable")
     for axes, kind in zip(grid.flat, MATRICES, strict=False):
-        part = table[table.kind == kind]
+        part = table[table.kind == kind].sort_values("layer", kind="stable")
         for vector, look in _vectors(table).items():
             _line(axes, part[part.vector == vector], value, *look, vector)
         if null:
