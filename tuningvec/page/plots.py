@@ -435,10 +435,10 @@ def score_differences(gaps: pd.DataFrame) -> Figure:
     return figure
 
 
-def _map(axes: Axes, values: np.ndarray, colours: str, low: float, high: float) -> Any:
+def _map(axes: Axes, values: np.ndarray, colours: str, **limits: Any) -> Any:
     """A heat map of effects, layers upwards."""
     axes.grid(False)
-    return axes.imshow(values, origin="lower", aspect="auto", cmap=colours, vmin=low, vmax=high)
+    return axes.imshow(values, origin="lower", aspect="auto", cmap=colours, **limits)
 
 
 def patching_maps(maps: Any, sites: tuple[str, ...], kind: str) -> Figure:
@@ -448,7 +448,7 @@ def patching_maps(maps: Any, sites: tuple[str, ...], kind: str) -> Figure:
     figure, grid = plt.subplots(len(means), len(sites), figsize=size, sharex=True, sharey=True)
     most = np.max([found.max(axis=(1, 2)) for found in means.values()], axis=0)
     for row, (member, found) in zip(grid, means.items(), strict=True):
-        images = [_map(*one, "magma_r", 0, top) for *one, top in zip(row, found, most, strict=True)]
+        images = [_map(*one, "magma_r", vmin=0, vmax=top) for *one, top in zip(row, found, most, strict=True)]
         row[0].set_ylabel(f"{member}\nlayer")
     for column, site, image in zip(grid.T, sites, images, strict=True):
         column[0].set_title(site)
@@ -472,7 +472,7 @@ def patching_example(example: tuple[Any, Mapping[str, Any]], sites: tuple[str, .
             values = found[i].numpy()
             known = np.flatnonzero(~np.isnan(values).all(axis=1))
             nearest = known[np.abs(known - np.arange(len(values))[:, None]).argmin(axis=1)]
-            image = _map(axes, values[nearest], "PuOr", -limit, limit)
+            image = _map(axes, values[nearest], "PuOr", vmin=-limit, vmax=limit)
         row[0].set_ylabel(f"{site}\nlayer")
         figure.colorbar(image, ax=row, shrink=0.85)
     parts = pd.Series(range(len(pair.corrupt.columns))).groupby(pair.corrupt.columns, sort=False).mean()
