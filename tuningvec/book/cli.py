@@ -40,25 +40,21 @@ def _parser() -> argparse.ArgumentParser:
         if name == "prepare":
             command.add_argument("--to", type=Path, required=True, help="folder to write to")
         else:
-            command.add_argument(
-                "--fresh", action="store_true", help="execute every page and measure every table again"
-            )
+            again = "execute every page and measure every table again"
+            command.add_argument("--fresh", action="store_true", help=again)
     evaluate = commands.add_parser("evaluate", help="score a member, or a sum of members, on benchmarks")
     _weights(evaluate)
-    evaluate.add_argument(
-        "--tasks", nargs="+", required=True, metavar="task", help="tasks or groups of lm-eval, or ours"
-    )
-    evaluate.add_argument("--limit", type=int, help="take the first items of each task")
-    evaluate.add_argument("--tokens", type=int, help="the longest reply, for a quick look")
-    evaluate.add_argument("--plain", action="store_true", help="plain text instead of the chat format")
-    evaluate.add_argument("--hub", help="a folder that holds data sets in the hub's layout")
-    evaluate.add_argument("--include", type=Path, nargs="+", default=[], help="folders with further tasks of lm-eval")
-    evaluate.add_argument("--prompts", type=Path, help="a YAML file with other system prompts and worked examples")
-    evaluate.add_argument("--dtype", default="bfloat16")
-    evaluate.add_argument("--batch", type=int, default=32)
-    evaluate.add_argument(
-        "--items", type=Path, help="write every item with prompt, reply and scores to this JSONL file"
-    )
+    add = evaluate.add_argument
+    add("--tasks", nargs="+", required=True, metavar="task", help="tasks or groups of lm-eval, or ours")
+    add("--limit", type=int, help="take the first items of each task")
+    add("--tokens", type=int, help="the longest reply, for a quick look")
+    add("--plain", action="store_true", help="plain text instead of the chat format")
+    add("--hub", help="a folder that holds data sets in the hub's layout")
+    add("--include", type=Path, nargs="+", default=[], help="folders with further tasks of lm-eval")
+    add("--prompts", type=Path, help="a YAML file with other system prompts and worked examples")
+    add("--dtype", default="bfloat16")
+    add("--batch", type=int, default=32)
+    add("--items", type=Path, help="write every item with prompt, reply and scores to this JSONL file")
     evaluate.set_defaults(run=_evaluate)
     write = commands.add_parser("write", help="write a sum of members as a checkpoint, for another program to load")
     _weights(write)

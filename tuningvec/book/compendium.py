@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,10 @@ class Page:
     def output(self) -> Path:
         return self.project.executed / self.folder / f"{self.notebook.stem}.ipynb"
 
+    def link(self, text: str, results: str = "results/") -> str:
+        """A link to the page's place below what the book shows."""
+        return f"[{text}]({results}{self.folder}/{self.output.name})"
+
     def digest(self) -> str:
         """A checksum of what the page depends on: notebook, family and weights, package, paper's data, versions."""
         package = Path(__file__).parent.parent
@@ -131,11 +136,11 @@ def plan(project: Project, names: Sequence[str]) -> list[Page]:
     bad spec, a family named twice or like the folder of the paper's pages, an unknown page.
     """
     families = [Family.load(name) for name in names]
-    twice = {f.name for f in families if [g.name for g in families].count(f.name) > 1}
-    if twice:
-        raise TuningVecError(f"family named twice: {', '.join(sorted(twice))}")
+    if twice := sorted(name for name, count in Counter(f.name for f in families).items() if count > 1):
+        raise TuningVecError(f"family named twice: {', '.join(twice)}")
     alone = [n for n in project.notebooks if "family" not in papermill.inspect_notebook(jupytext.read(n))]
     stems = [n.stem for n in project.notebooks if n not in alone]
+    pages = [Page(project, n, None) for n in alone]
     for family in families:
         if family.name == NO_FAMILY:
             raise TuningVecError(
@@ -143,10 +148,9 @@ def plan(project: Project, names: Sequence[str]) -> list[Page]:
             )
         for unknown in sorted(family.left_out.keys() - set(stems)):
             raise TuningVecError(f"{family.file}: left_out: no page {unknown!r}; pages are {', '.join(stems)}")
-    pages = [Page(project, n, None) for n in alone]
-    kept = [n for n in project.notebooks if n not in alone]
-    gone = {family.name: left_out(family) for family in families}
-    return pages + [Page(project, n, f) for f in families for n in kept if n.stem not in gone[f.name]]
+        gone = left_out(family)
+        pages += [Page(project, n, family) for n in project.notebooks if n not in alone and n.stem not in gone]
+    return pages
 
 
 def execute(pages: Sequence[Page], fresh: bool = False) -> Iterator[tuple[Page, bool]]:
@@ -222,12 +226,15 @@ def build(project: Project) -> Path:
     return html / "index.html"
 
 
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def _findings(notebooks: Executed) -> str:
     """The findings that the pages recorded, as one table: claims, then controls."""
     lines = ["| Claim | Paper | Here | Verdict | Page |", "|---|---|---|---|---|"]
     for page, f in sorted(_recorded(notebooks, KEY), key=lambda recorded: recorded[1]["control"]):
-        link = f"[{page.folder}](results/{page.folder}/{page.output.name})"
-        lines.append(f"| {f['claim']} | {f['paper']} | {f['here']} | {f['verdict']} | {link} |")
+        lines.append(_row(f["claim"], f["paper"], f["here"], f["verdict"], page.link(page.folder)))
     return "\n".join(lines) + "\n"
 
 
@@ -236,16 +243,14 @@ def _audit(notebooks: Executed) -> str:
     lines = []
     for page, verdicts in _recorded(notebooks, VERDICTS):
         each = ", ".join(f"{badge(verdict)} {count}" for verdict, count in verdicts.items())
-        link = f"[the audit](results/{page.folder}/{page.output.name})"
-        lines.append(f"{sum(verdicts.values())} claims are judged there: {each}. Read {link}.")
+        lines.append(f"{sum(verdicts.values())} claims are judged there: {each}. Read {page.link('the audit')}.")
     return "\n\n".join(lines) + "\n"
 
 
 def _recorded(notebooks: Executed, key: str) -> Iterator[tuple[Page, Any]]:
     """What the outputs of the pages carry under `key`."""
     for page, notebook in notebooks:
-        outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
-        for output in outputs:
+        for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
             if text := output.get("metadata", {}).get(key):
                 yield page, json.loads(text)
 
@@ -256,16 +261,12 @@ def _status(project: Project, notebooks: Executed) -> str:
     lines += ["| Page | Family | Seconds | Executed (UTC) | Commit |", "|---|---|---:|---|---|"]
     for page, notebook in notebooks:
         run = notebook.metadata.papermill
-        link = f"[{page.notebook.stem}]({page.folder}/{page.output.name})"
+        link, title = page.link(page.notebook.stem, ""), page.family.title if page.family else "the paper alone"
         commit = f"`{_record(notebook)['commit']}`" if _record(notebook)["commit"] else "not a git checkout"
-        ended = run.end_time[:16].replace("T", " ")
-        lines.append(
-            f"| {link} | {page.family.title if page.family else 'the paper alone'} | {run.duration:.0f} | "
-            f"{ended} | {commit} |"
-        )
+        lines.append(_row(link, title, f"{run.duration:.0f}", run.end_time[:16].replace("T", " "), commit))
     lines += ["", "A `+` after a commit means that tracked files differed from it.", "", "| Version | |", "|---|---|"]
-    lines += [f"| {name} | {importlib.metadata.version(name)} |" for name in VERSIONS]
-    lines += [f"| Python | {platform.python_version()} |", f"| Machine | {platform.system()} {platform.machine()} |"]
+    lines += [_row(name, importlib.metadata.version(name)) for name in VERSIONS]
+    lines += [_row("Python", platform.python_version()), _row("Machine", f"{platform.system()} {platform.machine()}")]
     return "\n".join(lines) + "\n"
 
 

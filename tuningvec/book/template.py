@@ -4,7 +4,6 @@ Papermill imports this module while it is itself being imported (it is an entry 
 """
 
 import re
-from functools import partial
 from typing import Any
 
 import jinja2
@@ -17,6 +16,7 @@ from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
 
 LABEL = re.compile(r"^\((.+)\)=$", re.MULTILINE)
+ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
 REFERENCE = re.compile(r"\{ref\}`([^`<]+?)\s*<([^`>]+)>`")
 
 
@@ -42,18 +42,20 @@ def fill(notebook: NotebookNode) -> None:
     if "family" in parameters:
         family = Family.load(parameters["family"])
         context = {"family": family, "left_out": left_out(family)}
-    gone = _labels(context, environment := jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False))
-    notebook.cells = [c for c in notebook.cells if _applies(c, environment, context)]
+    texts = _notebooks()
+    labels = [label for stem in context.get("left_out", {}) for label in LABEL.findall(texts.get(stem, ""))]
+    gone = _filled(labels, context)  # the labels of pages that are left out
+    notebook.cells = [c for c in notebook.cells if _applies(c, context)]
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
         if parameters and "parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("remove-cell")
         try:
             if cell.cell_type == "markdown":
-                text = environment.from_string(cell.source).render(context)
-                cell.source = REFERENCE.sub(partial(_kept, gone), text)
+                text = _filled(cell.source, context)
+                cell.source = REFERENCE.sub(lambda found: found[1] if found[2] in gone else found[0], text)
             elif "mystnb" in cell.metadata:
-                cell.metadata.mystnb = _filled(cell.metadata.mystnb, environment, context)
+                cell.metadata.mystnb = _filled(cell.metadata.mystnb, context)
         except jinja2.TemplateError as error:
             raise TuningVecError(f"cell {number}: template: {error}") from None
 
@@ -64,16 +66,11 @@ def left_out(family: Family) -> dict[str, str]:
     A notebook's metadata may state `needs`, {expression: what is missing where it is false}. Raises TuningVecError for
     an expression that cannot be evaluated.
     """
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     found = dict(family.left_out)
     for stem, text in _notebooks().items():
         needs = yaml.safe_load(text.split("---\n")[1]).get("needs", {})
         for condition, reason in needs.items():
-            try:
-                met = bool(environment.compile_expression(condition, undefined_to_none=False)(family=family))
-            except jinja2.TemplateError as error:
-                raise TuningVecError(f"{stem}: needs: {condition}: {error}") from None
-            if not met:
+            if not _met(condition, {"family": family}, f"{stem}: needs"):
                 found.setdefault(stem, reason)
     return found
 
@@ -83,29 +80,22 @@ def _notebooks() -> dict[str, str]:
     return {file.stem: file.read_text(encoding="utf-8") for file in files}
 
 
-def _labels(context: dict[str, Any], environment: jinja2.Environment) -> set[str]:
-    """The labels of pages that are left out."""
-    texts = _notebooks()
-    found = [label for stem in context.get("left_out", {}) for label in LABEL.findall(texts.get(stem, ""))]
-    return {environment.from_string(label).render(context) for label in found}
+def _applies(cell: NotebookNode, context: dict[str, Any]) -> bool:
+    start = cell.source.strip().partition("\n")[0]
+    return "when" not in cell.metadata or _met(cell.metadata.when, context, f"cell {start!r}: when")
 
 
-def _kept(gone: set[str], reference: re.Match[str]) -> str:
-    return reference[1] if reference[2] in gone else reference[0]
-
-
-def _applies(cell: NotebookNode, environment: jinja2.Environment, context: dict[str, Any]) -> bool:
-    condition = cell.metadata.get("when")
-    if condition is None:
-        return True
+def _met(condition: str, context: dict[str, Any], where: str) -> bool:
     try:
-        return bool(environment.compile_expression(condition, undefined_to_none=False)(context))
+        return bool(ENVIRONMENT.compile_expression(condition, undefined_to_none=False)(context))
     except jinja2.TemplateError as error:
-        start = cell.source.strip().partition("\n")[0]
-        raise TuningVecError(f"cell {start!r}: when: {condition}: {error}") from None
+        raise TuningVecError(f"{where}: {condition}: {error}") from None
 
 
-def _filled(value: Any, environment: jinja2.Environment, context: dict[str, Any]) -> Any:
+def _filled(value: Any, context: dict[str, Any]) -> Any:
+    """A text, or all texts in lists and dictionaries, filled."""
     if isinstance(value, dict):
-        return NotebookNode({k: _filled(v, environment, context) for k, v in value.items()})
-    return environment.from_string(value).render(context) if isinstance(value, str) else value
+        return NotebookNode({k: _filled(v, context) for k, v in value.items()})
+    if isinstance(value, list):
+        return [_filled(v, context) for v in value]
+    return ENVIRONMENT.from_string(value).render(context) if isinstance(value, str) else value

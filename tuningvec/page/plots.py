@@ -1,7 +1,7 @@
 """One function a figure, in one style: legible on a phone, in black and white, and on a white card in dark mode."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -19,6 +19,9 @@ from tuningvec.weights.components import KINDS, MATRICES, SYMBOLS
 
 MARKERS = "oDs^vP*"
 WIDTH = 5.0  # inches; a phone shows this at about three quarters, so text stays readable
+NULL = r"null $k/d_\text{out}$"
+LENGTH = r"$\|T\| / \|\theta_\text{pre}\|$"
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def style() -> None:
@@ -31,87 +34,149 @@ def style() -> None:
     set_matplotlib_formats("svg", metadata={"Date": None})
 
 
-def _labels(kinds: list[str]) -> list[str]:
-    return [SYMBOLS.get(kind, kind) for kind in kinds]
+def _panels(
+    parts: Iterable[tuple[str, Any]], each: float, more: float = 0, titles: bool = True, **options: Any
+) -> tuple[Figure, list[tuple[Axes, Any]]]:
+    """Panels for these titles and parts, one above the other, each so many inches high and the figure so many more."""
+    names, parts = zip(*parts, strict=True)
+    options = dict(sharex=True, squeeze=False, figsize=(WIDTH, more + each * len(parts))) | options
+    figure, grid = plt.subplots(len(parts), 1, **options)
+    for axes, name in zip(grid[:, 0], names, strict=True):
+        axes.set_title(name if titles else "", loc="left")
+    return figure, list(zip(grid[:, 0], parts, strict=True))
 
 
-def _vectors(table: pd.DataFrame) -> dict[str, tuple[str, tuple[float, float, float]]]:
-    """Marker and colour of each vector, in the table's order; the random one is always a grey cross."""
-    looks = itertools.cycle(zip(MARKERS, sns.color_palette("colorblind"), strict=False))
-    return {v: ("x", (0.35, 0.35, 0.35)) if v == "random" else next(looks) for v in table.vector.unique()}
+def _split(table: pd.DataFrame, by: Any, title: Callable[[Any], str] = str) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each value of `by`, in the table's order, under a title."""
+    return [(title(value), part) for value, part in table.groupby(by, sort=False)]
+
+
+def _legend(figure: Figure, ncols: int = 2) -> Figure:
+    """The figure with one legend below for the marks of all panels."""
+    panels = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
+    marks = {name: handle for handle, name in itertools.chain(*panels)}
+    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=ncols, frameon=False)
+    return figure
+
+
+def _looks(names: Iterable[Any], own: Mapping[Any, Any] | None = None) -> dict[Any, tuple[str, Any]]:
+    """Marker and colour of each name, in this order, but for those that have their own."""
+    others = itertools.cycle(zip(MARKERS, sns.color_palette("colorblind"), strict=False))
+    return {name: (own or {}).get(name) or next(others) for name in names}
+
+
+def _vectors(table: pd.DataFrame) -> dict[Any, tuple[str, Any]]:
+    """Marker and colour of each vector; the random one is always a grey cross."""
+    return _looks(table.vector.unique(), {"random": ("x", (0.35, 0.35, 0.35))})
+
+
+def _members(table: pd.DataFrame) -> dict[Any, tuple[str, Any]]:
+    """Marker and colour of each member; the first, the pretrained one, is black."""
+    return _looks(table.member.unique(), {table.member.iloc[0]: ("X", "black")})
+
+
+def _spread(count: int, most: float = 0.26) -> np.ndarray:
+    """Places beside one another about 0."""
+    return np.linspace(-most, most, count) if count > 1 else np.zeros(count)
+
+
+def _by_kind(axes: Axes, means: pd.DataFrame, vectors: Mapping[Any, Any]) -> Iterator[tuple[Any, ...]]:
+    """Name, marker, colour, places and rows of each vector, side by side over the kinds of matrix."""
+    for offset, (vector, look) in zip(_spread(len(vectors)), vectors.items(), strict=True):
+        rows = means[means.vector == vector].set_index("kind").reindex(MATRICES)
+        yield vector, *look, np.arange(len(MATRICES)) + offset, rows
+    axes.set_xticks(range(len(MATRICES)), [SYMBOLS[kind] for kind in MATRICES])
+
+
+def _line(axes: Axes, rows: pd.DataFrame, value: str, marker: str, colour: Any, label: str) -> None:
+    """`value` by layer."""
+    axes.plot(rows.layer, rows[value], marker=marker, ms=3.5, lw=1.2, color=colour, label=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _curve(axes: Axes, rows: pd.DataFrame, value: str, shift: float, form: str, colour: Any, label: str) -> None:
+    """`value` with its intervals by the scale λ, moved aside by `shift`."""
+    place = rows.scale + shift
+    axes.vlines(place, rows.low, rows.high, color=colour, lw=1, alpha=0.7)
+    axes.plot(place, rows[value], form, ms=5, lw=1.3, color=colour, label=label)
+
+
+def _plain_log(axis: Axis) -> None:
+    """Label a logarithmic axis at 1, 2 and 5 of each decade, in plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(PLAIN)
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _heatmap(axes: Axes, table: pd.DataFrame, form: str, most: float, colours: str, **options: Any) -> None:
+    """Numbers in cells coloured from −most to most."""
+    sns.heatmap(table, annot=True, fmt=form, vmin=-most, vmax=most, cmap=colours, linewidths=1, ax=axes, **options)
+    axes.set(xlabel="", ylabel="")
+    axes.tick_params(rotation=0)
+    axes.grid(False)
+
+
+def _rows(axes: Axes, names: Iterable[Any]) -> None:
+    """Names of rows, from the top downwards."""
+    axes.set_yticks(range(len(names := list(names))), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def alignment_by_component(means: pd.DataFrame) -> Figure:
     """SSA of each vector in each kind of matrix, with the null k/d_out as a black bar (Table 4)."""
     figure, axes = plt.subplots(figsize=(WIDTH, 3.9))
-    _alignment(axes, means, _vectors(means), "null $k/d_\\text{out}$")
-    _legend_below(figure)
-    return figure
+    _alignment(axes, means, _vectors(means), NULL)
+    return _legend(figure)
 
 
 def shape_bound(cells: pd.DataFrame) -> Figure:
     """Table 4 with the most that a random T can have in a matrix of that shape, one panel a pretrained model."""
-    models = cells.pretrained.unique()
-    figure, grid = plt.subplots(len(models), 1, figsize=(WIDTH, 2.9 * len(models)), sharex=True)
-    for axes, model in zip(grid, models, strict=True):
-        part = cells[cells.pretrained == model].assign(null=lambda t: t.bound)
-        _alignment(axes, part, {v: look for v, look in _vectors(cells).items() if v in set(part.vector)}, None)
-        axes.set_title(model, loc="left")
+    figure, panels = _panels(_split(cells.assign(null=cells.bound), "pretrained"), 2.9)
+    for axes, part in panels:
+        looks = {vector: look for vector, look in _vectors(cells).items() if vector in part.vector.values}
+        _alignment(axes, part, looks, None)
         axes.legend(loc="lower left", frameon=False)
     return figure
 
 
-def _alignment(axes: Axes, means: pd.DataFrame, vectors: Mapping[str, tuple[str, Any]], null: str | None) -> None:
+def _alignment(axes: Axes, means: pd.DataFrame, vectors: Mapping[Any, Any], null: str | None) -> None:
     """Marks of SSA by kind of matrix, over black bars of `means.null`."""
-    offsets = np.linspace(-0.26, 0.26, len(vectors)) if len(vectors) > 1 else [0]
-    for offset, (vector, (marker, colour)) in zip(offsets, vectors.items(), strict=True):
-        rows = means[means.vector == vector].set_index("kind").reindex(MATRICES)
-        axes.plot(np.arange(len(MATRICES)) + offset, rows.SSA, marker, color=colour, label=vector, ms=7, mew=2)
+    for vector, marker, colour, place, rows in _by_kind(axes, means, vectors):
+        axes.plot(place, rows.SSA, marker, color=colour, label=vector, ms=7, mew=2)
     bars = means.groupby("kind").null.first().reindex(MATRICES)
     axes.hlines(bars, np.arange(len(bars)) - 0.4, np.arange(len(bars)) + 0.4, "black", lw=1.6, label=null)
-    axes.set(ylim=(0, 1.04), ylabel="SSA", xticks=range(len(MATRICES)))
-    axes.set_xticklabels(_labels(list(MATRICES)))
+    axes.set(ylim=(0, 1.04), ylabel="SSA")
 
 
 def by_layer(table: pd.DataFrame, value: str, label: str, null: bool = False, log: bool = False) -> Figure:
     """`value` by layer, one panel a kind of matrix; with the null as a black line."""
     figure, grid = plt.subplots(4, 2, figsize=(WIDTH, 7.6), sharex=True, sharey=True)
-    vectors = _vectors(table)
     for axes, kind in zip(grid.flat, MATRICES, strict=False):
-        part = table[table.kind == kind]
-        for vector, (marker, colour) in vectors.items():
-            rows = part[part.vector == vector].sort_values("layer")
-            axes.plot(rows.layer, rows[value], marker=marker, ms=3.5, lw=1.2, color=colour, label=vector)
+        part = table[table.kind == kind].sort_values("layer", kind="stable")
+        for vector, look in _vectors(table).items():
+            _line(axes, part[part.vector == vector], value, *look, vector)
         if null:
-            rows = part[part.vector == part.vector.iloc[0]].sort_values("layer")
-            axes.plot(rows.layer, rows.null, color="black", lw=1.6, label="null $k/d_\\text{out}$")
+            rows = part.drop_duplicates("layer")
+            axes.plot(rows.layer, rows.null, color="black", lw=1.6, label=NULL)
         axes.set_title(SYMBOLS[kind], loc="left")
-        axes.xaxis.get_major_locator().set_params(integer=True)
         if log:
             axes.set_yscale("log")
-    grid.flat[-1].set_axis_off()
     figure.supxlabel("layer")
     figure.supylabel(label)
-    handles, names = grid.flat[0].get_legend_handles_labels()
-    grid.flat[-1].legend(handles, names, loc="center", frameon=False)
+    grid.flat[-1].set_axis_off()
+    grid.flat[-1].legend(*grid.flat[0].get_legend_handles_labels(), loc="center", frameon=False)
     return figure
 
 
 def energy_by_component(means: pd.DataFrame) -> Figure:
     """E∥ and E⊥ of each vector, mean over layers, on a logarithmic axis (Tables 5 and 6)."""
-    vectors = _vectors(means)
     figure, axes = plt.subplots(figsize=(WIDTH, 3.9))
-    offsets = np.linspace(-0.26, 0.26, len(vectors))
-    for offset, (vector, (marker, colour)) in zip(offsets, vectors.items(), strict=True):
-        rows = means[means.vector == vector].set_index("kind").reindex(MATRICES)
-        place = np.arange(len(MATRICES)) + offset
+    for vector, marker, colour, place, rows in _by_kind(axes, means, _vectors(means)):
         axes.vlines(place, rows.E_perp, rows.E_par, color=colour, lw=1, alpha=0.6)
         axes.plot(place, rows.E_par, marker, color=colour, ms=7, label=rf"{vector} $E_\parallel$")
         axes.plot(place, rows.E_perp, marker, color=colour, ms=7, mfc="white", label=rf"{vector} $E_\perp$")
-    axes.set(yscale="log", ylabel="squared Frobenius norm", xticks=range(len(MATRICES)))
-    axes.set_xticklabels(_labels(list(MATRICES)))
-    _legend_below(figure)
-    return figure
+    axes.set(yscale="log", ylabel="squared Frobenius norm")
+    return _legend(figure)
 
 
 def similarity(table: pd.DataFrame) -> Figure:
@@ -125,11 +190,9 @@ def similarity(table: pd.DataFrame) -> Figure:
         axes.plot(whole.r, 1 - whole.cosine, marker, color=colour, ms=10, label=f"{vector}, whole model")
     r = np.geomspace(moved.r.min() * 0.8, moved.r.max() * 1.25, 100)
     axes.plot(r, 1 - 1 / np.sqrt(1 + r**2), color="black", lw=1.2, label=r"$T$ orthogonal to $\theta_\text{pre}$")
-    axes.set(xscale="log", yscale="log", ylabel="1 − cosine")
+    axes.set(xscale="log", yscale="log", xlabel=LENGTH, ylabel="1 − cosine")
     _plain_log(axes.xaxis)
-    axes.set_xlabel(r"$\|T\| / \|\theta_\text{pre}\|$")
-    _legend_below(figure)
-    return figure
+    return _legend(figure)
 
 
 def cosine_heatmap(cosines: pd.DataFrame, names: list[str]) -> Figure:
@@ -138,30 +201,24 @@ def cosine_heatmap(cosines: pd.DataFrame, names: list[str]) -> Figure:
     for row in cosines[cosines.kind == "all"].itertuples():
         matrix.loc[row.a, row.b] = matrix.loc[row.b, row.a] = row.cosine
     figure, axes = plt.subplots(figsize=(WIDTH, 0.72 * len(names) + 1.2))
-    sns.heatmap(matrix, annot=True, fmt=".3f", vmin=-1, vmax=1, cmap="PuOr", linewidths=1, ax=axes)
-    axes.tick_params(rotation=0)
-    axes.grid(False)
+    _heatmap(axes, matrix, ".3f", 1, "PuOr")
     return figure
 
 
 def cosine_by_component(cosines: pd.DataFrame) -> Figure:
     """Cosine of each pair by component; the grey bar is two standard deviations of the null about 0."""
-    table = cosines.assign(pair=cosines.a + " · " + cosines.b)
-    kinds = [k for k in ("all", *KINDS) if k in set(table.kind)]
-    pairs = list(table.pair.unique())
-    figure, grid = plt.subplots(
-        len(pairs), 1, figsize=(WIDTH, 1.3 + 1.6 * len(pairs)), sharex=True, sharey=True, squeeze=False
-    )
-    for axes, pair in zip(grid[:, 0], pairs, strict=True):
-        rows = table[table.pair == pair].set_index("kind").reindex(kinds)
-        place = np.arange(len(kinds))
+    kinds = [k for k in ("all", *KINDS) if k in set(cosines.kind)]
+    figure, panels = _panels(_split(cosines, cosines.a + " · " + cosines.b), 1.6, 1.3, sharey=True)
+    place = np.arange(len(kinds))
+    for axes, part in panels:
+        rows = part.set_index("kind").reindex(kinds)
         axes.bar(place, 4 * rows.null_sd, bottom=-2 * rows.null_sd, color="0.8", width=0.7, label="null ± 2 sd")
-        _stems(axes, place, rows.cosine)
-        axes.set_title(pair, loc="left")
-        axes.set_xticks(place, _labels(kinds), rotation=45, ha="right")
+        axes.vlines(place, 0, rows.cosine, color="black", lw=1)
+        axes.plot(place, rows.cosine, "o", color="black", ms=5)
+        axes.axhline(0, color="black", lw=0.8)
+        axes.set_xticks(place, [SYMBOLS.get(kind, kind) for kind in kinds], rotation=45, ha="right")
     figure.supylabel("cosine")
-    figure.legend(handles=grid[0, 0].containers, loc="outside lower center", frameon=False)
-    return figure
+    return _legend(figure, ncols=1)
 
 
 FACES = {"survives": "full", "depends on the pairing": "left", "within chance": "none"}
@@ -172,42 +229,33 @@ def forest(comparisons: pd.DataFrame) -> Figure:
 
     Filled marks differ whatever the pairing of items, half-filled ones may, open ones are within chance.
     """
-    panels = dict(list(comparisons.groupby(["table", "family"], sort=False)))
-    pairs = [len(part) // part.column.nunique() for part in panels.values()]
-    heights = [0.6 + len(part) * (0.14 + 0.13 / n) for n, part in zip(pairs, panels.values(), strict=True)]
-    figure, grid = plt.subplots(len(panels), 1, figsize=(WIDTH, sum(heights) + 0.5), sharex=True, height_ratios=heights)
-    for axes, ((table, family), part) in zip(np.atleast_1d(grid), panels.items(), strict=True):
-        _forest(axes, part)
+    parts = _split(comparisons, ["table", "family"], lambda names: "Table {}, {}".format(*names))
+    heights = [0.6 + len(part) * 0.14 + part.column.nunique() * 0.13 for _, part in parts]
+    figure, panels = _panels(parts, 0, sum(heights) + 0.5, titles=False, height_ratios=heights)
+    for (title, _), (axes, part) in zip(parts, panels, strict=True):
+        pairs = dict(list(part.groupby(["first", "second"], sort=False)))
+        for (names, (marker, colour)), offset in zip(_looks(pairs).items(), _spread(len(pairs)), strict=True):
+            cells = pairs[names]
+            place = np.arange(len(cells)) + offset
+            axes.hlines(place, cells.low, cells.high, color=colour, lw=1.4)
+            for x, y, outcome in zip(cells.points, place, cells.outcome, strict=True):
+                axes.plot(x, y, marker, color=colour, ms=6, fillstyle=FACES[outcome], markerfacecoloralt="white")
+            axes.plot([], [], marker, color=colour, ms=6, label=" − ".join(names))
+        axes.axvline(0, color="black", lw=1)
+        _rows(axes, part.column.unique())
         axes.legend(
-            title=f"Table {table}, {family}", ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False,
-            alignment="left", fontsize="small", handletextpad=0.3, borderpad=0, borderaxespad=0.2,
+            title=title, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, alignment="left",
+            fontsize="small", handletextpad=0.3, borderpad=0, borderaxespad=0.2,
         )  # fmt: skip
     figure.supxlabel("difference in points")
     return figure
-
-
-def _forest(axes: Axes, part: pd.DataFrame) -> None:
-    columns, pairs = part.column.unique(), dict(list(part.groupby(["first", "second"], sort=False)))
-    offsets = np.linspace(-0.26, 0.26, len(pairs)) if len(pairs) > 1 else [0]
-    for (names, cells), offset, marker, colour in zip(
-        pairs.items(), offsets, MARKERS, sns.color_palette("colorblind"), strict=False
-    ):
-        place = np.arange(len(cells)) + offset
-        axes.hlines(place, cells.low, cells.high, color=colour, lw=1.4)
-        for x, y, outcome in zip(cells.points, place, cells.outcome, strict=True):
-            axes.plot(x, y, marker, color=colour, ms=6, fillstyle=FACES[outcome], markerfacecoloralt="white")
-        axes.plot([], [], marker, color=colour, ms=6, label=" − ".join(names))
-    axes.axvline(0, color="black", lw=1)
-    axes.set_yticks(np.arange(len(columns)), columns)
-    axes.set_ylim(len(columns) - 0.5, -0.5)
 
 
 def same_weights(rows: pd.DataFrame, level: float) -> Figure:
     """Accuracy of the pretrained weights twice: as (−)T in Table 1 and under their own name in Table 7."""
     figure, axes = plt.subplots(figsize=(WIDTH, 4.6))
     axes.plot([0, 100], [0, 100], color="black", lw=1, label="same value")
-    looks = zip(rows.family.unique(), MARKERS, sns.color_palette("colorblind"), strict=False)
-    for family, marker, colour in looks:
+    for family, (marker, colour) in _looks(rows.family.unique()).items():
         part = rows[rows.family == family]
         for row in part.itertuples():
             across, up = (np.array(wilson(count, row.n, level)) * 100 for count in (row.right_pre, row.right))
@@ -215,34 +263,24 @@ def same_weights(rows: pd.DataFrame, level: float) -> Figure:
             axes.plot([row.value_pre, row.value_pre], up, color=colour, lw=0.8, alpha=0.5)
         axes.plot(part.value_pre, part.value, marker, color=colour, ms=6, label=family)
     axes.set(xlim=(40, 101), ylim=(0, 101), xlabel="pretrained model, Table 7 (%)", ylabel="(−)T, Table 1 (%)")
-    _legend_below(figure)
-    return figure
+    return _legend(figure)
 
 
 def lengths(cosines: pd.DataFrame, vectors: pd.DataFrame) -> Figure:
     """‖T‖/‖θ_pre‖ with its range by rounding: pairs of Table 15, and the vectors of Tables 5 and 6."""
-    pairs = cosines.assign(name=cosines.pretrained + ", " + cosines.member, source="from its cosine, Table 15")
-    others = vectors[~vectors.vector.isin(cosines.member)]
-    others = others.assign(name=others.pretrained + ", " + others.vector, source="from energies, Tables 5 and 6")
-    rows = pd.concat([pairs, others], ignore_index=True)
+    others = vectors[~vectors.vector.isin(cosines.member)].rename(columns={"vector": "member"})
+    sources = {"from its cosine, Table 15": cosines, "from energies, Tables 5 and 6": others}
+    rows = pd.concat(sources, names=["source", None]).reset_index("source").reset_index(drop=True)
     figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * len(rows) + 1.7))
-    for (source, part), marker, colour in zip(
-        rows.groupby("source", sort=False), MARKERS, sns.color_palette("colorblind"), strict=False
-    ):
+    for source, (marker, colour) in _looks(sources).items():
+        part = rows[rows.source == source]
         axes.hlines(part.index, part.r_low, part.r_high, color=colour, lw=2)
         axes.plot(part.r, part.index, marker, color=colour, ms=7, label=source)
     axes.axvline(2**0.5, color="black", lw=1.2, ls="--", label="two unrelated models of one norm")
-    axes.set(xscale="log", ylim=(len(rows) - 0.5, -0.5), xlabel=r"$\|T\| / \|\theta_\text{pre}\|$")
-    axes.set_yticks(rows.index, rows.name)
+    axes.set(xscale="log", xlabel=LENGTH)
+    _rows(axes, rows.pretrained + ", " + rows.member)
     _plain_log(axes.xaxis)
-    figure.legend(loc="outside lower center", frameon=False)
-    return figure
-
-
-def _stems(axes: Axes, place: np.ndarray, height: pd.Series) -> None:
-    axes.vlines(place, 0, height, color="black", lw=1)
-    axes.plot(place, height, "o", color="black", ms=5)
-    axes.axhline(0, color="black", lw=0.8)
+    return _legend(figure, ncols=1)
 
 
 def training_curves(reports: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -252,19 +290,7 @@ def training_curves(reports: Mapping[str, Mapping[str, Any]]) -> Figure:
         axes.plot(range(1, len(report["loss"]) + 1), report["loss"], line, label=member, lw=1.4)
     axes.set(xlabel="step", ylabel="loss per token", yscale="log")
     _plain_log(axes.yaxis)
-    _legend_below(figure)
-    return figure
-
-
-def _plain_log(axis: Axis) -> None:
-    """Label a logarithmic axis at 1, 2 and 5 of each decade, in plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _legend_below(figure: Figure) -> None:
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return _legend(figure)
 
 
 SHARES = {  # columns of `neurons.shares`
@@ -274,78 +300,61 @@ SHARES = {  # columns of `neurons.shares`
 }
 
 
-def _members(table: pd.DataFrame) -> dict[str, tuple[str, Any]]:
-    """Marker and colour of each member; the first, the pretrained one, is black."""
-    first, *others = table.member.unique()
-    looks = zip(MARKERS, sns.color_palette("colorblind"), strict=False)
-    return {first: ("X", "black"), **dict(zip(others, itertools.cycle(looks), strict=False))}
-
-
 def active_shares(shares: pd.DataFrame) -> Figure:
     """Share of active neurons by layer and member, in three readings (Fig. 1); bands are 95 % intervals."""
-    figure, grid = plt.subplots(len(SHARES), 1, figsize=(WIDTH, 7.4), sharex=True)
-    for axes, (column, label) in zip(grid, SHARES.items(), strict=True):
-        for member, (marker, colour) in _members(shares).items():
+    figure, panels = _panels(SHARES.items(), 0, 7.4, titles=False)
+    for column, (axes, label) in zip(SHARES, panels, strict=True):
+        for member, look in _members(shares).items():
             rows = shares[shares.member == member]
             if column == "share":
-                axes.fill_between(rows.layer, rows.low, rows.high, color=colour, alpha=0.25, lw=0)
-            axes.plot(rows.layer, rows[column], marker=marker, ms=3.5, lw=1.2, color=colour, label=member)
+                axes.fill_between(rows.layer, rows.low, rows.high, color=look[1], alpha=0.25, lw=0)
+            _line(axes, rows, column, *look, member)
         axes.set(ylim=(0, 1), ylabel=label)
-    grid[-1].set_xlabel("layer")
-    grid[-1].xaxis.get_major_locator().set_params(integer=True)
-    _legend_of(figure, grid[0])
-    return figure
+    axes.set_xlabel("layer")
+    return _legend(figure)
 
 
 def edit_distances(distances: pd.DataFrame, criteria: Mapping[str, str]) -> Figure:
     """Edit distance from the pretrained pattern by layer (Fig. 2), one panel a criterion, with nulls and floor."""
-    others = distances[distances.member != distances.member.iloc[0]]
-    figure, grid = plt.subplots(len(criteria), 1, figsize=(WIDTH, 3.2 * len(criteria)), sharex=True)
-    for axes, (criterion, label) in zip(grid, criteria.items(), strict=True):
-        part = others[others.criterion == criterion]
-        for member, (marker, colour) in _members(distances).items():
+    pretrained, *looks = _members(distances).items()
+    others = distances[distances.member != pretrained[0]]
+    figure, panels = _panels([(label, others[others.criterion == name]) for name, label in criteria.items()], 3.2)
+    for axes, part in panels:
+        for member, (marker, colour) in looks:
             rows = part[part.member == member]
-            if len(rows):
-                axes.plot(rows.layer, rows.edit, marker=marker, ms=3.5, lw=1.2, color=colour, label=member)
-                axes.plot(rows.layer, rows.edit_rotated, ls="--", lw=1.2, color=colour, label=f"{member}, $T$ rotated")
+            _line(axes, rows, "edit", marker, colour, member)
+            axes.plot(rows.layer, rows.edit_rotated, ls="--", lw=1.2, color=colour, label=f"{member}, $T$ rotated")
         layers = part.groupby("layer")
         axes.plot(layers.edit_shuffled.mean(), color="black", lw=1.6, label="places at random")
         axes.plot(layers.edit_floor.first(), color="black", lw=1.6, ls=":", label="pretrained, two halves of the text")
         axes.set(ylabel="edit distance / $d_m$", ylim=(0, None))
-        axes.set_title(label, loc="left")
-    grid[-1].set_xlabel("layer")
-    grid[-1].xaxis.get_major_locator().set_params(integer=True)
-    _legend_of(figure, grid[0])
-    return figure
+    axes.set_xlabel("layer")
+    return _legend(figure)
 
 
 def ablation(effects: pd.DataFrame) -> Figure:
     """What ablating the top neurons costs (Fig. 5), filled, beside as many at random, open; a panel a task."""
-    tasks, shares = effects.task.unique(), sorted(effects.share[effects.ablated != "nothing"].unique())
-    figure, grid = plt.subplots(len(tasks), 1, figsize=(WIDTH, 2.6 * len(tasks)), sharex=True, squeeze=False)
-    members = _members(effects)
-    offsets = dict(zip(members, np.linspace(-0.25, 0.25, len(members)), strict=True))
-    for axes, task in zip(grid[:, 0], tasks, strict=True):
-        for (member, (marker, colour)), kind in itertools.product(members.items(), ("top", "random")):
-            rows = effects[(effects.task == task) & (effects.member == member) & (effects.ablated == kind)]
-            place = np.array([shares.index(share) for share in rows.share]) + offsets[member]
-            axes.vlines(place, rows.change_low, rows.change_high, color=colour, lw=1, alpha=0.7)
-            fill = dict(color=colour, label=member) if kind == "top" else dict(mec=colour, mfc="white")
-            axes.plot(place, rows.change, marker, ls="none", ms=6, **fill)
+    shares, members = sorted(effects.share[effects.ablated != "nothing"].unique()), _members(effects)
+    figure, panels = _panels(_split(effects, "task", task_name), 2.6)
+    for axes, part in panels:
+        for (member, (marker, colour)), offset in zip(members.items(), _spread(len(members), 0.25), strict=True):
+            for kind, fill in (("top", dict(color=colour, label=member)), ("random", dict(mec=colour, mfc="white"))):
+                rows = part[(part.member == member) & (part.ablated == kind)]
+                place = rows.share.map(shares.index) + offset
+                axes.vlines(place, rows.change_low, rows.change_high, color=colour, lw=1, alpha=0.7)
+                axes.plot(place, rows.change, marker, ls="none", ms=6, **fill)
         axes.axhline(0, color="black", lw=0.8)
-        (unit,) = effects.unit[effects.task == task].unique()
+        (unit,) = part.unit.unique()
         axes.set_ylabel(unit)
         if unit == PERCENT:
             axes.set_ylim(-110, 110)
         else:
             axes.set_yscale("symlog", linthresh=0.1)
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_major_formatter(PLAIN)
             axes.margins(y=0.15)
-        axes.set_title(task_name(task), loc="left")
-    grid[-1, 0].set_xticks(range(len(shares)), [in_percent(share) for share in shares])
-    grid[-1, 0].set_xlabel("share of active neurons")
-    _legend_of(figure, grid[0, 0])
-    return figure
+    axes.set_xticks(range(len(shares)), [in_percent(share) for share in shares])
+    axes.set_xlabel("share of active neurons")
+    return _legend(figure)
 
 
 def ablation_heatmap(effects: pd.DataFrame) -> Figure:
@@ -356,28 +365,24 @@ def ablation_heatmap(effects: pd.DataFrame) -> Figure:
         axes.text(0.5, 0.5, "no benchmark was asked", ha="center", va="center")
         axes.axis("off")
         return figure
-    shares, tasks = sorted(rows.share.unique()), rows.task.unique()
-    figure, grid = plt.subplots(len(shares), 1, figsize=(WIDTH, 1.1 + len(shares) * (0.5 + 0.42 * len(tasks))))
-    for axes, share in zip(np.atleast_1d(grid), shares, strict=True):
-        wide = rows[rows.share == share].pivot(index="task", columns="member", values="change")
-        wide = wide.loc[tasks, rows.member.unique()].rename(index=task_name)
-        sns.heatmap(wide, annot=True, fmt=".0f", vmin=-100, vmax=100, cmap="RdBu_r", linewidths=1, ax=axes, cbar=False)
+    parts = _split(rows.sort_values("share"), "share", lambda share: f"top {in_percent(share)} of active neurons")
+    figure, panels = _panels(parts, 0.5 + 0.42 * rows.task.nunique(), 1.1, sharex=False)
+    for axes, part in panels:
+        wide = part.pivot(index="task", columns="member", values="change")
+        wide = wide.loc[rows.task.unique(), rows.member.unique()].rename(index=task_name)
+        _heatmap(axes, wide, ".0f", 100, "RdBu_r", cbar=False)
         for y, x in np.argwhere(wide.isna().to_numpy()):  # which the heat map leaves empty
             axes.text(x + 0.5, y + 0.5, "P = 0", ha="center", va="center", fontsize="small")
-        axes.set(xlabel="", ylabel="")
-        axes.set_title(f"top {in_percent(share)} of active neurons", loc="left")
-        axes.tick_params(rotation=0)
-        axes.grid(False)
     return figure
 
 
 CURVES = {  # columns of items, how they are called and drawn
-    "acc": ("right, in the form asked for", "o", "-"),
-    "acc_lenient": ("right, in any form", "s", "--"),
-    "thought": ("thought encapsulated", "^", ":"),
-    "stopped_token": ("stopped by end token", "D", "-."),
-    "passed": ("passes its tests", "o", "-"),
-    "rouge1": ("ROUGE-1", "o", "-"),
+    "acc": ("right, in the form asked for", "o-"),
+    "acc_lenient": ("right, in any form", "s--"),
+    "thought": ("thought encapsulated", "^:"),
+    "stopped_token": ("stopped by end token", "D-."),
+    "passed": ("passes its tests", "o-"),
+    "rouge1": ("ROUGE-1", "o-"),
 }
 
 
@@ -386,67 +391,54 @@ def negation(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
     `curves` holds by title rows of scale, what, score, low and high.
     """
-    figure, grid = plt.subplots(len(curves), 1, figsize=(WIDTH, 3.1 * len(curves)), sharex=True, squeeze=False)
-    colours = dict(zip(CURVES, sns.color_palette("colorblind"), strict=False))
-    for axes, (title, rows) in zip(grid[:, 0], curves.items(), strict=True):
-        for number, (what, (label, marker, line)) in enumerate(CURVES.items()):
+    figure, panels = _panels(curves.items(), 3.1)
+    for axes, rows in panels:
+        for number, (what, (label, form)) in enumerate(CURVES.items()):
             part = rows[rows.what == what].sort_values("scale")
-            place = part.scale + 0.01 * (number - 1.5)
-            if part.empty:
-                continue
-            axes.vlines(place, part.low, part.high, color=colours[what], lw=1, alpha=0.7)
-            axes.plot(place, part.score, line, marker=marker, ms=5, lw=1.3, color=colours[what], label=label)
+            if len(part):
+                _curve(axes, part, "score", 0.01 * (number - 1.5), form, sns.color_palette("colorblind")[number], label)
         axes.axvline(1, color="black", lw=0.8)
         axes.set(ylim=(-4, 104), ylabel="% of items", xticks=sorted(rows.scale.unique()))
-        axes.set_title(title, loc="left")
-    grid[-1, 0].set_xlabel(r"$\lambda$ of $\theta_\text{ft} - \lambda T$")
-    _legend_of(figure, *grid[:, 0])
-    return figure
+    axes.set_xlabel(r"$\lambda$ of $\theta_\text{ft} - \lambda T$")
+    return _legend(figure)
 
 
 def addition(ratios: pd.DataFrame) -> Figure:
     """Normalised accuracy against λ (Figs. 4, 6), a panel a benchmark: all vectors, and each alone; 95 % intervals."""
-    tasks = ratios.task.unique()
-    figure, grid = plt.subplots(len(tasks), 1, figsize=(WIDTH, 3.0 * len(tasks)), sharex=True, squeeze=False)
-    for axes, task in zip(grid[:, 0], tasks, strict=True):
-        part = ratios[ratios.task == task]
-        vectors = [one for one in part.vectors.unique() if one != "none"]
-        looks = zip(vectors, MARKERS, sns.color_palette("colorblind"), np.linspace(-1, 1, len(vectors)), strict=False)
-        for one, marker, colour, shift in looks:
-            rows = pd.concat([part[part.vectors == "none"], part[part.vectors == one]]).sort_values("scale")
-            place = rows.scale + 0.012 * shift
-            axes.vlines(place, rows.low, rows.high, color=colour, lw=1, alpha=0.7)
-            axes.plot(place, rows.ratio, marker=marker, ms=5, lw=1.3, color=colour, label=_vector_label(one))
+    figure, panels = _panels(_split(ratios, "task", task_name), 3.0)
+    for axes, part in panels:
+        looks = _looks(one for one in part.vectors.unique() if one != "none")
+        for (one, (marker, colour)), shift in zip(looks.items(), np.linspace(-0.012, 0.012, len(looks)), strict=True):
+            rows = part[part.vectors.isin(["none", one])].sort_values("scale")
+            label = "all vectors" if one == "sum" else f"$T$ of {one} alone"
+            _curve(axes, rows, "ratio", shift, f"{marker}-", colour, label)
         axes.axhline(1, color="black", lw=0.8)
         axes.set(ylabel="normalised score", ylim=(-0.05, None), xticks=sorted(part.scale.unique()))
-        axes.set_title(task_name(task), loc="left")
-    grid[-1, 0].set_xlabel(r"$\lambda$ of $\theta_\text{pre} + \lambda \sum_i T_i$")
-    _legend_of(figure, grid[0, 0])
-    return figure
-
-
-def _vector_label(vectors: str) -> str:
-    return "all vectors" if vectors == "sum" else f"$T$ of {vectors} alone"
+    axes.set_xlabel(r"$\lambda$ of $\theta_\text{pre} + \lambda \sum_i T_i$")
+    return _legend(figure)
 
 
 def score_differences(gaps: pd.DataFrame) -> Figure:
     """Differences from one model in points with their intervals, filled where beyond chance; a panel a benchmark."""
-    tasks, whos = gaps.task.unique(), list(gaps.who.unique())
-    figure, grid = plt.subplots(
-        len(tasks), 1, figsize=(WIDTH, len(tasks) * (0.55 + 0.32 * len(whos)) + 0.6), sharex=True, squeeze=False
-    )
-    for axes, task in zip(grid[:, 0], tasks, strict=True):
-        part = gaps[gaps.task == task]
+    whos = list(gaps.who.unique())
+    first = gaps.drop_duplicates("task").set_index("task")
+    parts = _split(gaps, "task", lambda task: f"{task_name(task)}, n = {first.n[task]}")
+    figure, panels = _panels(parts, 0.55 + 0.32 * len(whos), 0.6)
+    for axes, part in panels:
         place = [whos.index(who) for who in part.who]
         axes.hlines(place, part.low, part.high, color="black", lw=1.4)
         for x, y, clear in zip(part.points, place, part.clear, strict=True):
             axes.plot(x, y, "o", color="black", ms=7, mfc="black" if clear else "white")
         axes.axvline(0, color="black", lw=0.8)
-        axes.set_yticks(range(len(whos)), whos)
-        axes.set_ylim(len(whos) - 0.5, -0.5)
-        axes.set_title(f"{task_name(task)}, n = {part.n.iloc[0]}", loc="left")
-    grid[-1, 0].set_xlabel("difference in points")
+        _rows(axes, whos)
+    axes.set_xlabel("difference in points")
     return figure
+
+
+def _map(axes: Axes, values: np.ndarray, colours: str, **limits: Any) -> Any:
+    """A heat map of effects, layers upwards."""
+    axes.grid(False)
+    return axes.imshow(values, origin="lower", aspect="auto", cmap=colours, **limits)
 
 
 def patching_maps(maps: Any, sites: tuple[str, ...], kind: str) -> Figure:
@@ -454,18 +446,14 @@ def patching_maps(maps: Any, sites: tuple[str, ...], kind: str) -> Figure:
     means = {member: found.abs().mean(0).numpy() for (member, k), found in maps.effects.items() if k == kind}
     size = (WIDTH, 2.3 * len(means) + 0.9)
     figure, grid = plt.subplots(len(means), len(sites), figsize=size, sharex=True, sharey=True)
-    most = [max(found[i].max() for found in means.values()) for i in range(len(sites))]
+    most = np.max([found.max(axis=(1, 2)) for found in means.values()], axis=0)
     for row, (member, found) in zip(grid, means.items(), strict=True):
-        for axes, site, values, top in zip(row, sites, found, most, strict=True):
-            image = axes.imshow(values, origin="lower", aspect="auto", cmap="magma_r", vmin=0, vmax=top)
-            axes.grid(False)
-            if member == next(iter(means)):
-                axes.set_title(site)
-            if member == list(means)[-1]:
-                figure.colorbar(image, ax=grid[:, list(sites).index(site)], location="bottom", shrink=0.9)
+        images = [_map(*one, "magma_r", vmin=0, vmax=top) for *one, top in zip(row, found, most, strict=True)]
         row[0].set_ylabel(f"{member}\nlayer")
-    for axes in grid[-1]:
-        axes.set_xticks(range(len(maps.columns)), maps.columns, rotation=90, fontsize="small")
+    for column, site, image in zip(grid.T, sites, images, strict=True):
+        column[0].set_title(site)
+        figure.colorbar(image, ax=column, location="bottom", shrink=0.9)
+        column[-1].set_xticks(range(len(maps.columns)), maps.columns, rotation=90, fontsize="small")
     return figure
 
 
@@ -479,24 +467,16 @@ def patching_example(example: tuple[Any, Mapping[str, Any]], sites: tuple[str, .
     figure, grid = plt.subplots(len(sites), len(maps), figsize=size, sharex=True, sharey=True)
     for i, (row, site) in enumerate(zip(grid, sites, strict=True)):
         limit = np.nanmax(np.abs(maps["exact"][i].numpy()))
-        for axes, (method, found) in zip(row, maps.items(), strict=True):
+        for axes, found in zip(row, maps.values(), strict=True):
             axes.set_facecolor("0.8")
-            axes.grid(False)
             values = found[i].numpy()
             known = np.flatnonzero(~np.isnan(values).all(axis=1))
             nearest = known[np.abs(known - np.arange(len(values))[:, None]).argmin(axis=1)]
-            image = axes.imshow(values[nearest], origin="lower", aspect="auto", cmap="PuOr", vmin=-limit, vmax=limit)
-            if i == 0:
-                axes.set_title(method)
+            image = _map(axes, values[nearest], "PuOr", vmin=-limit, vmax=limit)
         row[0].set_ylabel(f"{site}\nlayer")
         figure.colorbar(image, ax=row, shrink=0.85)
     parts = pd.Series(range(len(pair.corrupt.columns))).groupby(pair.corrupt.columns, sort=False).mean()
-    for axes in grid[-1]:
+    for top, axes, method in zip(grid[0], grid[-1], maps, strict=True):
+        top.set_title(method)
         axes.set_xticks(parts, parts.index, rotation=90, fontsize="x-small")
     return figure
-
-
-def _legend_of(figure: Figure, *panels: Axes) -> None:
-    """One legend below for the marks of all these panels."""
-    marks = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=2, frameon=False)

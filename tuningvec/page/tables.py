@@ -10,11 +10,13 @@ from IPython.display import Markdown, display
 
 from tuningvec.family.spec import GGUF, Family, Hub
 from tuningvec.measures.scores import PERCENT, in_percent, task_name
-from tuningvec.page.text import formatted, number, quoted
+from tuningvec.page.text import formatted, number, quoted, texts
 from tuningvec.paper import printed as paper
 from tuningvec.stats import wilson
 from tuningvec.weights.components import KINDS, MATRICES, SYMBOLS
 
+SHARE = "{share:.3f} ({low:.3f}, {high:.3f})"
+SCORE = "{score:.1f} ({low:.0f}, {high:.0f})"  # in percent
 LONGEST_IN_ONE_LINE = 45  # characters of a cell; tables without longer ones scroll and do not wrap
 MATH = SYMBOLS | {  # names that mean one thing in every table, as in the book's table of symbols
     "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": r"$\varepsilon$", "d_out": r"$d_\text{out}$",
@@ -52,42 +54,43 @@ def measured(table: pd.DataFrame) -> None:
     times: dict[str, list[str]] = {}
     weights: dict[str, Any] = {}
     for run in table.attrs["runs"]:
-        versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-        where = ", ".join(filter(None, [run["machine"], run["device"], versions]))
+        versions = (f"{name} {version}" for name, version in run["versions"].items())
+        where = ", ".join(filter(None, [run["machine"], run["device"], *versions]))
         times.setdefault(where, []).append(run["measured"][:16].replace("T", " "))
         weights |= run["inputs"]["weights"]
     lines = [f"- {' to '.join(dict.fromkeys([min(when), max(when)]))}, {where}" for where, when in times.items()]
-    sums = [
-        f"- {label or 'pretrained'}: " + " ".join(f"{formatted(c, '+g')} `{_short(identity)}`" for identity, c in terms)
-        for label, terms in weights.items()
-    ]
-    said = ["Measured (UTC)", "", *lines, "", "from weights with these checksums", "", *sums]
-    unread = {
-        f"- {task_name(v['task'])}: {v['member']} cannot read {v['reason']}" for v in table.attrs.get("left_out", [])
-    }
-    said += ["", "**Benchmarks left out**", "", *sorted(unread)] if unread else []
-    display(Markdown("\n".join(said)))
+    lines += ["", "from weights with these checksums", ""]
+    for label, terms in weights.items():  # a random summand's name is kept whole
+        sums = (f"{formatted(c, '+g')} `{name if '(' in name else name[:12]}`" for name, c in terms)
+        lines.append(f"- {label or 'pretrained'}: {' '.join(sums)}")
+    if unread := table.attrs.get("left_out"):
+        each = {f"- {task_name(v['task'])}: {v['member']} cannot read {v['reason']}" for v in unread}
+        lines += ["", "**Benchmarks left out**", "", *sorted(each)]
+    display(Markdown("\n".join(["Measured (UTC)", "", *lines])))
 
 
-def _short(identity: str) -> str:
-    """The first of a checksum; a random summand's name is kept whole."""
-    return identity if "(" in identity else identity[:12]
+def _wide(rows: pd.DataFrame, index: str | list[str], columns: str, values: str) -> pd.DataFrame:
+    """A row each `index` and a column each of `columns`, in the order in which they first stand in `rows`."""
+    order = rows.drop_duplicates(index).set_index(index).index
+    return rows.pivot(index=index, columns=columns, values=values).loc[order, rows[columns].unique()]
+
+
+def _together(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Rows of one value of `column` after one another, in the order in which the values first stand in `rows`."""
+    return rows.sort_values(column, key=lambda values: values.map(list(values.unique()).index), kind="stable")
 
 
 def beside_paper(ours: pd.DataFrame, value: str, paper: pd.DataFrame) -> pd.DataFrame:
     """Rows of our vectors (mean `value` by kind) above the paper's rows of the same table."""
-    own = ours.pivot(index="vector", columns="kind", values=value).loc[ours.vector.unique(), list(paper.columns)]
-    both = pd.concat({"here": own, "paper": paper}, names=["source", "T"])
-    return both.reset_index()
+    own = _wide(ours, "vector", "kind", value)[list(paper.columns)]
+    return pd.concat({"here": own, "paper": paper}, names=["source", "T"]).reset_index()
 
 
 def read(corpus: pd.DataFrame) -> pd.DataFrame:
     """What a corpus gave each member, with a note where it was shorter than its budget."""
-    short = [
-        f"{n:,} of {asked:,} tokens" if n < asked else "" for n, asked in zip(corpus.tokens, corpus.asked, strict=True)
-    ]
-    table = corpus.drop(columns=["asked", "digest"])
-    return table.assign(shorter=short).rename(columns={"shorter": "shorter than asked"}) if any(short) else table
+    table, ended = corpus.drop(columns=["asked", "digest"]), corpus.tokens < corpus.asked
+    short = np.where(ended, texts(corpus, "{tokens:,} of {asked:,} tokens"), "")
+    return table.assign(**{"shorter than asked": short}) if ended.any() else table
 
 
 def trends(table: pd.DataFrame) -> pd.DataFrame:
@@ -102,20 +105,15 @@ def distances(table: pd.DataFrame) -> pd.DataFrame:
     means = means.sort_values("criterion", ascending=False, kind="stable")
     for name, label in (("edit", "edit"), ("hamming", "Hamming")):
         for ends, kind in ((("", "_shuffled"), "all text"), (("_half", "_rotated", "_floor"), "half")):
-            values = means[[f"{name}{end}" for end in ends]].to_numpy()
-            means[f"{label}, {kind}"] = [" / ".join(f"{value:.3f}" for value in row) for row in values]
+            means[f"{label}, {kind}"] = texts(means, " / ".join(f"{{{name}{end}:.3f}}" for end in ends))
     return means[["criterion", "member", *means.columns[-4:]]]
 
 
 def ablation(effects: pd.DataFrame) -> pd.DataFrame:
     """Changes with their intervals, of the top neurons and of as many at random, by task, member and share."""
     rows = effects[effects.ablated != "nothing"]
-    text = _changes(rows, "change", "change_low", "change_high")
-    index = ["task", "member", "share"]
-    wide = rows.assign(text=text).pivot(index=index, columns="ablated", values="text")
-    wide = wide.loc[
-        list(dict.fromkeys(rows[index].itertuples(index=False, name=None))), ["top", "random"]
-    ].reset_index()
+    rows = rows.assign(text=_changes(rows, "change", "change_low", "change_high"))
+    wide = _wide(rows, ["task", "member", "share"], "ablated", "text")[["top", "random"]].reset_index()
     return wide.assign(share=wide.share.map(in_percent), task=wide.task.map(task_name))
 
 
@@ -127,10 +125,8 @@ def falls(effects: pd.DataFrame) -> list[str]:
 
 def whole(effects: pd.DataFrame) -> pd.DataFrame:
     """Scores of the members before anything is ablated."""
-    rows = effects[effects.ablated == "nothing"]
-    text = [f"{r.score:.3f} ({r.low:.3f}, {r.high:.3f})" for r in rows.itertuples()]
-    wide = rows.assign(text=text).pivot(index="member", columns="task", values="text")
-    return wide.loc[rows.member.unique(), rows.task.unique()].rename(columns=task_name).reset_index()
+    rows = effects[effects.ablated == "nothing"].assign(share=lambda t: t.score)
+    return _wide(rows.assign(text=texts(rows, SHARE)), "member", "task", "text").rename(columns=task_name).reset_index()
 
 
 def _changes(rows: pd.DataFrame, value: str, low: str, high: str, decimals: int | None = None) -> list[str]:
@@ -145,55 +141,42 @@ def _changes(rows: pd.DataFrame, value: str, low: str, high: str, decimals: int 
 
 def knowledge(table: pd.DataFrame) -> pd.DataFrame:
     """How clean and corrupt prompts differ, by kind of pair and member."""
-    text = _changes(table, "difference", "low", "high")
-    shown = table.assign(difference=text, above=[f"{a} of {n}" for a, n in zip(table.above, table.pairs, strict=True)])
-    kinds = list(dict.fromkeys(table.kind))
-    shown = shown.sort_values("kind", key=lambda c: c.map(kinds.index), kind="stable")
-    shown = shown[["kind", "member", "clean", "corrupt", "difference", "above"]]
-    return shown.rename(columns={"difference": "clean − corrupt", "above": "clean above"})
+    text = {"clean − corrupt": _changes(table, "difference", "low", "high")}
+    shown = _together(table.assign(**text, **{"clean above": texts(table, "{above} of {pairs}")}), "kind")
+    return shown[["kind", "member", "clean", "corrupt", "clean − corrupt", "clean above"]]
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
     """How both kinds of attribution agree with exact patching, by kind of pair and site: the range over members."""
-    long = table.melt(["kind", "site", "method"], ["pearson", "spearman"], "correlation", "value")
-    ranges = long.groupby(["kind", "site", "correlation", "method"], sort=False).value.agg(
-        lambda v: formatted(v, ".2f")
-    )
-    wide = ranges.unstack(["correlation", "method"])
-    wide.columns = [f"{correlation}, {method}" for correlation, method in wide.columns]
-    order = list(dict.fromkeys(table[["kind", "site"]].itertuples(index=False, name=None)))
-    return wide.loc[order].reset_index()
+    long = table.melt(["kind", "site", "method"], ["pearson", "spearman"], "correlation")
+    long["which"] = long.correlation + ", " + long.method
+    ranges = long.groupby(["kind", "site", "which"], sort=False).value.agg(lambda v: formatted(v, ".2f"))
+    return _wide(ranges.reset_index(), ["kind", "site"], "which", "value").reset_index()
 
 
 def regions(table: pd.DataFrame) -> pd.DataFrame:
     """How each member's maps agree with the pretrained one's, and what stands beside it, where there is a map."""
     known = table[table.left_out == ""]
-    text = _changes(known, "corrected", "low", "high", decimals=2)
-    shown = known.assign(corrected=text)[["kind", "site", "member", "agreement", "halves", "own", "corrected", "null"]]
-    shown = shown.sort_values("kind", key=lambda c: c.map(list(dict.fromkeys(known.kind)).index), kind="stable")
+    shown = _together(known.assign(corrected=_changes(known, "corrected", "low", "high", decimals=2)), "kind")
+    shown = shown[["kind", "site", "member", "agreement", "halves", "own", "corrected", "null"]]
     return shown.rename(columns={"halves": "pretrained's halves", "own": "its own halves", "null": "shuffled"})
 
 
 def members(family: Family) -> pd.DataFrame:
     """Members with role, domain, source and licence."""
     rows = [
-        {
-            "member": member.name,
-            "model": member.label,
-            "role": getattr(member, "role", "pretrained"),
-            "domain": getattr(member, "domain", "–"),
-            "weights": f"{member.source.kind}: {_origin(member.source)}",
-            "licence": member.license,
-        }
-        for member in family.members
+        (m.name, m.label, getattr(m, "role", "pretrained"), getattr(m, "domain", "–"), _origin(m.source), m.license)
+        for m in family.members
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["member", "model", "role", "domain", "weights", "licence"])
 
 
 def _origin(source: Any) -> str:
     if isinstance(source, GGUF):
-        return f"`{source.package}` {source.version}" if source.package else f"`{source.file}`"
-    return f"`{source.repo}` at `{source.revision[:10]}`" if isinstance(source, Hub) else f"`{source.path}`"
+        where = f"`{source.package}` {source.version}" if source.package else f"`{source.file}`"
+    else:
+        where = f"`{source.repo}` at `{source.revision[:10]}`" if isinstance(source, Hub) else f"`{source.path}`"
+    return f"{source.kind}: {where}"
 
 
 EXAMS_CAPTION = (
@@ -209,8 +192,8 @@ def exams(reports: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         for when in ("before", "after"):
             if counts := report.get(when):
                 low, high = wilson(counts["right"], counts["n"])
-                row = {"member": member, "when": when, "right": f"{counts['right']} of {counts['n']}"}
-                row["share"] = f"{counts['right'] / counts['n']:.2f} ({low:.2f}, {high:.2f})"
+                share = f"{counts['right'] / counts['n']:.2f} ({low:.2f}, {high:.2f})"
+                row = dict(member=member, when=when, right=f"{counts['right']} of {counts['n']}", share=share)
                 rows.append(row | {what: counts[what] for what in ("valid", "thought", "stopped")})
     return pd.DataFrame(rows)
 
@@ -219,17 +202,15 @@ def similarity_beside_paper(similarity: pd.DataFrame, paper: pd.DataFrame) -> pd
     """Whole-model cosine and r of each member, above the paper's cosines with the r of an orthogonal move."""
     whole = similarity[similarity.kind == "all"]
     own = pd.DataFrame({"source": "here", "model": whole.vector, "cosine": whole.cosine, "r": whole.r})
-    cosine = paper.value / 100
-    model = paper.column + " (" + paper.row + ")"
+    model, cosine = texts(paper, "{column} ({row})"), paper.value / 100
     printed = pd.DataFrame({"source": "paper", "model": model, "cosine": cosine, "r": (cosine**-2 - 1) ** 0.5})
     return pd.concat([own, printed], ignore_index=True)
 
 
 def similarity_by_component(similarity: pd.DataFrame) -> pd.DataFrame:
     """r of each tuning vector by component; a dash where it changes nothing."""
-    wide = similarity.pivot(index="vector", columns="kind", values="r")
-    kinds = [k for k in ("all", *KINDS) if k in wide]
-    return wide.loc[similarity.vector.unique(), kinds].reset_index()
+    wide = _wide(similarity, "vector", "kind", "r")
+    return wide[[k for k in ("all", *KINDS) if k in wide]].reset_index()
 
 
 def cosines(table: pd.DataFrame, parameters: int) -> pd.DataFrame:
@@ -246,10 +227,8 @@ def alignment(means: pd.DataFrame) -> pd.DataFrame:
 def by_epsilon(means: pd.DataFrame) -> pd.DataFrame:
     """SSA by ε, a row each vector and one for the null."""
     nulls = means.drop_duplicates(["epsilon", "kind"]).assign(vector="null", SSA=lambda t: t.null)
-    order = [*means.vector.unique(), "null"]
-    wide = pd.concat([means, nulls]).pivot(index=["epsilon", "vector"], columns="kind", values="SSA")
-    index = pd.MultiIndex.from_product([means.epsilon.unique(), order], names=["epsilon", "vector"])
-    return wide.loc[index, list(MATRICES)].reset_index().assign(epsilon=lambda t: t.epsilon.map("{:g}".format))
+    rows = _together(pd.concat([means, nulls]).assign(epsilon=lambda t: t.epsilon.map("{:g}".format)), "epsilon")
+    return _wide(rows, ["epsilon", "vector"], "kind", "SSA")[list(MATRICES)].reset_index()
 
 
 def sides(means: pd.DataFrame) -> pd.DataFrame:
@@ -280,9 +259,8 @@ def audit(rows: pd.DataFrame, *left_out: str) -> pd.DataFrame:
 def readings(cells: pd.DataFrame) -> pd.DataFrame:
     """Table 4 above what Tables 5 and 6 give as squared norms and as norms."""
     names = {"SSA": "Table 4", "squared": "as squared norms", "norms": "as norms"}
-    both = pd.concat({name: cells.pivot(index="vector", columns="kind", values=c) for c, name in names.items()})
-    index = pd.MultiIndex.from_product([cells.vector.unique(), names.values()])
-    return both.swaplevel().loc[index, list(MATRICES)].rename_axis(["vector", "reading"]).reset_index()
+    rows = cells.rename(columns=names).melt(["vector", "kind"], list(names.values()), "reading")
+    return _wide(_together(rows, "vector"), ["vector", "reading"], "kind", "value")[list(MATRICES)].reset_index()
 
 
 def misprints(cells: pd.DataFrame) -> pd.DataFrame:
@@ -293,14 +271,10 @@ def misprints(cells: pd.DataFrame) -> pd.DataFrame:
 
 def same_weights(rows: pd.DataFrame) -> pd.DataFrame:
     """Each pretrained value → its value as (−)T, with the difference in items where they are counted."""
-    change = [
-        f"{a:.2f} → {b:.2f}" + ("" if pd.isna(items) else f" ({_signed(items)})")
-        for a, b, items in zip(rows.value_pre, rows.value, rows["items"], strict=True)
-    ]
-    names = dict(zip(("1", "2", "3"), ("1, 7", "2, 8", "3, 9"), strict=True))
-    wide = rows.assign(change=change).pivot(index=["table", "column"], columns="family", values="change")
-    order = rows.drop_duplicates(["table", "column"]).set_index(["table", "column"]).index
-    wide = wide.loc[order, rows.family.unique()].reset_index()
+    items = ["" if pd.isna(count) else f" ({_signed(count)})" for count in rows["items"]]
+    rows = rows.assign(change=texts(rows.assign(count=items), "{value_pre:.2f} → {value:.2f}{count}"))
+    wide = _wide(rows, ["table", "column"], "family", "change").reset_index()
+    names = {"1": "1, 7", "2": "2, 8", "3": "3, 9"}
     return wide.assign(table=wide.table.map(names)).rename(columns={"table": "tables", "column": "benchmark"})
 
 
@@ -313,9 +287,8 @@ def fall(rows: pd.DataFrame) -> pd.DataFrame:
 
 def below_chance(rows: pd.DataFrame) -> pd.DataFrame:
     """Right answers on the nine benchmarks with four options, and those of valid outputs."""
-    text = [f"{v.share:.3f} ({v.low:.3f}, {v.high:.3f})" for v in rows.itertuples()]
-    table = rows[["family", "member", "right", "n"]].assign(share=text, valid=rows.valid, of_valid=rows.of_valid)
-    return audit(table.assign(below=rows.below))
+    shown = ["family", "member", "right", "n", "share", "valid", "of_valid", "below"]
+    return audit(rows.assign(share=texts(rows, SHARE))[shown])
 
 
 def sizes(rows: pd.DataFrame) -> pd.DataFrame:
@@ -331,22 +304,20 @@ def averages(rows: pd.DataFrame) -> pd.DataFrame:
 
 def survivors(rows: pd.DataFrame) -> pd.DataFrame:
     """How many cells of each pair of rows go which way; in brackets those that differ whatever the pairing."""
-    ways = {w: [f"{a} ({b})" for a, b in zip(rows[w], rows[f"{w}_survive"], strict=True)] for w in ("higher", "lower")}
-    table = rows[["table", "family"]].assign(compared=_pair(rows), cells=rows["cells"], **ways)
-    return table.assign(equal=rows.equal, depends=rows.depends, unpaired=rows.unpaired)
+    ways = {way: texts(rows, f"{{{way}}} ({{{way}_survive}})") for way in ("higher", "lower")}
+    return _compared(rows, cells=rows["cells"], **ways, **rows[["equal", "depends", "unpaired"]])
 
 
 def pooled(rows: pd.DataFrame) -> pd.DataFrame:
     """Differences over all items of a table together."""
-    table = rows[["table", "family"]].assign(compared=_pair(rows), n=rows.n, points=_interval(rows, "", "points"))
     p = {name: rows[name].map(lambda v: f"{v:.4f}" if v >= 1e-4 else "< 0.0001") for name in ("p", "p_min", "p_max")}
-    return audit(table.assign(**p))
+    return audit(_compared(rows, n=rows.n, points=_interval(rows, "", "points"), **p))
 
 
 def average_differences(rows: pd.DataFrame) -> pd.DataFrame:
     """Differences of averages with their bootstrap intervals."""
-    table = rows[["table", "family"]].assign(compared=_pair(rows), points=rows.points.map(_signed))
-    return table.assign(**{name: _interval(rows, f"{name}_") for name in ("items", "nested", "both")})
+    intervals = {name: _interval(rows, f"{name}_") for name in ("items", "nested", "both")}
+    return _compared(rows, points=rows.points.map(_signed), **intervals)
 
 
 def percentages(rows: pd.DataFrame) -> pd.DataFrame:
@@ -361,14 +332,11 @@ def benchmarks(
 
     `found` is of `scores.of_tasks`, `gaps` of `scores.differences`, `means`, further columns, of `scores.averages`.
     """
-    marks = _marks(gaps[gaps.what == "score"], "task") if gaps is not None else {}
-    cells = [_marked(_percent(row), marks.get((row.who, row.task))) for row in found.itertuples()]
-    wide = found.assign(cell=cells).pivot(index="who", columns="task", values="cell")
-    wide = wide.loc[found.who.unique(), found.task.unique()].fillna("–")
+    wide = _scores(found, "task", None if gaps is None else gaps[gaps.what == "score"])
     n = found.groupby("task", sort=False).n.unique()
     wide.columns = [f"{task_name(task)} (n = {' or '.join(map(str, n[task]))})" for task in wide]
     for name, mean in (means or {}).items():
-        wide[name] = pd.Series({row.who: _percent(row) for row in mean.itertuples()})
+        wide[name] = pd.Series(texts(mean, SCORE), mean.who)
     return wide.fillna("–").rename_axis("model").reset_index()
 
 
@@ -376,12 +344,17 @@ def instructions(found: pd.DataFrame, gaps: pd.DataFrame | None = None) -> pd.Da
     """Shares of replies that keep each instruction, a row each `who`, with n; marked as in `benchmarks`."""
     if found.empty:
         return pd.DataFrame({"model": ["no benchmark here asks for an answer in a form"]})
-    marks = _marks(gaps, "what") if gaps is not None else {}
-    cells = [_marked(_percent(row), marks.get((row.who, row.instruction))) for row in found.itertuples()]
-    wide = found.assign(cell=cells).pivot(index="who", columns="instruction", values="cell")
-    wide = wide.loc[found.who.unique(), found.instruction.unique()]
+    wide = _scores(found.rename(columns={"instruction": "what"}), "what", gaps)
     wide.insert(0, "n", found.groupby("who").n.first())
     return wide.rename(columns=lambda name: name.replace("_", ", ")).rename_axis("model").reset_index()
+
+
+def _scores(found: pd.DataFrame, column: str, gaps: pd.DataFrame | None) -> pd.DataFrame:
+    """Scores with their intervals, a row each `who` and a column each `column`; marked where `gaps` compares them."""
+    gaps = pd.DataFrame(columns=["who", column, "points", "clear"]) if gaps is None else gaps
+    marks = {(row["who"], row[column]): (row["points"], row["clear"]) for row in gaps.to_dict("records")}
+    compared = map(marks.get, zip(found.who, found[column], strict=True))
+    return _wide(found.assign(cell=list(map(_marked, texts(found, SCORE), compared))), "who", column, "cell")
 
 
 def effects(gaps: pd.DataFrame, whats: Sequence[str]) -> pd.DataFrame:
@@ -389,19 +362,10 @@ def effects(gaps: pd.DataFrame, whats: Sequence[str]) -> pd.DataFrame:
     gaps = gaps[gaps.what.isin(whats)]
     if gaps.empty:
         return pd.DataFrame({"member": ["prompted in plain text alone"]})
-    cells = [
-        _marked(text, (row.points, row.clear))
-        for text, row in zip(_changes(gaps, "points", "low", "high", decimals=1), gaps.itertuples(), strict=True)
-    ]
-    index = ["member", "task", "n", "compared"]
-    wide = gaps.assign(cell=cells).pivot(index=index, columns="what", values="cell")
-    order = list(dict.fromkeys(gaps[index].itertuples(index=False, name=None)))
-    wide = wide.loc[order, gaps.what.unique()].fillna("–").reset_index()
+    changes = zip(gaps.points, gaps.clear, strict=True)
+    cells = list(map(_marked, _changes(gaps, "points", "low", "high", decimals=1), changes))
+    wide = _wide(gaps.assign(cell=cells), ["member", "task", "n", "compared"], "what", "cell").fillna("–").reset_index()
     return wide.assign(task=wide.task.map(task_name)).rename(columns=lambda name: name.replace("_", ", "))
-
-
-def _marks(gaps: pd.DataFrame, column: str) -> dict[tuple[str, str], tuple[float, bool]]:
-    return {(row["who"], row[column]): (row["points"], row["clear"]) for row in gaps.to_dict("records")}
 
 
 def _marked(text: str, change: tuple[float, bool] | None) -> str:
@@ -412,10 +376,6 @@ def _marked(text: str, change: tuple[float, bool] | None) -> str:
     if not clear:
         return f"{'△' if points > 0 else '▽'} {text}"
     return f"[▲ {text}]{{.better}}" if points > 0 else f"[▼ {text}]{{.worse}}"
-
-
-def _percent(row: Any) -> str:
-    return f"{row.score:.1f} ({row.low:.0f}, {row.high:.0f})"
 
 
 def replies(
@@ -453,21 +413,14 @@ def data_sources(benchmarks: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         for name, task in some.items():
             source = (task.config.dataset_kwargs or {}).get("source", {})
             where = f"`data/tasks/{source['file']}`" if "file" in source else f"`{source.get('path', '')}`"
-            commit = source.get("revision", "")[:10]
-            rows.append(
-                {
-                    "domain": domain,
-                    "benchmark": task_name(name),
-                    "items": len(task.eval_docs),
-                    "from": where + (f" at `{commit}`" if commit else ""),
-                    "worked examples": task.config.num_fewshot,
-                }
-            )
-    return pd.DataFrame(rows)
+            where += f" at `{source['revision'][:10]}`" if source.get("revision") else ""
+            rows.append((domain, task_name(name), len(task.eval_docs), where, task.config.num_fewshot))
+    return pd.DataFrame(rows, columns=["domain", "benchmark", "items", "from", "worked examples"])
 
 
-def _pair(rows: pd.DataFrame) -> pd.Series:
-    return rows["first"] + " − " + rows.second
+def _compared(rows: pd.DataFrame, **columns: Any) -> pd.DataFrame:
+    """These columns of compared rows, after the table, the family and the names of the pair."""
+    return rows[["table", "family"]].assign(compared=rows["first"] + " − " + rows.second, **columns)
 
 
 def _interval(rows: pd.DataFrame, prefix: str, value: str | None = None) -> list[str]:

@@ -67,9 +67,14 @@ def filled(template: str, numbers: Mapping[str, Any]) -> str:
     return FIELD.sub(replaced, template)
 
 
+def texts(table: pd.DataFrame, template: str) -> list[str]:
+    """The template filled from each row."""
+    return [filled(template, row) for row in table.to_dict("records")]
+
+
 def each(table: pd.DataFrame, template: str, mark: str = "; ") -> str:
     """The template filled from each row, one after the other."""
-    return mark.join(filled(template, row) for row in table.to_dict("records"))
+    return mark.join(texts(table, template))
 
 
 def listed(parts: Iterable[str], last: str = "and") -> str:

@@ -5,6 +5,7 @@ of items `n` behind an accuracy: it is a number that gives every printed value, 
 """
 
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -14,81 +15,6 @@ from tuningvec.errors import TuningVecError
 
 AVERAGE = "Average"  # the column of means, which are printed and not measured
 SEPARATOR = " · "  # between pretrained model, member and example in a row's name
-
-
-def negation_accuracy() -> pd.DataFrame:
-    """Table 1: accuracy on ten medical benchmarks with T and without (§3.1)."""
-    return table(1)
-
-
-def negation_rouge() -> pd.DataFrame:
-    """Table 2: ROUGE-1 with T and without (§3.1)."""
-    return table(2)
-
-
-def negation_instructions() -> pd.DataFrame:
-    """Table 3: share of outputs that follow each of three instructions, with T and without (§3.1)."""
-    return table(3)
-
-
-def alignment() -> pd.DataFrame:
-    """Table 4: SSA by kind of matrix, mean over layers (§4)."""
-    return table(4)
-
-
-def parallel_energy() -> pd.DataFrame:
-    """Table 5: E∥ by kind of matrix, mean over layers (§4)."""
-    return table(5)
-
-
-def orthogonal_energy() -> pd.DataFrame:
-    """Table 6: E⊥ by kind of matrix, mean over layers (§4)."""
-    return table(6)
-
-
-def accuracy() -> pd.DataFrame:
-    """Table 7: accuracy of every member on ten medical benchmarks (A.3)."""
-    return table(7)
-
-
-def rouge() -> pd.DataFrame:
-    """Table 8: ROUGE-1 of every member (A.3)."""
-    return table(8)
-
-
-def instructions() -> pd.DataFrame:
-    """Table 9: share of outputs of every member that follow each of three instructions (A.3)."""
-    return table(9)
-
-
-def outputs_of_aloe_alpha() -> pd.DataFrame:
-    """Table 10: what can be counted in its three pairs of outputs (A.5)."""
-    return table(10)
-
-
-def outputs_of_aloe_beta() -> pd.DataFrame:
-    """Table 11: what can be counted in its three pairs of outputs (A.5)."""
-    return table(11)
-
-
-def outputs_of_mediphi() -> pd.DataFrame:
-    """Table 12: what can be counted in its three pairs of outputs (A.5)."""
-    return table(12)
-
-
-def medicine_across_domains() -> pd.DataFrame:
-    """Table 13: accuracy of the medical and the maths model on medicine (A.9)."""
-    return table(13)
-
-
-def maths_across_domains() -> pd.DataFrame:
-    """Table 14: accuracy of the medical and the maths model on maths (A.9)."""
-    return table(14)
-
-
-def weight_cosines() -> pd.DataFrame:
-    """Table 15: cosine of pretrained and fine-tuned weights, times 100 (A.8)."""
-    return table(15)
 
 
 def text() -> pd.DataFrame:
@@ -110,6 +36,29 @@ def table(number: int) -> pd.DataFrame:
     return _read(f"table_{number:02d}")
 
 
+negation_accuracy = partial(table, 1)  # accuracy on ten medical benchmarks with T and without (§3.1)
+negation_rouge = partial(table, 2)  # ROUGE-1 with T and without (§3.1)
+negation_instructions = partial(table, 3)  # outputs that follow each of three instructions, with T and without (§3.1)
+alignment = partial(table, 4)  # SSA by kind of matrix, mean over layers (§4)
+parallel_energy = partial(table, 5)  # E∥ by kind of matrix, mean over layers (§4)
+orthogonal_energy = partial(table, 6)  # E⊥ by kind of matrix, mean over layers (§4)
+accuracy = partial(table, 7)  # accuracy of every member on ten medical benchmarks (A.3)
+rouge = partial(table, 8)  # ROUGE-1 of every member (A.3)
+instructions = partial(table, 9)  # share of outputs of every member that follow each of three instructions (A.3)
+outputs_of_aloe_alpha = partial(table, 10)  # what can be counted in its three pairs of outputs (A.5)
+outputs_of_aloe_beta = partial(table, 11)  # what can be counted in its three pairs of outputs (A.5)
+outputs_of_mediphi = partial(table, 12)  # what can be counted in its three pairs of outputs (A.5)
+medicine_across_domains = partial(table, 13)  # accuracy of the medical and the maths model on medicine (A.9)
+maths_across_domains = partial(table, 14)  # accuracy of the medical and the maths model on maths (A.9)
+weight_cosines = partial(table, 15)  # cosine of pretrained and fine-tuned weights, times 100 (A.8)
+
+
+def measured(*numbers: int) -> pd.DataFrame:
+    """The cells of these tables with `family` and `member`, without the averages."""
+    cells = by_member(pd.concat([table(number) for number in numbers], ignore_index=True))
+    return cells[cells.column != AVERAGE]
+
+
 def wide(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells in the paper's own shape: rows by columns, in the paper's order."""
     return cells.pivot(index="row", columns="column", values="value").loc[cells.row.unique(), cells.column.unique()]
@@ -123,11 +72,12 @@ def by_member(cells: pd.DataFrame) -> pd.DataFrame:
 
 def rises(cells: pd.DataFrame, scale: float = 1) -> pd.DataFrame:
     """Plain mean of the last member of each family minus that of its first: member, points. Averages are not read."""
-    means = by_member(cells[cells.column != AVERAGE]).groupby(["family", "member"], sort=False).value.mean() * scale
-    ends = means.reset_index().groupby("family", sort=False)
-    return pd.DataFrame(
-        dict(member=part.member.iloc[-1], points=part.value.iloc[-1] - part.value.iloc[0]) for _, part in ends
+    cells = by_member(cells[cells.column != AVERAGE])
+    means = (
+        cells.groupby(["family", "member"], sort=False).value.mean().reset_index("member").groupby(level=0, sort=False)
     )
+    points = scale * (means.value.last() - means.value.first())
+    return pd.DataFrame(dict(member=means.member.last(), points=points)).reset_index(drop=True)
 
 
 def prompted_share() -> pd.DataFrame:
@@ -135,13 +85,11 @@ def prompted_share() -> pd.DataFrame:
 
     (θ_pre of Table 7 − (−)T) / (θ_ft − (−)T), plain means over the benchmarks: (−)T is θ_pre under θ_ft's prompt.
     """
-    removed, pretrained = (by_member(cells[cells.column != AVERAGE]) for cells in (negation_accuracy(), accuracy()))
-    rows = []
-    for family, part in removed.groupby("family", sort=False):
-        tuned, without = part.groupby("member", sort=False).value.mean()
-        own = pretrained[pretrained.family == family].groupby("member", sort=False).value.mean().iloc[0]
-        rows.append(dict(family=family, fall=tuned - without, share=100 * (own - without) / (tuned - without)))
-    return pd.DataFrame(rows)
+    means = [measured(number).groupby(["family", "member"], sort=False).value.mean() for number in (1, 7)]
+    removed, pretrained = (mean.groupby("family", sort=False) for mean in means)
+    tuned, without, own = removed.first(), removed.last(), pretrained.first()
+    fall = tuned - without
+    return pd.DataFrame(dict(fall=fall, share=100 * (own - without) / fall)).dropna().reset_index()
 
 
 def _read(name: str) -> pd.DataFrame:
