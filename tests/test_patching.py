@@ -338,3 +338,13 @@ def test_the_control_holds_at_exactly_nothing(value, kind, where):
     maps = Maps(pd.DataFrame(), {("m", "same"): effects}, [], {("m", "same"): (pair, found)}, pd.DataFrame())
     assert patching.no_effect(patching.largest(maps, "same")).kind == kind
     assert patching.no_effect(patching.largest(maps, "other")).kind == "cannot be known here"
+
+
+def test_a_metric_that_nothing_moves_tells_nothing_of_truth():
+    row = dict(pairs=8, clean=0.0, corrupt=0.0, above=4, p=0.4)
+    still = [dict(member=m, kind="named", difference=0.05, low=-0.1, high=0.2, **row) for m in ("pre", "ft")]
+    none = [dict(member=m, kind="wrong", difference=0.0, low=-0.1, high=0.1, **row) for m in ("pre", "ft")]
+    verdict = patching.tells_truth(pd.DataFrame(still + none), "named", "wrong")
+    assert verdict.kind == "cannot be known here" and verdict.falsified is None
+    moved = [row | dict(difference=2.0, low=1.5, high=2.5) for row in still]
+    assert patching.tells_truth(pd.DataFrame(moved + none), "named", "wrong").kind == "null explains it"

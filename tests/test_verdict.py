@@ -60,7 +60,7 @@ def test_a_mixed_verdict_counts_its_cases():
 
 def test_within_chance_says_what_could_not_have_been_seen():
     found = judge(cases(OPEN, SMALL), "rule", least=LEAST, unit="points")
-    assert found.why == "a difference below 0.50 points could not have been seen"
+    assert found.why == "1 of 2 negligible; in the others a difference below 0.50 points could not have been seen"
 
 
 def test_a_correction_decides_what_is_clear():

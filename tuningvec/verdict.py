@@ -85,7 +85,8 @@ def judge(
     unseen = left[~clear]
     width = np.maximum((unseen.high - unseen.low) / 2, unseen.effect.abs().where(_beyond(unseen), 0)).max()
     text = f"a difference below {width:.{digits}f} {unit}".rstrip() + " could not have been seen"
-    return Verdict("within chance", why=text, **about)
+    shown = f"{small} of {total} negligible; in the others " if small else ""
+    return Verdict("within chance", why=shown + text, **about)
 
 
 def _beyond(cases: pd.DataFrame) -> pd.Series:

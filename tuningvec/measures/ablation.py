@@ -255,17 +255,25 @@ def top_neurons(items: pd.DataFrame, least: float = 0.05) -> Verdict:
     costs = _costs(items)
     rows = []
     for (member, task, kind, share), cost in costs.items():
-        if kind == "top":
+        if kind == "top" and share < 1:
             samples = [cost - costs[member, task, "random", share]]
             rows.append(dict(member=member, task=task, share=in_percent(share), samples=samples))
-    cases = _cases(rows)
     rule = (
-        f"the top neurons cost at least {least:g} nats per token more than as many at random, in every member, text "
-        "and share; intervals are Student's t over documents and draws of random neurons and hold at once with 95 %. "
-        "Benchmarks, under one draw, are shown and not judged"
+        f"the top neurons cost at least {least:g} nats per token more than as many at random, in every member and text "
+        "and at every share below all, where there is no top; intervals are Student's t over documents and draws of "
+        "random neurons and hold at once with 95 %. Benchmarks, under one draw, are shown and not judged"
     )
+    n = dict(documents=_documents(items), draws=items.draw.max() + 1)
+    if not rows:
+        return unknown(rule, "every share is all of the active neurons", beyond=[], smallest=least, **n)
+    cases = _cases(rows)
     met = bool((cases.high < least).any())
-    return judge(cases, rule, least=least, unit=NATS, falsified=met, beyond=cases.effect)
+    return judge(cases, rule, least=least, unit=NATS, falsified=met, beyond=cases.effect, smallest=least, **n)
+
+
+def _documents(items: pd.DataFrame) -> int:
+    """How many documents of each corpus were scored."""
+    return int(items[items.nats.notna()].groupby("task")["item"].nunique().min())
 
 
 def domain_neurons(items: pd.DataFrame, domain: str, least: float = 0.05) -> Verdict:
@@ -284,9 +292,11 @@ def domain_neurons(items: pd.DataFrame, domain: str, least: float = 0.05) -> Ver
     if not rows:
         lacks = "a second corpus, whose text is the control" if own else "a share below 1"
         own_costs = [cost.mean() for cost in own.values()]
-        return unknown(rule, f"it takes {lacks}, which is not there", own=own_costs, cost=[], other="other")
+        numbers = dict(own=own_costs, cost=[], other="other", smallest=least, documents=_documents(items))
+        return unknown(rule, f"it takes {lacks}, which is not there", **numbers)
     cases = _cases(rows)
     numbers = dict(own=cases.own, cost=cases.cost, other=list(cases.other.unique()))
+    numbers |= dict(smallest=least, documents=_documents(items))
     return judge(cases, rule, least=least, unit=NATS, falsified=bool((cases.high < least).any()), **numbers)
 
 
@@ -301,4 +311,5 @@ def resilience(items: pd.DataFrame, pretrained: str, domain: str, least: float =
         "Student's t over documents and hold at once with 95 %"
     )
     met = bool((cases.low > -least).any())
-    return judge(cases, rule, least=least, direction=-1, unit=NATS, falsified=met)
+    about = dict(smallest=least, documents=_documents(items))
+    return judge(cases, rule, least=least, direction=-1, unit=NATS, falsified=met, **about)

@@ -5,7 +5,7 @@ The paper describes the swap of activations and prints no formula; the first-ord
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import nnsight
@@ -425,7 +425,8 @@ def tells_truth(known: pd.DataFrame, named: str, wrong: str, *, least: float = 0
     rule = (
         "The metric of the right condition less that of a wrong one, mean over pairs of the same drugs, is above 0 by "
         f"{least:g} logits or more in every member: {least:g} multiplies the odds of true by {np.exp(least):.1f}. "
-        f"{100 * level:g} % t interval over pairs, Holm over members"
+        f"{100 * level:g} % t interval over pairs, Holm over members. It can be told only where the metric moves that "
+        "far at all, by an invented name"
     )
     names, cases = (known[known.kind == kind].rename(columns={"difference": "effect"}) for kind in (named, wrong))
     numbers = dict(wrong=cases.effect, named=names.effect, members=len(cases), pairs=cases.pairs.max())
@@ -433,7 +434,11 @@ def tells_truth(known: pd.DataFrame, named: str, wrong: str, *, least: float = 0
     if cases.empty or cases.pairs.min() < FEWEST:
         return unknown(rule, f"fewer than {FEWEST} pairs of kind {wrong!r}", **numbers)
     cases = cases.assign(clear=holm(cases.p) <= 1 - level)
-    return judge(cases, rule, least=least, unit="logits", falsified=bool((cases.high < least).any()), **numbers)
+    found = judge(cases, rule, least=least, unit="logits", falsified=bool((cases.high < least).any()), **numbers)
+    if found.kind == "null explains it" and not (names.effect.abs() >= least).any():
+        why = f"no name moves the metric by {least:g} logits in any member"
+        return replace(found, kind="cannot be known here", why=why, falsified=None)
+    return found
 
 
 def no_effect(found: Mapping[str, float]) -> Verdict:
