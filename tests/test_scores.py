@@ -217,7 +217,8 @@ def corners(ft_chat, pre_chat, ft_plain, pre_plain, n=32, lenient=None, member="
 
 
 def judged(items):
-    return gains.lost_with_the_weights(scores.by_member(items, scores.parts_of_fall, 0))
+    tables = (scores.by_member(items, measure, 0) for measure in (scores.parts_of_fall, scores.without))
+    return gains.lost_with_the_weights(*tables)
 
 
 WEIGHTS = {
@@ -248,6 +249,14 @@ def test_parts_of_a_fall_add_up_and_agree_with_their_share():
     assert parts.share_low > 50  # as the difference is below 0
     few = scores.by_member(corners(8, 0, 0, 0, n=8), scores.parts_of_fall, 0).iloc[0]
     assert few.share == 0 and few.share_low < -5 and few.share_high > 5
+
+
+def test_what_falls_is_what_the_first_verdict_says_falls():
+    items = corners(11, 3, 11, 3)  # 25 points, p = .008
+    assert judged(items).cases.falls.all() and judged(items).kind == "holds"
+    many = pd.concat([corners(11, 3, 11, 3), *(corners(3, 3, 3, 3, member=f"m{i}") for i in range(6))])
+    falls = gains.negation_falls(scores.by_member(many, scores.without, 0)).cases
+    assert not falls.clear.any() and judged(many).kind == "cannot be known here"
 
 
 def test_likelihood_has_no_second_prompt():

@@ -41,16 +41,16 @@ def _in_any_form(gaps: pd.DataFrame, compared: str, least: float, direction: Lit
     In any form a model that guesses is right now and then, and one that names no option never: where the better of both
     is not above guessing, there is no knowledge to compare.
     """
-    cases = _ways(gaps)
+    cases = _holmed(_ways(gaps))
     rule = (
-        f"the difference ({compared}) on the same items is beyond chance (exact McNemar, Holm over what is judged "
-        f"together at {ALPHA:g}), {'up' if direction > 0 else 'down'}, and at least {least:g} points, in the form that "
+        f"the difference ({compared}) on the same items is beyond chance (exact McNemar, Holm over all cases at "
+        f"{ALPHA:g}), {'up' if direction > 0 else 'down'}, and at least {least:g} points, in the form that "
         "the prompt asks for and in the way that needs no form: by likelihood where it was asked, else in any form. "
         "There the better of both must be above guessing among the options (one-sided binomial)"
     )
     about: dict[str, Any] = dict(least=least, direction=direction)
-    ways = {way: judge(_holmed(part), rule, **about) for way, part in cases.groupby("way", sort=False)}
-    judged = judge(_holmed(cases[cases.decides]), rule, unit="points", digits=0, **about)
+    ways = {way: judge(part, rule, **about) for way, part in cases.groupby("way", sort=False)}
+    judged = judge(cases[cases.decides], rule, unit="points", digits=0, **about)
     counts = [f"{(v.cases.outcome == 'for').sum()} of {len(v.cases)} {way}" for way, v in ways.items()]
     why = "for the claim: " + ", ".join(counts) if judged.kind == "mixed" else judged.why
     shown = pd.concat([v.cases for v in ways.values()]) if ways else cases
@@ -151,14 +151,16 @@ def _otherwise(cases: pd.DataFrame, least: float, direction: Literal[1, -1]) -> 
     return True if (cases.outcome == "against").any() else False if shown.all() else None
 
 
-def lost_with_the_weights(parts: pd.DataFrame, least: float = 5.0) -> Verdict:
-    r"""What is lost without T is lost with the weights and not by the prompt; `parts` is of `parts_of_fall` by member.
+def lost_with_the_weights(parts: pd.DataFrame, falls: pd.DataFrame, least: float = 5.0) -> Verdict:
+    r"""What is lost without T is lost with the weights and not by the prompt.
 
+    `parts` is of `parts_of_fall`, `falls` of `without`, both by member: what falls is judged as in `negation_falls`.
     θ_ft chat − θ_pre chat = (θ_ft chat − θ_pre plain) + (θ_pre plain − θ_pre chat), by the weights and by the prompt.
     """
     rule = (
-        r"where the score falls ($\theta_\text{ft}$ minus $\theta_\text{pre}$, both in chat) beyond chance and by at "
-        rf"least {least:g} points, the part of the weights ($\theta_\text{{ft}}$ in chat minus $\theta_\text{{pre}}$ "
+        r"where a score of right answers falls ($\theta_\text{ft}$ minus $\theta_\text{pre}$, both in chat) beyond "
+        f"chance, as judged above, and by at least {least:g} points, the part of the weights "
+        r"($\theta_\text{ft}$ in chat minus $\theta_\text{pre}$ "
         r"in plain text) exceeds that of the prompt ($\theta_\text{pre}$, plain minus chat) beyond chance (paired t) "
         f"and by at least {least:g} points, and is itself beyond chance (exact McNemar); Holm over all that falls at "
         f"{ALPHA:g}. Reversed: the prompt takes more than the weights"
@@ -166,17 +168,18 @@ def lost_with_the_weights(parts: pd.DataFrame, least: float = 5.0) -> Verdict:
     if parts.empty:
         return unknown(rule, "the members have plain text alone: there is no second prompt")
     cases = _cases(parts)
-    cases["way"] = cases.metric.map({"acc": "in the form asked for", "acc_lenient": "in any form"}).fillna("by score")
-    falls = (holm_known(cases.p_fall) < ALPHA) & (cases.fall >= least)
+    cases["way"] = cases.metric.map({"acc": "in the form asked for", "acc_lenient": "in any form"}).fillna("by assertions")
+    told = _holmed(_ways(falls)).rename(columns={"clear": "falls"})
+    cases = cases.merge(told[["member", "task", "metric", "falls"]], how="inner")
+    fell = cases.falls & (cases.fall >= least)
     cases = cases.assign(points=cases.effect, points_low=cases.low, points_high=cases.high)
     measured = ["effect", "low", "high", "p"]
-    cases[measured] = cases[measured].where(falls)
-    if not falls.any():
+    cases[measured] = cases[measured].where(fell)
+    if not fell.any():
         return Verdict("cannot be known here", rule, "nothing is lost beyond chance under one prompt", cases)
-    cases["p"] = cases[["p", "p_fall"]].max(axis=1, skipna=False)
     cases["p"] = cases.p.where(cases.effect < 0, cases[["p", "p_weights"]].max(axis=1, skipna=False))
     found = judge(_holmed(cases), rule, least=least, unit="points", digits=0)
-    return replace(found, falsified=_otherwise(found.cases[falls], least, 1))
+    return replace(found, falsified=_otherwise(found.cases[fell], least, 1))
 
 
 def serves(

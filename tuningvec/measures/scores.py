@@ -308,8 +308,8 @@ def _in_corners(items: pd.DataFrame) -> Iterator[tuple[str, str, list[Values]]]:
 def parts_of_fall(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     """The fall a − b from θ_ft to θ_pre, both in chat, and its parts by weights, a − d, and by prompt, d − b.
 
-    d is θ_pre in plain text. Of one member, a row a task with plain text and a score, in points: fall with p_fall,
-    weights with p_weights, prompt, and weights − prompt = a − 2d + b as points with low, high and p. `share`, with
+    d is θ_pre in plain text. Of one member, a row a task with plain text and a score, in points: fall, weights with
+    p_weights, prompt, and weights − prompt = a − 2d + b as points with low, high and p. `share`, with
     Fieller's interval, is the prompt's in percent of a fall that is clearly above 0.
     """
     rows = []
@@ -318,7 +318,7 @@ def parts_of_fall(items: pd.DataFrame, seed: int) -> pd.DataFrame:
             continue
         fall, weights, prompt = (_difference(x, y, seed) for x, y in ((a, b), (a, d), (d, b)))
         about = dict(task=task, what=what, metric=_compared(items, task)[what], n=len(a), fall=fall["points"])
-        about |= dict(weights=weights["points"], prompt=prompt["points"], p_fall=fall["p"], p_weights=weights["p"])
+        about |= dict(weights=weights["points"], prompt=prompt["points"], p_weights=weights["p"])
         share = paired_ratio(d, a, minus=b)
         about |= {name: 100 * value for name, value in zip(("share", "share_low", "share_high"), share, strict=True)}
         rows.append(about | paired_contrast([a, d, b], [1, -2, 1])._asdict())
