@@ -168,9 +168,8 @@ def lost_with_the_weights(parts: pd.DataFrame, falls: pd.DataFrame, least: float
     if parts.empty:
         return unknown(rule, "the members have plain text alone: there is no second prompt")
     cases = _cases(parts)
-    cases["way"] = cases.metric.map({"acc": "in the form asked for", "acc_lenient": "in any form"}).fillna("by assertions")
     told = _holmed(_ways(falls)).rename(columns={"clear": "falls"})
-    cases = cases.merge(told[["member", "task", "metric", "falls"]], how="inner")
+    cases = cases.merge(told[["member", "task", "metric", "way", "falls"]], how="inner")
     fell = cases.falls & (cases.fall >= least)
     cases = cases.assign(points=cases.effect, points_low=cases.low, points_high=cases.high)
     measured = ["effect", "low", "high", "p"]
