@@ -64,6 +64,47 @@ def test_a_gain_in_the_form_alone_is_told_by_way_of_scoring():
     assert "ft on t, by likelihood, +5.4, n = 56" in text
 
 
+QUESTION = "Question: which?\nOptions:\nA. one\nB. two\nC. three\nD. four"
+
+
+def options(form, before, n=N, likelihood=None, names=(0, N)):
+    """Replies to questions of four options: right in the form, which is right in any form too; who names an option."""
+    asked = dict(prompt=f"A. an example\n{QUESTION}<|im_end|>", reply="Answer: [A]")
+    found = [
+        rows(who, "tuningvec_t", dict(acc=right, acc_lenient=right, valid=named, valid_lenient=named), n, **asked)
+        for who, right, named in (("pre", before, names[0]), ("ft", form, names[1]))
+    ]
+    asked = dict(prompt="Question: which?", reply="[[-1.0, true], [-2.0, false], [-3.0, false], [-4.0, false]]")
+    for who, right in zip(("pre", "ft"), likelihood or (), strict=likelihood is not None):
+        found.append(rows(who, "tuningvec_t_likelihood", dict(acc=right), n, **asked))
+    return pd.concat(found, ignore_index=True)
+
+
+GUESSES = {
+    "13 of 56 after none": (options(13, 0), "mixed", True),
+    "the same, and as likely before": (options(13, 0, likelihood=(52, 53)), "mixed", True),
+    "the same, and likelier": (options(13, 0, likelihood=(15, 53)), "holds", False),
+    "likelier, and still a guess": (options(30, 0, likelihood=(0, 14)), "mixed", None),
+    "above guessing": (options(30, 0), "holds", False),
+    "guesses, and the other one named its options": (options(13, 0, names=(40, N)), "mixed", None),
+    "a little less in each": (options(540, 480, 560, likelihood=(560, 545), names=(560, 560)), "mixed", True),
+}
+
+
+@pytest.mark.parametrize(("items", "kind", "falsified"), GUESSES.values(), ids=GUESSES)
+def test_guesses_are_no_knowledge(items, kind, falsified):
+    verdict = gains.domain_gain(gaps(items))
+    assert (verdict.kind, verdict.falsified) == (kind, falsified), verdict.cases.T
+
+
+def test_what_a_guess_gets_right_is_counted_from_the_options():
+    items = options(13, 0, likelihood=(1, 2))
+    assert [scores.guessing(items, task) for task in items.task.unique()] == [0.25, 0.25]
+    assert scores.guessing(items.assign(prompt="Question: 2 + 2?"), "tuningvec_t") == 0
+    five = items.assign(prompt=items.prompt.str.replace("<|im_end|>", "\nE. five<|im_end|>"))
+    assert scores.guessing(five, "tuningvec_t") == pytest.approx(0.2)
+
+
 def test_without_likelihood_the_lenient_score_decides():
     items = asked(54, 24, 0)
     alone = items[items.task == "tuningvec_t"]
@@ -90,7 +131,7 @@ def test_nothing_to_judge_cannot_be_known():
 
 
 @pytest.mark.parametrize(
-    ("kept", "kind", "falsified"), [(50, "holds", False), (4, "within chance", False), (0, "within chance", False)]
+    ("kept", "kind", "falsified"), [(50, "holds", False), (4, "within chance", False), (0, "within chance", None)]
 )
 def test_instructions_are_judged_over_all_cases(kept, kind, falsified):
     verdict = gains.instructions_change(gaps(asked(54, 54, 54, kept=kept)), 1)
@@ -104,6 +145,31 @@ def test_an_instruction_that_is_lost_speaks_against_the_claim():
     verdict = gains.instructions_change(gaps(lost), 1)
     assert (verdict.kind, verdict.falsified) == ("mixed", True)
     assert "1 of 3 against" in verdict.why
+
+
+def test_an_ended_reply_that_goes_on_after_its_answer_has_not_stopped():
+    items = asked(54, 54, 54).assign(stopped_token=1.0)
+    table = gaps(items).query("what == 'stopped'")
+    assert table.points.tolist() == [pytest.approx(100 * 48 / N)]
+    assert gaps(items.drop(columns="stopped_token")).query("what == 'stopped'").empty
+    functions = pd.concat([rows(who, "f", dict(passed=9, stopped_token=n)) for who, n in (("pre", 0), ("ft", N))])
+    both = pd.concat([items, functions])
+    assert set(gains.instructions_change(gaps(both), 1).cases.benchmark) == {"t"}
+    shown = scores.of_instructions(items, 0).set_index(["who", "instruction"]).score
+    assert shown["ft", "stopped"] == pytest.approx(100 * 50 / N) and shown["pre", "stopped_token"] == 100
+
+
+def test_without_room_there_is_nothing_to_judge():
+    full = asked(54, 54, 54).query("task == 'tuningvec_t'")
+    full.loc[full.who == "pre", ["thought"]] = 1.0
+    full.loc[full.who == "ft", ["thought"]] = 1.0
+    verdict = gains.instructions_change(gaps(full), 1)
+    assert (verdict.kind, verdict.numbers["no_room"], len(verdict.cases)) == ("holds", "1 of 3", 2)
+    full.loc[full.who == "ft", ["thought"]] = 0.0
+    lost = gains.instructions_change(gaps(full), 1)
+    assert (lost.kind, lost.numbers["no_room"], lost.falsified) == ("mixed", "0 of 3", True)
+    nothing = full.assign(thought=0.0, valid=0.0, stopped_text=0.0)
+    assert gains.instructions_change(gaps(nothing), -1).kind == "cannot be known here"
 
 
 def texts(shift, n=24):
@@ -120,7 +186,7 @@ def texts(shift, n=24):
         (texts(0.1), "holds", False),
         (texts(-0.1), "reversed", True),
         (texts(0.0), "null explains it", False),
-        (texts(0.1, n=3), "within chance", False),  # three signs have p = .25 at least
+        (texts(0.1, n=3), "within chance", None),  # three signs have p = .25 at least
     ],
 )
 def test_texts_are_judged_by_their_items(items, kind, falsified):
@@ -151,26 +217,57 @@ def corners(ft_chat, pre_chat, ft_plain, pre_plain, n=32, lenient=None, member="
 
 
 def judged(items):
-    return gains.lost_with_the_weights(scores.by_member(items, scores.two_by_two, 0))
+    tables = (scores.by_member(items, measure, 0) for measure in (scores.parts_of_fall, scores.without))
+    return gains.lost_with_the_weights(*tables)
 
 
 WEIGHTS = {
     "the weights": (corners(30, 2, 30, 1), "holds", False),
-    "prompt 70, weights 30": (corners(100, 70, 30, 0, n=100), "reversed", False),
-    "fine-tuned weights are worse": (corners(2, 30, 1, 30), "reversed", True),
-    "the prompt alone": (corners(30, 30, 1, 1), "reversed", None),
-    "the form alone": (corners(30, 1, 1, 1), "mixed", None),
-    "the form alone, by many items": (corners(940, 20, 20, 20, n=1000), "mixed", True),
-    "too few": (corners(3, 0, 3, 0, n=3), "within chance", None),
-    "nothing": (corners(500, 500, 500, 500, n=1000), "null explains it", True),
+    "the prompt takes 81 of 90, an interaction hides it": (corners(190, 10, 190, 172, n=200), "reversed", True),
+    "the prompt takes 70 of 94": (corners(94, 0, 80, 70, n=100), "reversed", True),
+    "all of the fall is the weights'": (corners(100, 65, 35, 0, n=100), "holds", False),
+    "half and half": (corners(1500, 500, 1000, 1000, n=2000), "null explains it", False),
+    "half and half, few": (corners(30, 10, 20, 20), "within chance", None),
+    "nothing falls": (corners(30, 30, 1, 1), "cannot be known here", None),
+    "it rises": (corners(2, 30, 1, 30), "cannot be known here", None),
+    "the form alone falls": (corners(30, 2, 30, 1, lenient=20), "mixed", False),
+    "too few": (corners(3, 0, 3, 0, n=3), "cannot be known here", None),
 }
 
 
 @pytest.mark.parametrize(("items", "kind", "falsified"), WEIGHTS.values(), ids=WEIGHTS)
-def test_weights_must_outweigh_the_prompt(items, kind, falsified):
+def test_the_weights_take_more_of_the_fall_than_the_prompt(items, kind, falsified):
     verdict = judged(items)
-    assert (verdict.kind, verdict.falsified) == (kind, falsified)
-    assert set(verdict.cases.way) == {"in the form asked for", "in any form"} and "interaction" in verdict.numbers
+    assert (verdict.kind, verdict.falsified) == (kind, falsified), verdict.cases.T
+    assert set(verdict.cases.way) == {"in the form asked for", "in any form"}
+
+
+def test_parts_of_a_fall_add_up_and_agree_with_their_share():
+    parts = scores.by_member(corners(190, 10, 190, 172, n=200), scores.parts_of_fall, 0).iloc[0]
+    assert (parts.fall, parts.weights, parts.prompt) == pytest.approx((90, 9, 81)) and parts.share == pytest.approx(90)
+    assert (parts.points, parts.low, parts.high) == pytest.approx((-72, -80, -63), abs=0.8)
+    assert parts.share_low > 50  # as the difference is below 0
+    few = scores.by_member(corners(8, 0, 0, 0, n=8), scores.parts_of_fall, 0).iloc[0]
+    assert few.share == 0 and few.share_low < -5 and few.share_high > 5
+
+
+def test_what_falls_is_what_the_first_verdict_says_falls():
+    items = corners(11, 3, 11, 3)  # 25 points, p = .008
+    assert judged(items).cases.falls.all() and judged(items).kind == "holds"
+    many = pd.concat([corners(11, 3, 11, 3), *(corners(3, 3, 3, 3, member=f"m{i}") for i in range(6))])
+    falls = gains.negation_falls(scores.by_member(many, scores.without, 0)).cases
+    assert not falls.clear.any() and judged(many).kind == "cannot be known here"
+
+
+def test_likelihood_has_no_second_prompt():
+    items = corners(30, 2, 30, 1)
+    both = pd.concat([items, items.assign(task="tuningvec_t_likelihood").drop(columns=["acc_lenient", "thought"])])
+    for measure in (scores.two_by_two, scores.parts_of_fall):
+        assert set(scores.by_member(both, measure, 0).task) == {"tuningvec_t"}
+    falls = scores.by_member(both, scores.without, 0)
+    assert "by likelihood" in set(gains.negation_falls(falls).cases.way)
+    found = scores.with_likelihood({"m": {"t": 1}, "n": {"u": 2}}, {"t_likelihood": 3, "v_likelihood": 4})
+    assert found == {"m": {"t": 1, "t_likelihood": 3}, "n": {"u": 2}}
 
 
 def test_the_interaction_is_paired_by_item():
@@ -184,9 +281,9 @@ def test_the_interaction_is_paired_by_item():
 
 
 def test_the_prompt_s_share_of_a_fall():
-    share = scores.by_member(corners(30, 10, 30, 20), scores.prompted_share, 0).iloc[0]
-    assert share.share == pytest.approx(50) and share.low < 50 < share.high and share.n == 32
-    assert scores.by_member(corners(10, 10, 30, 20), scores.prompted_share, 0).empty
+    share = scores.by_member(corners(30, 10, 30, 20), scores.parts_of_fall, 0).iloc[0]
+    assert share.share == pytest.approx(50) and share.share_low < 50 < share.share_high and share.n == 32
+    assert np.isnan(scores.by_member(corners(10, 10, 30, 20), scores.parts_of_fall, 0).share).all()
     assert [round(x) for x in printed.prompted_share().share] == [94, 15, -4]
 
 

@@ -89,22 +89,27 @@ def paired_contrast(scores: ArrayLike, weights: ArrayLike, level: float = 0.95) 
     return Difference(100 * float(w @ values.mean(axis=1)), 100 * (middle - half), 100 * (middle + half), p)
 
 
-def paired_ratio(above: ArrayLike, below: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+def paired_ratio(
+    above: ArrayLike, below: ArrayLike, level: float = 0.95, minus: ArrayLike | None = None
+) -> tuple[float, float, float]:
     """Ratio of two means of scores in [0, 1] over the same items, with Fieller's interval.
 
-    The interval holds each ratio c for which `paired_contrast` of above − c · below leaves 0 in. All are NaN where the
-    lower mean is not clearly above 0.
+    With `minus`, scores of a third, that of above − minus to below − minus. The interval holds each ratio c for which
+    `paired_contrast` of above − c · below, less (1 − c) · minus, leaves 0 in. All are NaN where the lower mean, or
+    difference, is not clearly above 0.
     """
-    values = np.asarray([above, below], dtype=float)
+    values = np.asarray([above, below] if minus is None else [above, below, minus], dtype=float)
+    pair = np.eye(2) if minus is None else np.array([[1.0, 0, -1], [0, 1, -1]])
     mean, covariance, freedom = _adjusted(values)
     q = float(t.ppf((1 + level) / 2, freedom)) ** 2
-    (a, b), ((aa, ab), (_, bb)) = mean, covariance
+    (a, b), ((aa, ab), (_, bb)) = pair @ mean, pair @ covariance @ pair.T
     square, middle, last = b**2 - q * bb, a * b - q * ab, a**2 - q * aa
-    if square <= 0 or not values[1].any():
+    upper, lower = (pair @ values).mean(axis=1)
+    if square <= 0 or b <= 0 or lower == 0:
         return np.nan, np.nan, np.nan
     half = max(middle**2 - square * last, 0.0) ** 0.5
-    ratio, low, high = values[0].mean() / values[1].mean(), (middle - half) / square, (middle + half) / square
-    return float(ratio), max(float(low), 0.0), float(high)
+    low, high = (middle - half) / square, (middle + half) / square
+    return float(upper / lower), float(low) if minus is not None else max(float(low), 0.0), float(high)
 
 
 def _adjusted(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

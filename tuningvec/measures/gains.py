@@ -7,9 +7,22 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from tuningvec.measures.scores import ALPHA, KEPT, LIKELIHOOD, added, holm_known, task_name, values
+from tuningvec.measures.directions import MEDICINE
+from tuningvec.measures.scores import (
+    ALPHA,
+    KEPT,
+    LIKELIHOOD,
+    above_guessing,
+    added,
+    guessing,
+    holm_known,
+    task_name,
+    values,
+)
 from tuningvec.stats import paired_contrast, paired_ratio
 from tuningvec.verdict import Verdict, judge, unknown
+
+COMPARED = (MEDICINE, "math")  # the domains whose vectors the paper adds
 
 
 def domain_gain(gaps: pd.DataFrame, least: float = 5.0) -> Verdict:
@@ -23,29 +36,44 @@ def negation_falls(gaps: pd.DataFrame, least: float = 5.0) -> Verdict:
 
 
 def _in_any_form(gaps: pd.DataFrame, compared: str, least: float, direction: Literal[1, -1]) -> Verdict:
-    """Judged in the form asked for and in the way that needs the form least: a change in the form alone is mixed."""
-    cases = _ways(gaps)
+    """Judged in the form asked for and in the way that needs the form least: a change in the form alone is mixed.
+
+    In any form a model that guesses is right now and then, and one that names no option never: where the better of both
+    is not above guessing, there is no knowledge to compare.
+    """
+    cases = _holmed(_ways(gaps))
     rule = (
-        f"the difference ({compared}) on the same items is beyond chance (exact McNemar, Holm over what is judged "
-        f"together at {ALPHA:g}), {'up' if direction > 0 else 'down'}, and at least {least:g} points, in the form that "
-        "the prompt asks for and in the way that needs no form: by likelihood where it was asked, else in any form"
+        f"the difference ({compared}) on the same items is beyond chance (exact McNemar, Holm over all cases at "
+        f"{ALPHA:g}), {'up' if direction > 0 else 'down'}, and at least {least:g} points, in the form that "
+        "the prompt asks for and in the way that needs no form: by likelihood where it was asked, else in any form. "
+        "There the better of both must be above guessing among the options (one-sided binomial)"
     )
-    ways = {
-        way: judge(_holmed(part), rule, least=least, direction=direction)
-        for way, part in cases.groupby("way", sort=False)
-    }
-    judged = judge(_holmed(cases[cases.decides]), rule, least=least, direction=direction, unit="points", digits=0)
-    outcome = judged.cases.groupby(["member", "benchmark"], sort=False).outcome
-    strict, free = (outcome.first(), outcome.last()) if len(cases) else (pd.Series(dtype=str),) * 2
-    form = strict[strict == "for"].index
-    falsified = True if free[form].isin(["negligible", "against"]).any() else None
-    if len(form) and (free[form] == "for").all():
-        falsified = False
+    about: dict[str, Any] = dict(least=least, direction=direction)
+    ways = {way: judge(part, rule, **about) for way, part in cases.groupby("way", sort=False)}
+    judged = judge(cases[cases.decides], rule, unit="points", digits=0, **about)
     counts = [f"{(v.cases.outcome == 'for').sum()} of {len(v.cases)} {way}" for way, v in ways.items()]
     why = "for the claim: " + ", ".join(counts) if judged.kind == "mixed" else judged.why
     shown = pd.concat([v.cases for v in ways.values()]) if ways else cases
     said = "; ".join(f"{way}: {v.kind}" for way, v in ways.items())
-    return replace(judged, why=why, cases=shown, falsified=falsified, numbers=dict(ways=said, least=least))
+    met = _form_alone(judged.cases, cases, least, direction) if ways else None
+    return replace(judged, why=why, cases=shown, falsified=met, numbers=dict(ways=said, least=least))
+
+
+def _form_alone(judged: pd.DataFrame, cases: pd.DataFrame, least: float, direction: int) -> bool | None:
+    """Whether the form alone is shown to change somewhere; False where all that changes is knowledge too.
+
+    Shown: freely the change is less than `least`, or the better of both guesses and the other names no option.
+    """
+    outcome = judged.groupby(["member", "benchmark"], sort=False).outcome
+    strict, free = outcome.first(), outcome.last()
+    form = strict[strict == "for"].index
+    change = judged.high if direction > 0 else -judged.low
+    small = (change < least).groupby([judged.member, judged.benchmark]).last()
+    guesses = (cases.way == "in any form") & cases.guessed & (cases.named < least)
+    unnamed = guesses.groupby([cases.member, cases.benchmark]).any()
+    if (small | unnamed & (free != "for"))[form].any():
+        return True
+    return False if len(form) and (free[form] == "for").all() else None
 
 
 def _ways(gaps: pd.DataFrame) -> pd.DataFrame:
@@ -59,18 +87,23 @@ def _ways(gaps: pd.DataFrame) -> pd.DataFrame:
     order = ["by assertions", "in the form asked for", "in any form", "by likelihood"]
     cases = _cases(rows).assign(way=pd.Categorical(way, order)).sort_values("way", kind="stable")
     group = ["member", "benchmark"]
-    ends = ~cases.duplicated(group) | ~cases.duplicated(group, keep="last")
-    return cases.assign(way=cases.way.astype(object), decides=ends)
+    last = ~cases.duplicated(group, keep="last")
+    free = cases.way.isin(["in any form", "by likelihood"])
+    about = dict(decides=~cases.duplicated(group) | last, guessed=cases.guessed.astype(bool) & free)
+    return cases.assign(way=cases.way.astype(object), **about)
 
 
 def _cases(gaps: pd.DataFrame) -> pd.DataFrame:
     """Differences as cases of a verdict."""
     benchmark = gaps.task.str.removesuffix(LIKELIHOOD).map(task_name)
-    return gaps.rename(columns={"points": "effect"}).assign(benchmark=benchmark, member=gaps.get("member", gaps.who))
+    member = gaps.get("member", gaps.get("who"))
+    return gaps.rename(columns={"points": "effect"}).assign(benchmark=benchmark, member=member)
 
 
 def _holmed(cases: pd.DataFrame) -> pd.DataFrame:
-    return cases.assign(clear=holm_known(cases.p) < ALPHA)
+    """Whether each is beyond chance by Holm's p; not where the better side of a way without form guesses."""
+    clear = holm_known(cases.p) < ALPHA
+    return cases.assign(clear=clear & ~cases.guessed if "decides" in cases else clear)
 
 
 def texts_change(gaps: pd.DataFrame, direction: Literal[1, -1], least: float = 2.0) -> Verdict:
@@ -88,60 +121,64 @@ def instructions_change(gaps: pd.DataFrame, direction: Literal[1, -1], least: fl
     rule = (
         "in every case, a member, a benchmark and an instruction, the difference in replies that keep it is beyond "
         f"chance (exact McNemar, Holm over all cases at {ALPHA:g}), {'up' if direction > 0 else 'down'}, and at least "
-        f"{least:g} points"
+        f"{least:g} points. Left out is a case without room: the reference is within that of "
+        f"{'100' if direction > 0 else '0'} %, and the difference is not clearly the other way"
     )
     cases = _holmed(_cases(gaps[gaps.what.isin(KEPT)]))
-    cases["instruction"] = cases.what.str.replace("_", ", ")
-    return _changed(cases, rule, least, direction)
+    cases["instruction"] = cases.what.replace("stopped", "stopped after the answer")
+    room = 100 - cases.before if direction > 0 else cases.before
+    full = (room <= least) & ~(cases.clear & (direction * cases.effect < 0))
+    return _changed(cases[~full], rule, least, direction, no_room=f"{full.sum()} of {len(cases)}")
 
 
-def _changed(cases: pd.DataFrame, rule: str, least: float, direction: Literal[1, -1]) -> Verdict:
-    """A verdict that a case which clearly goes the other way speaks against."""
+def _changed(cases: pd.DataFrame, rule: str, least: float, direction: Literal[1, -1], **numbers: Any) -> Verdict:
+    """A verdict that a case which clearly goes the other way speaks against, unless all are shown not to."""
     if cases.empty:
-        return unknown(rule, "no specialist has such a benchmark in its domain", mean=np.nan)
-    found = judge(cases, rule, least=least, direction=direction, unit="points", digits=0, mean=cases.effect.mean())
-    return replace(found, falsified=bool((found.cases.outcome == "against").any()))
+        why = "no specialist has such a benchmark in its domain" + (" with room to change" if numbers else "")
+        return unknown(rule, why, mean=np.nan, **numbers)
+    numbers["mean"] = cases.effect.mean()
+    found = judge(cases, rule, least=least, direction=direction, unit="points", digits=0, **numbers)
+    return replace(found, falsified=_otherwise(found.cases, least, direction))
 
 
-def lost_with_the_weights(table: pd.DataFrame, least: float = 5.0) -> Verdict:
-    """What is lost without T is lost with the weights and not by the prompt; `table` is of `two_by_two` by member.
+def _otherwise(cases: pd.DataFrame, least: float, direction: Literal[1, -1]) -> bool | None:
+    """Whether a case clearly goes the other way; False where all have items enough to, and are shown not to by `least`.
 
-    θ_ft under either prompt is above θ_pre under either. Of weights W and prompt P, means over the other factor, θ_ft
-    chat − θ_pre plain = W + P and θ_ft plain − θ_pre chat = W − P: both are above 0 only where W > |P|.
+    Of n items that all go one way p is 2 / 2ⁿ.
+    """
+    worst = cases.low if direction > 0 else -cases.high
+    shown = (worst > -least) & (2 * 0.5**cases.n < ALPHA)
+    return True if (cases.outcome == "against").any() else False if shown.all() else None
+
+
+def lost_with_the_weights(parts: pd.DataFrame, falls: pd.DataFrame, least: float = 5.0) -> Verdict:
+    r"""What is lost without T is lost with the weights and not by the prompt.
+
+    `parts` is of `parts_of_fall`, `falls` of `without`, both by member: what falls is judged as in `negation_falls`.
+    θ_ft chat − θ_pre chat = (θ_ft chat − θ_pre plain) + (θ_pre plain − θ_pre chat), by the weights and by the prompt.
     """
     rule = (
-        r"in every case $\theta_\text{ft}$ under either prompt is above $\theta_\text{pre}$ under either, which needs "
-        f"weights that matter more than the prompt: the smallest of the four differences is at least {least:g} "
-        f"points, and all four are beyond chance (exact McNemar, Holm over the cases at {ALPHA:g}). Reversed: the "
-        "prompt outweighs the weights, or the fine-tuned weights are worse"
+        r"where a score of right answers falls ($\theta_\text{ft}$ minus $\theta_\text{pre}$, both in chat) beyond "
+        f"chance, as judged above, and by at least {least:g} points, the part of the weights "
+        r"($\theta_\text{ft}$ in chat minus $\theta_\text{pre}$ "
+        r"in plain text) exceeds that of the prompt ($\theta_\text{pre}$, plain minus chat) beyond chance (paired t) "
+        f"and by at least {least:g} points, and is itself beyond chance (exact McNemar); Holm over all that falls at "
+        f"{ALPHA:g}. Reversed: the prompt takes more than the weights"
     )
-    keys, rows = ["member", "task", "what"], table[table.what.isin(["score", "lenient"])]
-    if rows.empty:
-        effects = dict.fromkeys(("weights", "prompt", "interaction"), np.nan)
-        return unknown(rule, "the members have plain text alone: there is no second prompt", counts="–", **effects)
-    four = rows[rows.effect.isin(["weights", "crossed"])]
-    cases = _cases(four.drop(columns="effect").loc[four.groupby(keys, sort=False).points.idxmin()])
-    ends = four.groupby(keys, sort=False).agg(low=("low", "min"), high=("high", "min"), p_max=("p", "max"))
-    cases = cases.drop(columns=["low", "high"]).merge(ends.reset_index(), on=keys)
-    cases["p"] = cases.p_max.where(cases.effect > 0, (4 * cases.p).clip(upper=1))
-    ways = {"acc": "in the form asked for", "acc_lenient": "in any form", "passed": "by assertions"}
-    cases["way"] = cases.metric.map(ways).fillna("ROUGE-1")
-    apart = rows[rows.effect != "crossed"]
-    counts = [f"{words} {part.clear.sum()} of {len(part)}" for words, part in apart.groupby("compared", sort=False)]
-    found = judge(
-        _holmed(cases), rule, least=least, unit="points", digits=0, falsified=_format_alone(rows, least),
-        counts="; ".join(counts), **{name: part.points for name, part in rows.groupby("effect")},
-    )  # fmt: skip
-    if found.kind in ("within chance", "null explains it") and apart.clear.any():
-        return replace(found, kind="mixed", why="clear differences: " + "; ".join(counts))
-    return found
-
-
-def _format_alone(rows: pd.DataFrame, least: float) -> bool | None:
-    """Whether the weights are shown to make no gain in plain text somewhere; None where that cannot be told."""
-    plain = rows[(rows.effect == "weights") & rows.compared.str.endswith("plain")]
-    none = (plain.high < least) | (plain.clear & (plain.points < 0))
-    return True if none.any() else False if len(plain) and (plain.clear & (plain.points >= least)).all() else None
+    if parts.empty:
+        return unknown(rule, "the members have plain text alone: there is no second prompt")
+    cases = _cases(parts)
+    told = _holmed(_ways(falls)).rename(columns={"clear": "falls"})
+    cases = cases.merge(told[["member", "task", "metric", "way", "falls"]], how="inner")
+    fell = cases.falls & (cases.fall >= least)
+    cases = cases.assign(points=cases.effect, points_low=cases.low, points_high=cases.high)
+    measured = ["effect", "low", "high", "p"]
+    cases[measured] = cases[measured].where(fell)
+    if not fell.any():
+        return Verdict("cannot be known here", rule, "nothing is lost beyond chance under one prompt", cases)
+    cases["p"] = cases.p.where(cases.effect < 0, cases[["p", "p_weights"]].max(axis=1, skipna=False))
+    found = judge(_holmed(cases), rule, least=least, unit="points", digits=0)
+    return replace(found, falsified=_otherwise(found.cases[fell], least, 1))
 
 
 def serves(
@@ -154,26 +191,30 @@ def serves(
     """Whether θ_pre + Σ T_d (λ = 1) keeps at least `share` of each specialist's score on its domain's benchmarks.
 
     `items` are of `evals.addition`. Falsified when on some benchmark the sum falls short and is nearer to what another
-    domain's vector gives alone than to the specialist. `best` are the ratios at the λ whose smallest ratio is largest.
+    domain's vector, which scores less than the specialist, gives alone than to the specialist. `best` are the ratios at
+    the λ whose smallest ratio is largest; unknown where several are.
     """
     rule = (
         f"The sum at λ = 1 serves a domain if its score is at least {share:.0%} of that of the domain's specialist on "
         f"the same items. The effect is sum − {share:g} · specialist in points, beyond chance by a paired t (Holm over "
         "all benchmarks). Above 0 on every benchmark: holds; below on every one: reversed. Where the specialist's own "
-        "score is not clearly above 0 there is no ratio."
+        "score is not clearly above 0, and above guessing among the options (one-sided binomial), there is no ratio."
     )
     cases = pd.DataFrame(_sums(items, specialists, benchmarks, share))
     numbers = dict(share=share, best=np.nan, best_scale=np.nan)
     if not cases.effect.notna().any():
-        return Verdict("cannot be known here", rule, "no specialist's score is clearly above 0", cases, numbers)
+        why = "no specialist's score is clearly above 0 and above guessing"
+        return Verdict("cannot be known here", rule, why, cases, numbers)
     cases["clear"] = holm_known(cases.p) < ALPHA
     short = cases.clear & (cases.effect < 0)
     kept = cases.clear & (cases.effect > 0) | cases.apart
     met = True if (short & cases.nearer).any() else False if kept.all() else None
     ratios = added(items, specialists, benchmarks).query("vectors == 'sum'")
     by_scale = ratios.pivot(index="scale", columns="task", values="ratio").dropna(axis=1)
-    best = by_scale.loc[by_scale.min(axis=1).idxmax()]
-    numbers |= dict(best=best, best_scale=best.name)
+    smallest = by_scale.min(axis=1)
+    if (smallest == smallest.max()).sum() == 1:
+        best = by_scale.loc[smallest.idxmax()]
+        numbers |= dict(best=best, best_scale=best.name)
     return judge(cases, rule, least=0.0, unit="points", digits=0, falsified=met, **numbers)
 
 
@@ -188,27 +229,39 @@ def _sums(
             continue
         found = {vectors: values(whole, name, task) for vectors, name in who.items()}
         both = [found["sum"], found[own]]
-        ratio, low, high = paired_ratio(*both)
+        above = above_guessing(found[own], guessing(whole, task))
+        ratio, low, high = paired_ratio(*both) if above else (np.nan,) * 3
         about = dict(task=task_name(task), n=len(found[own]), ratio=ratio, ratio_low=low, ratio_high=high)
         about |= {name: 100 * found[key].mean() for name, key in [("sum", "sum"), ("own", own), ("none", "none")]}
         others = [found[other] for other in specialists.values() if other != own]
         about["other"] = 100 * max(other.mean() for other in others)
-        halves = [paired_contrast([*both, other], [1, -0.5, -0.5]) for other in others]
-        about |= dict(nearer=any(half.high < 0 for half in halves), apart=all(half.low > 0 for half in halves))
+        less = [other for other in others if other.mean() < found[own].mean()]
+        halves = [paired_contrast([*both, other], [1, -0.5, -0.5]) for other in less]
+        about |= dict(nearer=any(half.high < 0 for half in halves))
+        about |= dict(apart=len(less) == len(others) and all(half.low > 0 for half in halves))
         gap = paired_contrast(both, [1, -share])
         known = dict(effect=gap.points, low=gap.low, high=gap.high, p=gap.p)
         yield about | (known if np.isfinite(ratio) else dict.fromkeys(known, np.nan))
 
 
 def beyond_others(gaps: pd.DataFrame, *, least: float = 5.0) -> Verdict:
-    """Whether the sum scores more than another domain's vector alone; `gaps` are of `sum_against_others`."""
+    """Whether the sum scores more on medicine than the maths vector alone, and the other way round.
+
+    `gaps` are of `sum_against_others`; pairs with other domains, of which the paper says nothing, are cases beside it.
+    """
     rule = (
-        "The effect is the score of the sum at λ = 1 minus that of each other domain's vector alone, on the same "
-        f"items; it counts when it is beyond chance (McNemar's exact test, Holm over all pairs) and at least {least:g} "
-        "points."
+        "The effect is the score of the sum at λ = 1 minus that of the vector of maths alone on medicine, and of that "
+        "of medicine on maths, on the same items; it counts when it is beyond chance (McNemar's exact test, Holm over "
+        f"these pairs at {ALPHA:g}) and at least {least:g} points. Other pairs of domains are shown and not judged"
     )
     cases = gaps.assign(effect=gaps.points, task=gaps.task.map(task_name))
-    return judge(cases, rule, least=least, unit="points", digits=0)
+    claimed = cases.domain.isin(COMPARED) & cases.other.isin(COMPARED)
+    beside = cases[~claimed].assign(outcome="not judged")
+    if not claimed.any():
+        return replace(unknown(rule, "no vector of medicine stands beside one of maths"), cases=beside)
+    found = judge(_holmed(cases[claimed]), rule, least=least, unit="points", digits=0)
+    met = _otherwise(found.cases, least, 1)
+    return replace(found, cases=pd.concat([found.cases, beside]), falsified=met)
 
 
 def does_not_carry_over(
@@ -228,11 +281,11 @@ def does_not_carry_over(
         "Gains are over the pretrained member, on the same items of a domain's benchmarks. The effect is the gain of "
         f"another domain's specialist minus {least:g} of the gain of the domain's own. Clearly below 0 (paired t, Holm "
         "over all cases), less than that share carries over; clearly above, more. A case counts where the domain's "
-        "own gain is clearly above 0."
+        "own gain is clearly above 0, and its specialist above guessing among the options (one-sided binomial)."
     )
     cases = pd.DataFrame(_carried(items, examined, benchmarks, pretrained, least))
     if not cases.effect.notna().any():
-        why = "no specialist gains clearly over the pretrained member on its own domain's benchmarks"
+        why = "on its own domain no specialist gains clearly over the pretrained member and is above guessing"
         return Verdict("cannot be known here", rule, why, cases)
     cases["clear"] = holm_known(cases.p) < ALPHA
     met = True if (cases.clear & (cases.effect > 0)).any() else False if cases.clear.all() else None
@@ -252,10 +305,11 @@ def _carried(
             continue
         before, own = (values(items, who, task) for who in (pretrained, examined[domain][0]))
         gain = paired_contrast([own, before], [1, -1])
+        gained = gain.low > 0 and above_guessing(own, guessing(items, task))
         for who in [who for other, names in examined.items() if other != domain for who in names]:
             theirs = values(items, who, task)
             found = paired_contrast([theirs, own, before], [1, -least, least - 1])
             known = dict(effect=found.points, low=found.low, high=found.high, p=found.p)
             about = dict(who=who, own=examined[domain][0], task=task_name(task), n=len(own))
             about |= dict(carried=100 * float((theirs - before).mean()), gain=gain.points)
-            yield about | (known if gain.low > 0 else dict.fromkeys(known, np.nan))
+            yield about | (known if gained else dict.fromkeys(known, np.nan))

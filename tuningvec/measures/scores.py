@@ -5,6 +5,8 @@ points; intervals are 95 %.
 """
 
 import itertools
+import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,22 +18,25 @@ from tuningvec.family.spec import Family
 from tuningvec.stats import (
     bootstrap_difference,
     bootstrap_mean,
+    exact,
     holm,
     mean_or_share,
+    paired_contrast,
     paired_difference,
     paired_ratio,
-    relative_drop,
     sign_flips,
     wilson,
 )
 from tuningvec.tasks.scoring import main
 
 LENIENT = {"acc": "acc_lenient"}
-INSTRUCTIONS = ("thought", "valid", "valid_lenient", "stopped_text", "stopped_token")
-KEPT = ("thought", "valid", "stopped_token")  # the paper's three (Tables 3, 9)
+INSTRUCTIONS = ("thought", "valid", "valid_lenient", "stopped_text", "stopped_token", "stopped")
+KEPT = ("thought", "valid", "stopped")  # the paper's three (Tables 3, 9); `stopped` is by text and by token
 LIKELIHOOD = "_likelihood"  # ends the name of a task that puts the items of another to be answered by likelihood
 ALPHA = 0.05
 NATS, PERCENT = "nats per token", "ΔP (%)"  # units of what an ablation costs
+
+OPTION = re.compile(r"^[A-J]\. ", re.MULTILINE)  # as the tasks' prompts list what may be chosen
 
 Values = Float[np.ndarray, " items"]
 
@@ -59,6 +64,33 @@ def values(items: pd.DataFrame, who: str, task: str, column: str | None = None) 
     """A score an item, in the order of the items."""
     part = items[(items.who == who) & (items.task == task)].sort_values("item")
     return part[column or metric(items, task)].to_numpy(float)
+
+
+def guessing(items: pd.DataFrame, task: str) -> float:
+    """Share of a task's items that a guess among the options offered gets right; 0 where none are offered.
+
+    Options are counted in the prompt's last question, by likelihood in the reply, which has a log p for each.
+    """
+    asked = items[items.task == task].drop_duplicates("item")
+    if "prompt" not in asked:
+        return 0.0
+    by_likelihood = task.endswith(LIKELIHOOD)
+    offered = [
+        len(json.loads(reply)) if by_likelihood else len(OPTION.findall(prompt.rpartition("Options:")[2]))
+        for prompt, reply in zip(asked.prompt, asked.reply, strict=True)
+    ]
+    return float(np.mean([1 / n for n in offered])) if offered and min(offered) > 1 else 0.0
+
+
+def above_guessing(found: Values, share: float) -> bool:
+    """Whether more are right than a `share` that guesses get right, one-sided exact binomial at ALPHA."""
+    return share == 0 or exact(int(found.sum()), len(found), 1 - 2 * ALPHA).low > share
+
+
+def _with_stopped(items: pd.DataFrame) -> pd.DataFrame:
+    """With `stopped`: nothing follows the answer, and an end token ended the reply."""
+    known = {"stopped_text", "stopped_token"} <= set(items)
+    return items.assign(stopped=items.stopped_text * items.stopped_token) if known else items
 
 
 def of_tasks(items: pd.DataFrame, seed: int, lenient: bool = False) -> pd.DataFrame:
@@ -89,7 +121,8 @@ def of_instructions(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Share of replies that keep each instruction, over all multiple-choice and maths items together (Tables 3, 9)."""
     asked = pooled(items)
     rows = []
-    for who, name in itertools.product(asked.who.unique(), INSTRUCTIONS):
+    known = [name for name in INSTRUCTIONS if name in asked]
+    for who, name in itertools.product(asked.who.unique(), known):
         found = values(asked, who, "all", name)
         rows.append(dict(who=who, instruction=name, n=len(found)) | _interval(found, seed))
     return pd.DataFrame(rows, columns=["who", "instruction", "n", "score", "low", "high"])
@@ -125,7 +158,7 @@ def _average(items: pd.DataFrame, who: str, tasks: Sequence[str], seed: int) -> 
 
 def pooled(items: pd.DataFrame) -> pd.DataFrame:
     """The items that have an answer to give, of all tasks, as one task "all"."""
-    asked = items[items.valid.notna()] if "valid" in items else items.head(0)
+    asked = _with_stopped(items[items.valid.notna()] if "valid" in items else items.head(0))
     return asked.assign(task="all", item=asked.task + " " + asked["item"].astype(str))
 
 
@@ -138,16 +171,26 @@ def differences(items: pd.DataFrame, pairs: Sequence[tuple[str, str]], seed: int
     """The first of each pair minus the second on the same items of each task: in score, lenient score, instructions.
 
     n, points, low, high and p: Newcombe's interval and McNemar's exact p; of ROUGE-1 a bootstrap over items and a
-    sign-flip test. `clear` tells whether it is beyond chance by Holm's p over all rows of one kind, `what`.
+    sign-flip test. `clear` tells whether it is beyond chance by Holm's p over all rows of one kind, `what`. Of scores,
+    `guessed` tells that the better of both is not above `guessing`, `named` in how many replies of the worse one, in
+    percent, an option is named; `before` is the reference's score.
     """
-    rows = []
+    items, rows = _with_stopped(items), []
+    chance = {task: guessing(items, task) for task in items.task.unique()}
     for (who, other), task in itertools.product(pairs, items.task.unique()):
         for what, column in _compared(items, task).items():
             both = [values(items, one, task, column) for one in (who, other)]
             if all(map(len, both)):
                 about = dict(who=who, reference=other, task=task, what=what, metric=column)
+                about |= dict(before=100 * both[1].mean(), guessed=False, named=np.nan)
+                if what in ("score", "lenient"):
+                    about["guessed"] = not any(above_guessing(found, chance[task]) for found in both)
+                    worse = who if both[0].mean() < both[1].mean() else other
+                    if "valid_lenient" in _columns(items, task):
+                        about["named"] = 100 * values(items, worse, task, "valid_lenient").mean()
                 rows.append(about | _difference(*both, seed))
-    columns = ["who", "reference", "task", "what", "metric", "n", "points", "low", "high", "p"]
+    columns = ["who", "reference", "task", "what", "metric", "before", "guessed", "named"]
+    columns += ["n", "points", "low", "high", "p"]
     return _judged(pd.DataFrame(rows, columns=columns))
 
 
@@ -224,6 +267,7 @@ def two_by_two(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     As `differences`, with `effect` and `compared`, in words: "weights" under one prompt, "prompt" with one set of
     weights, "crossed" where both change, and their "interaction", paired by item. Empty where all is plain text.
     """
+    items = items[~items.task.str.endswith(LIKELIHOOD)]  # which has no second prompt
     corner = _corners(items)
     effects = {}
     if len(corner) == 4:
@@ -253,7 +297,7 @@ def _corners(items: pd.DataFrame) -> dict[tuple[float, bool], str]:
 def _in_corners(items: pd.DataFrame) -> Iterator[tuple[str, str, list[Values]]]:
     """Of everything compared: task, what, and the items of θ_ft and θ_pre in chat, then in plain text."""
     corner = _corners(items)
-    for task in items[~items.own].task.unique():
+    for task in [task for task in items[~items.own].task.unique() if not task.endswith(LIKELIHOOD)]:
         for what, column in _compared(items, task).items():
             order = [(0, True), (1, True), (0, False), (1, False)]
             found = [values(items, corner[place], task, column) for place in order]
@@ -261,19 +305,24 @@ def _in_corners(items: pd.DataFrame) -> Iterator[tuple[str, str, list[Values]]]:
                 yield task, what, found
 
 
-def prompted_share(items: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """How much of the fall from θ_ft to θ_pre, both in chat format, that format alone takes from θ_pre, in percent.
+def parts_of_fall(items: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The fall a − b from θ_ft to θ_pre, both in chat, and its parts by weights, a − d, and by prompt, d − b.
 
-    Of one member: (θ_pre plain − θ_pre chat) / (θ_ft chat − θ_pre chat) by score, with a bootstrap interval over items;
-    a row each task with plain text whose fall is beyond chance.
+    d is θ_pre in plain text. Of one member, a row a task with plain text and a score, in points: fall, weights with
+    p_weights, prompt, and weights − prompt = a − 2d + b as points with low, high and p. `share`, with
+    Fieller's interval, is the prompt's in percent of a fall that is clearly above 0.
     """
     rows = []
     for task, what, (a, b, _, d) in _in_corners(items):
-        fall = _difference(a, b, seed)
-        if what == "score" and fall["points"] > 0 and fall["p"] < ALPHA:
-            low, high = relative_drop(a - b, a - d, seed)
-            rows.append(dict(task=task, n=len(a), share=100 * (d - b).mean() / (a - b).mean(), low=low, high=high))
-    return pd.DataFrame(rows, columns=["task", "n", "share", "low", "high"])
+        if what not in ("score", "lenient"):
+            continue
+        fall, weights, prompt = (_difference(x, y, seed) for x, y in ((a, b), (a, d), (d, b)))
+        about = dict(task=task, what=what, metric=_compared(items, task)[what], n=len(a), fall=fall["points"])
+        about |= dict(weights=weights["points"], prompt=prompt["points"], p_weights=weights["p"])
+        share = paired_ratio(d, a, minus=b)
+        about |= {name: 100 * value for name, value in zip(("share", "share_low", "share_high"), share, strict=True)}
+        rows.append(about | paired_contrast([a, d, b], [1, -2, 1])._asdict())
+    return pd.DataFrame(rows)
 
 
 def sum_against_others(
@@ -281,14 +330,17 @@ def sum_against_others(
 ) -> pd.DataFrame:
     """θ_pre + Σ T_d minus each θ_pre + T_d of another domain, on the benchmarks of a domain; as `differences`, with n.
 
-    `specialists` is {domain: member}. All are judged together.
+    `specialists` is {domain: member}; columns domain and other name the benchmark's and the vector's. All are judged
+    together.
     """
     whole = items[items.scale == 1]
     who = whole.drop_duplicates("vectors").set_index("vectors").who
+    domains = {who[member]: domain for domain, member in specialists.items()}
     parts = []
     for domain, own in specialists.items():
         pairs = [(who["sum"], who[other]) for other in specialists.values() if other != own]
-        parts.append(differences(whole[whole.task.isin(list(benchmarks[domain]))], pairs, seed))
+        part = differences(whole[whole.task.isin(list(benchmarks[domain]))], pairs, seed)
+        parts.append(part.assign(domain=domain, other=part.reference.map(domains)))
     table = pd.concat(parts, ignore_index=True)
     n = whole.groupby("task")["item"].nunique()
     return _judged(table[table.what == "score"].assign(n=table.task.map(n)))
@@ -311,13 +363,14 @@ def added(
 def normalised(items: pd.DataFrame, specialist: str, task: str) -> pd.DataFrame:
     """Score of each `who` divided by the specialist's on the same items (Figs. 4, 6), with Fieller's interval.
 
-    NaN where the specialist's score is not clearly above 0.
+    NaN where the specialist's score is not clearly above 0, or not above `guessing`.
     """
     own = values(items, specialist, task)
+    above = above_guessing(own, guessing(items, task))
     rows = []
     for who in items[items.task == task].who.unique():
-        ratio, low, high = paired_ratio(values(items, who, task), own)
-        if who == specialist and own.any():
+        ratio, low, high = paired_ratio(values(items, who, task), own) if above else (np.nan,) * 3
+        if who == specialist and own.any() and above:
             ratio = low = high = 1.0
         rows.append(dict(who=who, task=task, n=len(own), ratio=ratio, low=low, high=high))
     return pd.DataFrame(rows)
@@ -325,6 +378,16 @@ def normalised(items: pd.DataFrame, specialist: str, task: str) -> pd.DataFrame:
 
 def _pairs(items: pd.DataFrame) -> list[tuple[str, str]]:
     return list(dict.fromkeys(zip(items.who, items.task, strict=True)))
+
+
+def with_likelihood(
+    benchmarks: Mapping[str, Mapping[str, Any]], likelihood: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The benchmarks of each domain, and those that put the items of one of them to be answered by likelihood."""
+    return {
+        domain: {**some, **{name: task for name, task in likelihood.items() if name.removesuffix(LIKELIHOOD) in some}}
+        for domain, some in benchmarks.items()
+    }
 
 
 def own_domain(gaps: pd.DataFrame, family: Family, benchmarks: Mapping[str, Collection[str]]) -> pd.DataFrame:

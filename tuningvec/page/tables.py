@@ -384,7 +384,8 @@ def replies(
     """What each `who`, {column: who}, replied to the first item of each task of a domain, cut after `longest`."""
     tasks = {name: task for some in benchmarks.values() for name, task in some.items()}
     rows = []
-    for name, part in items[items["item"] == items["item"].min()].groupby("task", sort=False):
+    first = items[(items["item"] == items["item"].min()) & items.task.isin(tasks)]
+    for name, part in first.groupby("task", sort=False):
         asked = tasks[name].eval_docs[int(part["item"].iloc[0])]
         question = asked.get("question") or str(tasks[name].doc_to_text(asked))
         said = {column: quoted(part[part.who == who].reply.iloc[0], longest) for column, who in whos.items()}
