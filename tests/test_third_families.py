@@ -61,7 +61,7 @@ def specialist(domain, **changes):
 
 FAMILIES = {
     "gemma": dict(
-        architecture="gemma3",
+        architecture="gemma3", reads=dict(max_position_embeddings=448),
         tuned=dict(medical=specialist("medicine"), maths=specialist("math")),
         benchmarks=dict(medicine=[DRUGS, VISITS], math=[SUMS]),  # the visits are longer than it reads
     ),
