@@ -55,9 +55,10 @@ def judge(
     A case is *for* when its interval leaves out 0 (or `clear` says so), its effect has the sign of `direction` and is
     at least `least` in size; *against* likewise with the other sign; *negligible* when its interval lies within ±least;
     else *open*. With `direction` 0 the claim is that there is no effect that matters: negligible cases are for it, and
-    those against it have an interval wholly beyond ±least. All for: holds. All against: reversed. Some: mixed. None,
-    all negligible: null explains it. Else within chance, unless the open cases are clear of 0 and only their size is
-    in doubt, which is mixed. No case that could be measured: cannot be known here.
+    those against it have an interval wholly beyond ±least. All for: holds. All against: reversed, or differs where
+    there is no direction. Some: mixed. None, all negligible: null explains it. Else within chance, unless the open
+    cases are clear of 0 and only their size is in doubt, which is mixed. No case that could be measured: cannot be
+    known here.
     """
     known = cases[cases[["effect", "low", "high"]].notna().all(axis=1)]
     outcome = _outcomes(known, least if np.isscalar(least) else least.loc[known.index], direction)
@@ -75,18 +76,21 @@ def judge(
         return Verdict("mixed", why=", ".join(counts), **about)
     if small == total:
         return Verdict("null explains it", why=f"within the smallest effect that matters in all {total}", **about)
-    left = known[outcome == "open"]
+    kind, why = _undecided(known[outcome == "open"], total, small, f".{digits}f", unit)
+    return Verdict(kind, why=why, **about)
+
+
+def _undecided(left: pd.DataFrame, total: int, small: int, form: str, unit: str) -> tuple[Kind, str]:
+    """Kind and reason where no case is clear and large; `left` are the open ones, `small` the negligible of `total`."""
     if left.empty:
-        return Verdict("cannot be known here", why=f"{total - small} of {total} could not be measured", **about)
+        return "cannot be known here", f"{total - small} of {total} could not be measured"
     clear = _clear(left)
     if clear.all():
-        text = f"beyond chance in {len(left)} of {total}, and not shown to be large enough to matter"
-        return Verdict("mixed", why=text, **about)
+        return "mixed", f"beyond chance in {len(left)} of {total}, and not shown to be large enough to matter"
     unseen = left[~clear]
     width = np.maximum((unseen.high - unseen.low) / 2, unseen.effect.abs().where(_beyond(unseen), 0)).max()
-    text = f"a difference below {width:.{digits}f} {unit}".rstrip() + " could not have been seen"
-    shown = f"{small} of {total} negligible; in the others " if small else ""
-    return Verdict("within chance", why=shown + text, **about)
+    text = f"a difference below {width:{form}} {unit}".rstrip() + " could not have been seen"
+    return "within chance", (f"{small} of {total} negligible; in the others " if small else "") + text
 
 
 def _beyond(cases: pd.DataFrame) -> pd.Series:
