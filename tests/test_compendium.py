@@ -1,5 +1,11 @@
 import hashlib
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -268,3 +274,54 @@ finding("{claim}", paper="p", here="h", verdict=Verdict("mixed", "rule", "1 of 2
     index = (Path(__file__).parent.parent / "book" / "index.md").read_text(encoding="utf-8")
     assert index.index("{include} results/meanings.md") < index.index("{include} results/findings.md")
     assert text.index("| A claim | p | h | [mixed]{.differs} (1 of 2) |") < text.index("| A control |")
+
+
+def test_a_page_shows_what_the_dtype_came_to_and_is_due_when_that_is_asked_to_be_another(project, monkeypatch):
+    project.notebooks[0].write_text(PAGE.replace("number = 2", 'number = 2\ndtype = "auto"'), encoding="utf-8")
+    monkeypatch.setenv("TUNINGVEC_DTYPE", "float32")
+    pages, _ = run(project)
+    (shown,) = [
+        c for c in nbformat.read(pages[0].output, 4).cells if "injected-parameters" in c.metadata.get("tags", [])
+    ]
+    assert 'dtype = "float32"' in shown.source
+    compendium.publish(project, pages)
+    status = (project.results / "status.md").read_text(encoding="utf-8")
+    assert re.search(r"01_one\.ipynb\) \| Mine \| \d+ \| float32 \|", status) and "threads |" in status
+    monkeypatch.setenv("TUNINGVEC_DTYPE", "bfloat16")
+    assert run(project)[1] == ["mine/01_one", "mine/02_two"]
+
+
+def test_a_log_tells_of_a_run_before_in_and_after_it(project, capfd):
+    assert main(["execute", "mine"]) == 0
+    first, *lines = capfd.readouterr().out.splitlines()
+    assert first.startswith("2 of 2 pages are to be executed, on ") and "a time not known yet" in first
+    assert lines[0] == "page 1 of 2 · mine/01_one · time left unknown" and lines[1].startswith("mine/01_one: ")
+    project.notebooks[1].write_text(PAGE.replace("21", "22"), encoding="utf-8")
+    assert main(["execute", "mine"]) == 0
+    said = capfd.readouterr()
+    assert said.out.startswith("1 of 2 pages are to be executed") and ": about 10 s." in said.out
+    assert "TCP" not in said.err
+    assert main(["execute", "mine"]) == 0
+    assert capfd.readouterr().out == "all 2 pages are as they were last executed\n"
+
+
+def test_ctrl_c_ends_with_one_sentence_and_no_kernel(project):
+    file = project.root / "started"
+    slow = f"import os, time\nopen({str(file)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    project.notebooks[1].write_text(PAGE.replace("print(family, number * 21)", slow), encoding="utf-8")
+    command = [sys.executable, "-m", "tuningvec", "execute", "mine"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (file.is_file() and file.read_text()):
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert said.strip().splitlines() == [
+        "tuningvec: stopped at page 2 of 2, mine/02_two; the pages before it are kept, and what was measured for it up "
+        "to the last whole piece; the same command goes on from there"
+    ]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(file.read_text()), 0)
+    project.notebooks[1].write_text(PAGE, encoding="utf-8")
+    assert run(project)[1] == ["mine/02_two"]

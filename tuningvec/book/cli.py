@@ -7,8 +7,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuningvec.book import compendium
+import joblib
+
+from tuningvec.book import compendium, times
 from tuningvec.book.compendium import Page, Project
+from tuningvec.book.progress import Progress
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family, Prompt
 
@@ -23,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     except TuningVecError as error:
         print(f"tuningvec: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as stopped:
+        print(f"\ntuningvec: {stopped or 'stopped'}", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -52,7 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--hub", help="a folder that holds data sets in the hub's layout")
     add("--include", type=Path, nargs="+", default=[], help="folders with further tasks of lm-eval")
     add("--prompts", type=Path, help="a YAML file with other system prompts and worked examples")
-    add("--dtype", default="bfloat16")
+    add(
+        "--dtype",
+        default="auto",
+        help="auto: bfloat16 where the hardware computes in it, else float32",
+    )
     add("--batch", type=int, default=32)
     add("--items", type=Path, help="write every item with prompt, reply and scores to this JSONL file")
     evaluate.set_defaults(run=_evaluate)
@@ -110,11 +120,20 @@ def _write(options: argparse.Namespace) -> None:
 
 
 def _execute(options: argparse.Namespace) -> list[Page]:
+    os.environ.setdefault("OMP_NUM_THREADS", str(joblib.cpu_count(only_physical_cores=True)))
     pages = compendium.plan(Project.here(), options.families)
     if options.fresh:
         os.environ["TUNINGVEC_FRESH"] = str(time.time())  # for the notebooks' kernels
-    for page, executed in compendium.execute(pages, options.fresh):
-        print(f"{page}: {page.seconds():.1f} s" + ("" if executed else " (kept from an earlier run)"), flush=True)
+    some = compendium.due(pages, options.fresh)
+    known = times.expected(some)
+    with Progress([str(page) for page in some], known) as progress:
+        progress.say(times.announced(pages, some, known))
+        try:
+            for page, executed in compendium.execute(pages, some, progress):
+                if executed:
+                    progress.say(f"{page}: {page.seconds():.1f} s")
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(progress.kept()) from None
     return pages
 
 
@@ -122,10 +141,7 @@ def _book(options: argparse.Namespace) -> None:
     project = Project.here()
     pages = _execute(options)
     compendium.publish(project, pages)
-    index = compendium.build(project)
-    for page in pages:
-        print(f"{page}: {page.seconds():.1f} s")
-    print(f"book: {index}")
+    print(f"book: {compendium.build(project)}")
 
 
 def _prepare(options: argparse.Namespace) -> None:

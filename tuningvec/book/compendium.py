@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ import papermill
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
+from tuningvec.book.progress import Progress
 from tuningvec.book.template import fill, left_out
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
@@ -100,6 +102,7 @@ class Page:
         lines = [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in small]
         lines += [f"{file.name} {store.digest(file)}" for file in _inputs(self.family)]
         lines += [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
+        lines += [os.environ.get("TUNINGVEC_DTYPE", "")]
         lines += [repr(left_out(self.family))] if self.family else []  # 01_families lists them, references need them
         return hashlib.sha256("\n".join([str(self), *lines]).encode()).hexdigest()
 
@@ -107,14 +110,21 @@ class Page:
         """Whether an execution of exactly these inputs is at hand."""
         return self.output.is_file() and _record(nbformat.read(self.output, 4)).get("digest") == self.digest()
 
-    def seconds(self) -> float:
-        """How long the last execution took."""
-        return nbformat.read(self.output, 4).metadata.papermill.duration
+    def seconds(self) -> float | None:
+        """How long the last execution took, if one is at hand."""
+        return nbformat.read(self.output, 4).metadata.papermill.duration if self.output.is_file() else None
 
     def parameters(self, notebook: NotebookNode) -> dict[str, Any]:
-        """The notebook's own defaults with this family; all are passed, so that the page shows each once."""
+        """The notebook's own defaults with this family; all are passed, so that the page shows each once.
+
+        A dtype of "auto" is decided here, so that the page shows what it came to.
+        """
+        from tuningvec.weights import engine
+
         defaults = papermill.inspect_notebook(notebook)
         values = {name: ast.literal_eval(p["default"]) for name, p in defaults.items()}
+        if values.get("dtype") == engine.AUTO:
+            values["dtype"] = engine.dtype_name()
         if self.family is None:
             return values
         named = data_folder() / "families" / f"{self.family.name}.yaml" == self.family.file
@@ -122,10 +132,13 @@ class Page:
 
     def run(self, output: Path, **options: Any) -> NotebookNode:
         """Hand the notebook to papermill, which writes `output` cell by cell."""
+        from tuningvec.weights import engine
+
         output.parent.mkdir(parents=True, exist_ok=True)
         notebook = jupytext.read(self.notebook)
-        notebook.metadata["tuningvec"] = dict(digest=self.digest(), commit=self.project.commit())
         parameters, folder = self.parameters(notebook), self.notebook.parent
+        about = dict(digest=self.digest(), commit=self.project.commit(), machine=engine.machine())
+        notebook.metadata["tuningvec"] = about | dict(dtype=parameters.get("dtype", ""))
         return papermill.execute_notebook(notebook, output, parameters, engine_name="tuningvec", cwd=folder, **options)
 
 
@@ -153,26 +166,40 @@ def plan(project: Project, names: Sequence[str]) -> list[Page]:
     return pages
 
 
-def execute(pages: Sequence[Page], fresh: bool = False) -> Iterator[tuple[Page, bool]]:
-    """Execute each page whose inputs changed, all of them with `fresh`; yields it and whether it was executed.
+def due(pages: Sequence[Page], fresh: bool = False) -> list[Page]:
+    """The pages whose inputs changed since they were executed; all with `fresh`."""
+    return [page for page in pages if fresh or not page.is_current()]
+
+
+def execute(
+    pages: Sequence[Page], some: Sequence[Page] | None = None, progress: Progress | None = None
+) -> Iterator[tuple[Page, bool]]:
+    """Execute `some` of the pages, those that are `due`; yields each page and whether it was executed.
 
     Raises TuningVecError naming page and cell when a notebook fails; the unfinished page is kept for reading, an older
     execution of it is not.
     """
+    some = due(pages) if some is None else some
     for page in pages:
-        due = fresh or not page.is_current()
-        if due:
-            page.output.unlink(missing_ok=True)
-            unfinished = page.output.with_name(f"{page.output.stem}.unfinished.ipynb")
-            try:
-                page.run(unfinished)
-            except PapermillExecutionError as error:
-                raise TuningVecError(
-                    f"{page}: cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-                    f"  the page so far, with the traceback: {unfinished}"
-                ) from None
-            unfinished.rename(page.output)
-        yield page, due
+        if page in some:
+            if progress:
+                progress.start(some.index(page))
+            _execute(page, progress)
+        yield page, page in some
+
+
+def _execute(page: Page, progress: Progress | None) -> None:
+    page.output.unlink(missing_ok=True)
+    unfinished = page.output.with_name(f"{page.output.stem}.unfinished.ipynb")
+    told = dict(progress_bar={"file": progress}, stderr_file=progress) if progress else dict(progress_bar=False)
+    try:
+        page.run(unfinished, **told)
+    except PapermillExecutionError as error:
+        raise TuningVecError(
+            f"{page}: cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+            f"  the page so far, with the traceback: {unfinished}"
+        ) from None
+    unfinished.rename(page.output)
 
 
 def prepare(pages: Sequence[Page], folder: Path) -> list[Path]:
@@ -203,10 +230,15 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
 
 
 def build(project: Project) -> Path:
-    """Build the book strictly; returns the index page.
+    """Build the book strictly, unless it was built of the same sources; returns the index page.
 
     The new book replaces the old one only when Sphinx had nothing to warn of. Raises TuningVecError otherwise.
     """
+    html, built = project.root / "_build" / "html", project.root / "_build" / "sources"
+    sources = _sources(project)
+    if (html / "index.html").is_file() and built.is_file() and built.read_text() == sources:
+        return html / "index.html"
+    built.unlink(missing_ok=True)
     scratch = project.root / "build" / "book"
     shutil.rmtree(scratch, ignore_errors=True)  # Sphinx repeats no warning for a page that it does not read again
     program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent)) or "jupyter-book"
@@ -219,11 +251,19 @@ def build(project: Project) -> Path:
         raise TuningVecError(
             "\n  ".join(["the book was not built, the former one is untouched:", *said, f"all that was said: {log}"])
         )
-    html = project.root / "_build" / "html"
     html.parent.mkdir(exist_ok=True)
     shutil.rmtree(html, ignore_errors=True)
     shutil.move(scratch / "_build" / "html", html)
+    built.write_text(sources)
     return html / "index.html"
+
+
+def _sources(project: Project) -> str:
+    """A checksum of all files that the book is built of, and of the versions of what builds it."""
+    files = [*project.root.glob("_*.yml"), *(file for file in (project.root / "book").rglob("*") if file.is_file())]
+    lines = [f"{file} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in sorted(files)]
+    lines += sorted(f"{package.name} {package.version}" for package in importlib.metadata.distributions())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _row(*cells: str) -> str:
@@ -258,15 +298,18 @@ def _recorded(notebooks: Executed, key: str) -> Iterator[tuple[Page, Any]]:
 def _status(project: Project, notebooks: Executed) -> str:
     """The status page: each page's seconds, date and commit, and the versions all ran with."""
     lines = ["# Status of this build", "", "Each page was executed once on the inputs named here.", ""]
-    lines += ["| Page | Family | Seconds | Executed (UTC) | Commit |", "|---|---|---:|---|---|"]
+    lines += ["| Page | Family | Seconds | dtype | Executed (UTC) | Commit |", "|---|---|---:|---|---|---|"]
     for page, notebook in notebooks:
-        run = notebook.metadata.papermill
+        run, record = notebook.metadata.papermill, _record(notebook)
         link, title = page.link(page.notebook.stem, ""), page.family.title if page.family else "the paper alone"
-        commit = f"`{_record(notebook)['commit']}`" if _record(notebook)["commit"] else "not a git checkout"
-        lines.append(_row(link, title, f"{run.duration:.0f}", run.end_time[:16].replace("T", " "), commit))
-    lines += ["", "A `+` after a commit means that tracked files differed from it.", "", "| Version | |", "|---|---|"]
+        commit = f"`{record['commit']}`" if record["commit"] else "not a git checkout"
+        when = run.end_time[:16].replace("T", " ")
+        lines.append(_row(link, title, f"{run.duration:.0f}", record["dtype"] or "–", when, commit))
+    machines = dict.fromkeys(_record(notebook)["machine"] for _, notebook in notebooks)
+    lines += ["", "dtype is that of models in memory. A `+` after a commit means that tracked files differed from it."]
+    lines += ["", "| Version | |", "|---|---|"]
     lines += [_row(name, importlib.metadata.version(name)) for name in VERSIONS]
-    lines += [_row("Python", platform.python_version()), _row("Machine", f"{platform.system()} {platform.machine()}")]
+    lines += [_row("Python", platform.python_version()), *(_row("Machine", machine) for machine in machines)]
     return "\n".join(lines) + "\n"
 
 

@@ -26,7 +26,8 @@ class TemplateEngine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> None:
         fill(nb_man.nb)
-        super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+        quiet = ["--log-level=ERROR"]  # else every kernel warns that it speaks TCP on this machine
+        super().execute_managed_notebook(nb_man, kernel_name, extra_arguments=quiet, **kwargs)
 
 
 def fill(notebook: NotebookNode) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from lm_eval.api.task import Task
 from scipy.stats import t, ttest_ind
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from tuningvec.errors import TuningVecError
@@ -126,7 +127,8 @@ def study(
         plans, left_out = evals.readable(members, tasks, limit=limit) if tasks else ({}, [])
     except evals.Unreadable as error:
         plans, left_out = {}, error.left_out
-    for member in models.in_turn(members, "ablation"):
+    bar = tqdm(total=len(members) * len(settings), desc="ablation")
+    for member in models.in_turn(members):
         asked = plans.get(id(member), {})
         items = hashlib.sha256(repr((held, [list(parts) for parts in asked.values()])).encode()).hexdigest()
         profiled = found.read.set_index("member").digest[member.name]
@@ -138,8 +140,10 @@ def study(
                 with ablated(member.model, _chosen(whole, kind, share, scope, seed + draw)):
                     rows = _scores(member, held, tasks, {} if draw else asked)
                 record.add(piece, [dict(ablated=kind, share=share, draw=draw, **row) for row in rows])
+            bar.update()
         tables.append(pd.DataFrame(record.rows(pieces)).assign(member=member.name))
         tables[-1].attrs["runs"] = record.runs
+    bar.close()
     table = joined(tables)
     table.attrs["left_out"] = left_out
     return table

@@ -116,7 +116,7 @@ def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _tokenised(corpus: Corpus, texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Tokens:
     flat, lengths = array("i"), []
-    with tqdm(total=corpus.tokens, desc="tokenise", unit=" tokens", unit_scale=True, mininterval=5) as bar:
+    with tqdm(total=corpus.tokens, desc="tokenise", unit=" tokens", unit_scale=True) as bar:
         for ids in _encoded(texts, tokenizer):
             ids = ids[: corpus.tokens - len(flat)]
             flat.extend(ids)

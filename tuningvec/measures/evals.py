@@ -15,19 +15,19 @@ import jinja2
 import pandas as pd
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
-from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from tuningvec.closure import PACKAGE, Closure
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family, FineTuned, Prompt
 from tuningvec.measures import models
+from tuningvec.measures.decoding import BATCH, InMemory
 from tuningvec.measures.models import Opened
 from tuningvec.store import Rows, Store
 from tuningvec.tasks import FOLDER, scoring
 
-BATCH = 32
 WINDOW = 32  # items between two entries in the store
 SUM, NONE = "sum", "none"  # vectors that are added: all of them, none
 Windows = dict[str, list[list[Instance]]]
@@ -44,33 +44,6 @@ class Unreadable(TuningVecError):
     def __init__(self, reason: str = "", left_out: Sequence[dict[str, str]] = ()):
         self.left_out = list(left_out)
         super().__init__(reason or "; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
-
-
-class InMemory(HFLM):
-    """lm-eval's view of a model in memory; the last character of a reply says whether an end token stopped it.
-
-    Probabilities are float32 whatever the weights are. `marks` is off for tasks with stop strings, where lm-eval cuts.
-    """
-
-    marks = False
-
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int = BATCH):
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every model that is not named by a string
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch, softmax_dtype="float32")
-        self._ends = end_tokens(model, tokenizer)
-
-    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
-        if not (self.marks and isinstance(tokens, list) and skip_special_tokens):
-            return super().tok_decode(tokens, skip_special_tokens)
-        end = next((i for i, token in enumerate(tokens) if token in self._ends), None)
-        return super().tok_decode(tokens[:end]) + (scoring.CUT if end is None else scoring.ENDED)
-
-
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that end a reply: those of the generation config, and the tokenizer's own."""
-    named = model.generation_config.eos_token_id
-    ends = named if isinstance(named, list) else [named]
-    return {token for token in (*ends, tokenizer.eos_token_id) if token is not None}
 
 
 def tasks(
@@ -232,7 +205,8 @@ def run(
     plans, left_out = readable(asked, benchmarks, chat, limit)
     scored = {name: _scoring(task) for name, task in benchmarks.items()} if store else {}
     parts, runs = [], []
-    for one in models.in_turn(asked, "benchmarks"):
+    bar = tqdm(total=sum(len(pieces) for plan in plans.values() for pieces in plan.values()), desc="benchmarks")
+    for one in models.in_turn(asked):
         lm: InMemory | None = None
         about = dict(batch=batch, generation=one.generation.to_diff_dict())
         about |= dict(tokenizer=_checksum(one.tokenizer.backend_tokenizer.to_str().encode()))
@@ -242,9 +216,11 @@ def run(
                 if piece not in record:
                     lm = lm or InMemory(one.model, one.tokenizer, batch)
                     record.add(piece, _known(answer(lm, benchmarks[name], groups), one, name))
+                bar.update()
             asked_as = dict(model=one.name, who=one.name, task=name, chat=in_chat(one, benchmarks[name], chat))
             parts.append(pd.DataFrame(record.rows(pieces)).assign(**asked_as))
             runs += record.runs
+    bar.close()
     table = pd.concat(parts, ignore_index=True)
     table.attrs |= dict(runs=runs, left_out=left_out)
     return table
@@ -463,7 +439,7 @@ def _piece(window: Sequence[Sequence[Instance]]) -> str:
     return f"{window[0][0].doc_id} to {window[-1][0].doc_id}, {_checksum(asked.encode())[:16]}"
 
 
-def score_texts(lm: HFLM, texts: Sequence[str]) -> Rows:
+def score_texts(lm: InMemory, texts: Sequence[str]) -> Rows:
     """log p(text) in nats, a row each with `nats` and the number of `tokens`."""
     calls = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
     found = lm.loglikelihood_rolling(calls, disable_tqdm=True)

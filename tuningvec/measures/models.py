@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,14 +22,14 @@ from tuningvec.store import Record, Store
 from tuningvec.weights.checkpoint import ALL, Checkpoint, Rotated
 from tuningvec.weights.components import MATRICES
 from tuningvec.weights.delta import Combination, places
-from tuningvec.weights.engine import device_name
+from tuningvec.weights.engine import device_name, dtype_name
 
 
 class Opened:
     """A member whose model is loaded when it is first asked for."""
 
     def __init__(self, family: Family, name: str, dtype: str = "float32"):
-        self.name, self.dtype = name, dtype
+        self.name, self.dtype = name, dtype_name(dtype)
         opened = members.weights(family, name)
         self.weights, self.like = opened.own, opened.like
         self.prompted, self._template = self.like, family.template
@@ -114,14 +113,14 @@ def added(family: Family, members: Sequence[str], scale: float, prompted: str, d
     return Arithmetic(family, terms, prompted, dtype)
 
 
-def opened(family: Family, dtype: str, desc: str) -> Iterator[Opened]:
+def opened(family: Family, dtype: str) -> Iterator[Opened]:
     """All members in turn, the pretrained one first."""
-    return in_turn([Opened(family, member.name, dtype) for member in family.members], desc)
+    return in_turn([Opened(family, member.name, dtype) for member in family.members])
 
 
-def in_turn(models: Sequence[Opened], desc: str) -> Iterator[Opened]:
+def in_turn(models: Sequence[Opened]) -> Iterator[Opened]:
     """Each of these; its model is let go when its turn is over."""
-    for one in tqdm(models, desc=desc, mininterval=5):
+    for one in models:
         yield one
         one.__dict__.pop("model", None)
         gc.collect()  # what traces a model refers to itself
@@ -133,9 +132,8 @@ def load(combination: Combination, like: Checkpoint, dtype: str = "float32") -> 
     Weights are combined in float32 and rounded to `dtype` once. Raises TuningVecError for an unknown dtype and for a
     model that does not fit into memory.
     """
-    kind = _dtype(dtype)
     model = AutoModelForCausalLM.from_pretrained(
-        like.folder, dtype=kind, device_map="auto" if torch.cuda.is_available() else None
+        like.folder, dtype=getattr(torch, dtype_name(dtype)), device_map="auto" if torch.cuda.is_available() else None
     )
     if set(combination.terms) != {like} or combination.terms[like] != 1:
         for tensor in (combination - Combination({like: 1})).shapes:
@@ -144,10 +142,3 @@ def load(combination: Combination, like: Checkpoint, dtype: str = "float32") -> 
                 raise TuningVecError(f"{like.folder}: {tensor} fits on no device; use a machine with more memory")
             parameter.data.copy_(combination.read(tensor))
     return model.eval().requires_grad_(False)
-
-
-def _dtype(name: str) -> torch.dtype:
-    kind = getattr(torch, name, None)
-    if kind not in (torch.float32, torch.bfloat16, torch.float16):
-        raise TuningVecError(f"dtype is {name!r}; it must be float32, bfloat16 or float16")
-    return kind

@@ -88,7 +88,7 @@ def activation_profile(
         )
     net, device = NNsight(model.get_decoder(), rename=RENAMED), model.get_input_embeddings().weight.device
     missing = {part: tokens.part(part, shards) for part in parts if str(part) not in record}
-    with tqdm(total=sum(t.count for t in missing.values()), desc="profile", unit=" tokens", mininterval=5) as bar:
+    with tqdm(total=sum(t.count for t in missing.values()), desc="profile", unit=" tokens") as bar:
         for part, selected in missing.items():
             sums, rows = _Sums.zero(model), selected.rows()
             for first in range(0, len(rows.ids), batch):
@@ -177,13 +177,13 @@ def profiles(family: Family, dtype: str, store: Store | None = None) -> Profiles
 
     Members whose profile is stored are not loaded. Raises as `activation_profile` and `corpus.tokens` do.
     """
-    return _profiles(family, models.opened(family, dtype, "members"), range(SHARDS), store)
+    return _profiles(family, models.opened(family, dtype), range(SHARDS), store)
 
 
 def rotated(family: Family, dtype: str, seed: int, store: Store | None = None) -> Profiles:
     """The same of θ_pre + T with T rotated (`models.Turned`), for every fine-tuned member, on the first of HALVES."""
     turned = [models.Turned(family, member.name, seed, dtype) for member in family.fine_tuned]
-    found = _profiles(family, models.in_turn(turned, "rotated"), HALVES[0], store, rotated=seed)
+    found = _profiles(family, models.in_turn(turned), HALVES[0], store, rotated=seed)
     names = [member.name for member in family.fine_tuned]
     return found._replace(parts=dict(zip(names, found.parts.values(), strict=True)))
 

@@ -17,6 +17,7 @@ from nnsight import NNsight
 from nnsight.intervention.envoy import Envoy
 from scipy.stats import pearsonr, spearmanr, t, ttest_1samp
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from tuningvec.errors import TuningVecError
@@ -31,6 +32,7 @@ SITES = ("residual", "attention", "mlp")  # output of a block, of its attention,
 METHODS = ("plain", "integrated", "exact")  # attribution at the corrupt prompt, averaged along the way, and patching
 FEWEST = 4  # pairs of a kind: two in each half
 COMPARED = ("agreement", "halves", "own", "corrected", "low", "high", "error", "null")  # columns of `similarity`
+ROWS = 8  # of a batch of exact patching
 NOTHING = 1e-4  # of the largest effect: less is rounding
 
 
@@ -72,20 +74,24 @@ class Patcher:
     def exact(self, pair: Aligned, layers: int | None = None) -> Effects:
         """The same by running the model once for each place; with so many layers alone, even over depth, else NaN.
 
-        A place is a row of a batch. All runs have the same rows, patched or not, so that rounding is the same in all
-        and a patch that changes nothing gives exactly 0.
+        A place is a row of a batch. All batches have the same rows, patched or not, so that rounding is the same in
+        all and a patch that changes nothing gives exactly 0.
         """
         clean, at_clean, _ = self._run(pair.clean)
         corrupt, _, _ = self._run(pair.corrupt)
-        has = torch.nonzero(pair.places >= 0)[:, 0]
-        ids = self._ids(pair.corrupt, len(SITES) * len(has))
-        chosen = _chosen(at_clean.shape[1], layers)
-        _, patches, _ = self._rows(self._ids(pair.clean, len(ids)), pair.places[has], chosen)
-        whole, _, before = self._rows(ids, has, chosen)
+        has = torch.nonzero(pair.places >= 0)[:, 0].tolist()
+        every = list(itertools.product(range(len(SITES)), has))
+        rows, chosen = min(ROWS, len(every)), _chosen(at_clean.shape[1], layers)
+        ids = self._ids(pair.corrupt, rows)
+        _, patches, _ = self._rows(self._ids(pair.clean, rows), chosen)
+        whole, _, before = self._rows(ids, chosen)
         effect = torch.full((*at_clean.shape[:2], len(pair.places)), float("nan"))
-        for layer in chosen:
-            metric = self._patched(ids, layer, has, patches[layer], before[layer])
-            effect[:, layer, has] = (metric - whole).reshape(len(SITES), len(has))
+        for layer, first in itertools.product(chosen, range(0, len(every), rows)):
+            some = every[first : first + rows]
+            filled = torch.tensor(some + some[:1] * (rows - len(some)))
+            metric = self._patched(ids, layer, filled, pair.places, patches[layer], before[layer])
+            sites, places = filled[: len(some)].T
+            effect[sites, layer, places] = (metric - whole)[: len(some)]
         return Effects(clean, corrupt, effect)
 
     def _metric(self) -> Tensor:
@@ -117,40 +123,42 @@ class Patcher:
         return torch.stack(found).unflatten(0, (-1, len(SITES))).transpose(0, 1)
 
     def _rows(
-        self, ids: Tensor, places: Tensor, chosen: Iterable[int]
+        self, ids: Tensor, chosen: Iterable[int]
     ) -> tuple[Tensor, dict[int, list[Tensor]], dict[int, Tensor | None]]:
-        """The metric of each row; what each row's site holds at its place, and what goes into the block, by layer."""
+        """The metric of each row; what its sites hold, and what goes into the block, by layer."""
         net, held, before = self._net, {}, {}
         with torch.no_grad(), net.trace(input_ids=ids, logits_to_keep=1, use_cache=False):
             previous = None
             for i, layer in enumerate(net.model.layers):
                 if i in chosen:
-                    before[i] = previous
-                    held[i] = [site[at, places] for at, site in zip(_at(places), _sites(layer), strict=True)]
+                    before[i], held[i] = previous, _sites(layer)
                 previous = layer.output
             metric = nnsight.save(self._metric())
         return metric.cpu(), held, before
 
     def _patched(
-        self, ids: Tensor, layer: int, places: Tensor, patches: Sequence[Tensor], before: Tensor | None
+        self,
+        ids: Tensor,
+        layer: int,
+        patched: Int64[Tensor, "rows 2"],
+        partners: Int64[Tensor, " tokens"],
+        patches: Sequence[Tensor],
+        before: Tensor | None,
     ) -> Tensor:
-        """The metric of each row, patched at its own place; the layers below are skipped."""
-        net = self._net
-        rows = _at(places)
+        """The metric of each row, patched at its own site and token; the layers below are skipped."""
+        net, rows = self._net, torch.arange(len(ids))
+        residual, attention, mlp = [
+            (rows[patched[:, 0] == site], patched[patched[:, 0] == site, 1]) for site in range(len(SITES))
+        ]
         with torch.no_grad(), net.trace(input_ids=ids, logits_to_keep=1, use_cache=False):
             for lower in net.model.layers[:layer]:
                 lower.skip(before)
             block = net.model.layers[layer]
-            block.self_attn.output[0][rows[1], places] = patches[1]
-            block.mlp.output[rows[2], places] = patches[2]
-            block.output[rows[0], places] = patches[0]
+            block.self_attn.output[0][attention] = patches[1][attention[0], partners[attention[1]]]
+            block.mlp.output[mlp] = patches[2][mlp[0], partners[mlp[1]]]
+            block.output[residual] = patches[0][residual[0], partners[residual[1]]]
             metric = nnsight.save(self._metric())
         return metric.cpu()
-
-
-def _at(places: Tensor) -> list[Tensor]:
-    """The rows of each site: as many as there are places."""
-    return list(torch.arange(len(SITES) * len(places)).chunk(len(SITES)))
 
 
 def _sites(layer: Envoy) -> list[Tensor]:
@@ -209,7 +217,8 @@ def study(
     metrics, effects, examples, agreement, runs = [], {}, {}, [], []
     columns: list[str] = []
     about = dict(prompts=given.model_dump(), **plan._asdict())
-    for member in models.opened(family, dtype, "patching"):
+    bar = tqdm(total=len(family.members) * len(given.kinds), desc="patching")
+    for member in models.opened(family, dtype):
         tokens = answers(member.tokenizer, given.answers, plan.chat)
         record = member.record(store, "patching", __name__, **about)
         for kind in given.kinds:
@@ -219,6 +228,7 @@ def study(
             if kind not in record:
                 names = [f"{family.file}: {member.name}: {kind} {pair.clean} against {pair.corrupt}" for pair in some]
                 record.add(kind, *_measured(Patcher(member.model, tokens), aligned, names, columns, plan))
+            bar.update()
             arrays = record.arrays(kind)
             effects[member.name, kind] = arrays.pop("effects")
             examples[member.name, kind] = aligned[0], {method: arrays[method] for method in METHODS}
@@ -226,6 +236,7 @@ def study(
             metrics.append(rows.assign(member=member.name, kind=kind, pair=rows.index))
             agreement += [dict(member=member.name, kind=kind, **row) for row in _agreement(arrays)]
         runs += record.runs
+    bar.close()
     return Maps(joined(metrics, runs), effects, columns, examples, pd.DataFrame(agreement))
 
 

@@ -68,7 +68,7 @@ def exactness(family: Family) -> pd.DataFrame:
     """Failures of θ_ft − T = θ_pre and θ_pre + T = θ_ft: tensors by the algebra, elements when T is rounded first."""
     pretrained = members.weights(family, family.pretrained.name).fitted
     rows = []
-    for name, T in tqdm(members.tuning_vectors(family).items(), desc="identities", mininterval=5):
+    for name, T in tqdm(members.tuning_vectors(family).items(), desc="identities"):
         tuned = members.weights(family, name).fitted
         back, forth = tuned - T, T.apply_to(pretrained)
         wrong: Counter[str] = Counter()
@@ -93,7 +93,7 @@ def recovered(family: Family, vectors: Mapping[str, Combination] | None = None) 
     files, or from `vectors`. Rows of tensors are read at a time.
     """
     pretrained, rows = members.checkpoint(family), []
-    for name, T in tqdm((vectors or members.tuning_vectors(family)).items(), desc="θ_ft − T", mininterval=5):
+    for name, T in tqdm((vectors or members.tuning_vectors(family)).items(), desc="θ_ft − T"):
         tuned, found = members.weights(family, name).fitted, torch.zeros(2)
         for tensor, shape in pretrained.shapes.items():
             step = max(1, PIECE // torch.Size(shape[1:]).numel())

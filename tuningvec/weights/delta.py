@@ -185,7 +185,7 @@ def parts(
     vectors: Mapping[str, Combination], where: Sequence[tuple[str, Component]], desc: str
 ) -> Iterator[tuple[Component, dict[str, Matrix]]]:
     """Every component in turn, with its matrix in each vector that has one; each tensor is read once."""
-    for name, component in tqdm(where, desc=desc, mininterval=5):
+    for name, component in tqdm(where, desc=desc):
         rows = component.rows or ALL
         found: dict[str, Matrix | None] = {label: vector.factors(name, rows) for label, vector in vectors.items()}
         dense = {label: vectors[label] for label, thin in found.items() if thin is None}
@@ -274,7 +274,7 @@ def _grams(vectors: Sequence[Combination], pieces: Sequence[_Piece]) -> dict[str
     width = max((torch.Size(piece.shape).numel() for piece in pieces), default=0)
     read, combined = torch.empty(len(terms), width), torch.empty(len(vectors), width)
     sums: dict[str, Float64[Tensor, "m m"]] = {}
-    for piece in tqdm(pieces, desc="inner products", mininterval=5):
+    for piece in tqdm(pieces, desc="inner products"):
         size = torch.Size(piece.shape).numel()
         tensors = {term: row[:size] for term, row in zip(terms, read, strict=True) if piece.name in term.shapes}
         for term, row in tensors.items():

@@ -1,0 +1,104 @@
+"""What a person sees who waits for pages: one line on a terminal, plain lines in a log."""
+
+import re
+import threading
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+BAR = re.compile(r"([^\r\n|]*?):?\s+(\d+)%\|.*?\|\s*(\S+)(?: tokens)? \[")  # as tqdm draws a loop
+CELLS, NO_LOOP = "Executing", ("", 0, "")  # papermill's name for its bar; no bar in a cell
+EVERY = 60  # seconds between two lines of a log
+
+
+class Progress:
+    """Tells which page is executed, which of its cells, which loop in that, and about how long all of it still takes.
+
+    `known` is how long each page may take in seconds, None where nobody can tell. It is a file to which the bars of
+    papermill and of the kernel are written.
+    """
+
+    def __init__(self, pages: Sequence[str], known: Sequence[float | None], console: Console | None = None):
+        self._pages, self._known = pages, known
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._at, self._cells, self._loop, self._started = 0, "", NO_LOOP, time.monotonic()
+        self._live = Live(console=self._console, get_renderable=self._line, refresh_per_second=2, transient=True)
+        self._log, self._over = threading.Thread(target=self._tell_now_and_then, daemon=True), threading.Event()
+
+    def __enter__(self) -> "Progress":
+        (self._live if self._console.is_terminal else self._log).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, markup=False)
+
+    def start(self, page: int) -> None:
+        """The page of this number is executed now."""
+        self._at, self._cells, self._loop, self._started = page, "", NO_LOOP, time.monotonic()
+        if not self._console.is_terminal:
+            self.say(self._text())
+
+    def write(self, text: str) -> None:
+        """Take note of the last bar that is drawn in a text: papermill's one of cells, or one of a loop in a cell."""
+        for name, percent, count in BAR.findall(text):
+            if name.strip() == CELLS:
+                self._cells, self._loop = count.replace("/", " of "), NO_LOOP
+            else:
+                self._loop = name.strip(), int(percent), count
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def kept(self) -> str:
+        """What a run that is stopped now keeps, in a sentence."""
+        at = f"page {self._at + 1} of {len(self._pages)}, {self._pages[self._at]}" if self._pages else "the start"
+        return (
+            f"stopped at {at}; the pages before it are kept, and what was measured for it up to the last whole piece; "
+            "the same command goes on from there"
+        )
+
+    def left(self) -> float | None:
+        """Seconds that the page and those after it may still take; None where that of one is unknown."""
+        rest = [self._known[self._at], *self._known[self._at + 1 :]]
+        if any(seconds is None for seconds in rest):
+            return None
+        return max(rest[0] - (time.monotonic() - self._started), 0) + sum(rest[1:])
+
+    def _text(self) -> str:
+        parts = [f"page {self._at + 1} of {len(self._pages)}", self._pages[self._at]]
+        if self._cells:
+            parts.append(f"cell {self._cells}")
+        name, percent, count = self._loop
+        if name:
+            parts.append(f"{name} {count}" if self._console.is_terminal else f"{name} {percent} % ({count})")
+        return " · ".join(parts + ([] if self._console.is_terminal else [self._left()]))
+
+    def _left(self) -> str:
+        left = self.left()
+        return "time left unknown" if left is None else f"{duration(left)} left"
+
+    def _line(self) -> Table:
+        line = Table.grid(padding=(0, 1))
+        line.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        line.add_column(width=12)
+        line.add_column(no_wrap=True)
+        line.add_row(self._text(), ProgressBar(total=100, completed=self._loop[1], width=12), self._left())
+        return line
+
+    def _tell_now_and_then(self) -> None:
+        while not self._over.wait(EVERY):
+            self.say(self._text())
+
+
+def duration(seconds: float) -> str:
+    """About how long, in words: "about 3 min"."""
+    return f"about {round(seconds / 60)} min" if seconds >= 90 else f"about {max(round(seconds, -1), 10):.0f} s"

@@ -1,0 +1,195 @@
+"""lm-eval's view of a model in memory: what prompts share is read once, a reply that has ended is not gone on with."""
+
+import copy
+import logging
+import os.path
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+
+from tuningvec.tasks import scoring
+
+BATCH = 32
+STEPS = 8  # tokens that are decoded before replies that have ended are let go
+STEPWISE = {  # settings of a generation config under which a reply does not depend on where decoding pauses
+    "_from_model_config", "bos_token_id", "do_sample", "eos_token_id", "max_length", "output_attentions",
+    "output_hidden_states", "pad_token_id", "repetition_penalty", "temperature", "top_k", "top_p",
+    "transformers_version", "use_cache",
+}  # fmt: skip
+Ids = Int64[Tensor, "rows tokens"]
+Longer = Int64[Tensor, "rows longer"]
+
+
+class InMemory(HFLM):
+    """lm-eval's view of a model in memory; the last character of a reply says whether an end token stopped it.
+
+    Probabilities are float32 whatever the weights are. `marks` is off for tasks with stop strings, where lm-eval cuts.
+    Replies and log-likelihoods are those of lm-eval's own loops up to rounding, which other shapes of batches change.
+    """
+
+    marks = False
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int = BATCH):
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of every model that is not named by a string
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch, softmax_dtype="float32")
+        self._ends = end_tokens(model, tokenizer)
+
+    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+        if not (self.marks and isinstance(tokens, list) and skip_special_tokens):
+            return super().tok_decode(tokens, skip_special_tokens)
+        end = next((i for i, token in enumerate(tokens) if token in self._ends), None)
+        return super().tok_decode(tokens[:end]) + (scoring.CUT if end is None else scoring.ENDED)
+
+    def _model_generate(self, context: Ids, max_length: int, stop: list[str], **options: Any) -> Longer:
+        plain = options | dict(attention_mask=None) == dict(attention_mask=None, do_sample=False, temperature=0.0)
+        stepwise = self.model.generation_config.to_diff_dict().keys() <= STEPWISE
+        if not (self.marks and plain and stepwise and max_length <= _reach(self.model)):
+            return super()._model_generate(context, max_length, stop, **options)
+        rows = [ids[kept.bool()].tolist() for ids, kept in zip(context, options["attention_mask"], strict=True)]
+        return greedy(self.model, rows, max_length - context.shape[1], self._ends, self.tokenizer.pad_token_id)
+
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        longest = max(len(context) + len(option) for _, context, option in requests)
+        if requests[0][0] is None or longest > _reach(self.model):  # running texts share nothing
+            return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+        asked: dict[tuple[int, ...], dict[int, list[int]]] = {}
+        for i, (_, context, option) in enumerate(requests):
+            asked.setdefault(tuple(context), {})[i] = option
+        found: dict[int, tuple[float, bool]] = {}
+        contexts = sorted(asked, key=len, reverse=True)
+        for first in range(0, len(contexts), self.batch_size):
+            some = contexts[first : first + self.batch_size]
+            found |= option_likelihoods(self.model, some, [asked[context] for context in some], self.batch_size)
+        return [found[i] for i in range(len(requests))]
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end a reply: those of the generation config, and the tokenizer's own."""
+    named = model.generation_config.eos_token_id
+    ends = named if isinstance(named, list) else [named]
+    return {token for token in (*ends, tokenizer.eos_token_id) if token is not None}
+
+
+def _reach(model: PreTrainedModel) -> int:
+    """How many tokens a row may have so that each sees all before it and none changes where an earlier one stands."""
+    config = model.config.get_text_config()
+    window, rope = getattr(config, "sliding_window", None), getattr(config, "rope_parameters", None) or {}
+    limits = window, rope.get("original_max_position_embeddings"), config.max_position_embeddings
+    return min(limit for limit in limits if limit)
+
+
+class _Read(NamedTuple):
+    """What rows have read: which of their places hold a token, and, where they have read anything, keys and values."""
+
+    mask: Ids
+    cache: Cache | None
+
+    def rows(self, places: Int64[Tensor, " rows"]) -> "_Read":
+        """Of these rows, one as often as it is named, with a cache of its own."""
+        cache = copy.deepcopy(self.cache)
+        if cache is not None:
+            cache.batch_select_indices(places)
+        return _Read(self.mask[places], cache)
+
+
+def _begun(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> tuple[Ids, Ids, _Read]:
+    """Ids and mask of all rows, and these with what they share at their beginning read, less than any has.
+
+    Padding stands behind what is shared.
+    """
+    shared = list(os.path.commonprefix(list(map(list, rows))))[: min(map(len, rows)) - 1]  # noqa: RUF071
+    rest, mask = _padded(model, [row[len(shared) :] for row in rows], left=True)
+    begin = torch.tensor([shared], dtype=torch.long, device=rest.device)
+    cache = model.get_decoder()(input_ids=begin, use_cache=True).past_key_values if shared else None
+    read = _Read(torch.ones_like(begin), cache).rows(torch.zeros(len(rows), dtype=torch.long, device=rest.device))
+    return torch.cat([begin.expand(len(rows), -1), rest], 1), torch.cat([read.mask, mask], 1), read
+
+
+def _padded(model: PreTrainedModel, rows: Sequence[Sequence[int]], left: bool) -> tuple[Ids, Ids]:
+    """Ids and mask of rows of any lengths, padded on one side.
+
+    A row is padded with a token of its own, so that a penalty on repetition counts none that is not there.
+    """
+    width = max(map(len, rows))
+    found = []
+    for row, gap in ((row, width - len(row)) for row in rows):
+        found.append([row[0]] * gap * left + [*row] + [row[0]] * gap * (not left))
+        found.append([0] * gap * left + [1] * len(row) + [0] * gap * (not left))
+    return tuple(torch.tensor(some, device=model.device) for some in (found[::2], found[1::2]))
+
+
+@torch.no_grad()
+def greedy(model: PreTrainedModel, prompts: Sequence[Sequence[int]], room: int, ends: set[int], filler: int) -> Longer:
+    """Prompts, padded to equal length, each with up to `room` likeliest tokens, up to one of `ends`, and `filler`.
+
+    What all prompts begin with is read once, and every few tokens the replies that have ended are let go.
+    """
+    ids, mask, (_, cache) = _begun(model, prompts)
+    start, going = ids.shape[1], torch.arange(len(ids), device=ids.device)
+    found = torch.full((len(ids), start + room), filler, device=ids.device)
+    stops = torch.tensor(sorted(ends), device=ids.device)
+    while len(going) and ids.shape[1] < start + room:
+        some = model.generate(
+            ids, attention_mask=mask, past_key_values=cache, use_cache=True, do_sample=False, pad_token_id=filler,
+            max_length=min(ids.shape[1] + STEPS, start + room), return_dict_in_generate=True,
+        )  # fmt: skip
+        ids, cache = some.sequences, some.past_key_values
+        found[going, : ids.shape[1]] = ids
+        on = torch.nonzero(~torch.isin(ids[:, start:], stops).any(1))[:, 0]
+        going, ids, mask = going[on], ids[on], pad(mask[on], (0, ids.shape[1] - mask.shape[1]), value=1)
+        cache.batch_select_indices(on)
+    return found
+
+
+@torch.no_grad()
+def option_likelihoods(
+    model: PreTrainedModel, contexts: Sequence[Sequence[int]], options: Sequence[dict[int, Sequence[int]]], batch: int
+) -> dict[int, tuple[float, bool]]:
+    """log p of each context's options, by key, in nats, and whether greedy decoding gives the option.
+
+    What all contexts begin with is read once, and each context once for all of its options, `batch` of which are read
+    together.
+    """
+    ids, mask, read = _begun(model, contexts)
+    begin = read.mask.shape[1]
+    context, first = _read_on(model, read, ids[:, begin:], mask[:, begin:], 1)
+    every = [(row, key, option) for row, some in enumerate(options) for key, option in some.items()]
+    found = {}
+    for start in range(0, len(every), batch):
+        rows, keys, some = zip(*every[start : start + batch], strict=True)
+        places = torch.tensor(rows, device=ids.device)
+        tokens, there = _padded(model, some, left=False)
+        logits = first[places]  # of the options' first tokens
+        if tokens.shape[1] > 1:
+            _, later = _read_on(model, context.rows(places), tokens[:, :-1], there[:, :-1], 0)
+            logits = torch.cat([logits, later], 1)
+        logp = torch.log_softmax(logits, -1, dtype=torch.float32)
+        nats = torch.sum(logp.gather(2, tokens[..., None])[..., 0] * there, 1)
+        likeliest = ((logp.argmax(-1) == tokens) | (there == 0)).all(1)
+        found |= dict(zip(keys, zip(nats.tolist(), likeliest.tolist(), strict=True), strict=True))
+    return found
+
+
+def _read_on(
+    model: PreTrainedModel, read: _Read, ids: Ids, mask: Ids, logits: int
+) -> tuple[_Read, Float[Tensor, "rows last vocabulary"]]:
+    """What rows have read with further tokens, and the logits after the last so many of these, 0 for all."""
+    whole = torch.cat([read.mask, mask], 1)
+    places = (whole.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    found = model(
+        ids,
+        attention_mask=whole,
+        position_ids=places,
+        past_key_values=read.cache,
+        use_cache=True,
+        logits_to_keep=logits,
+    )
+    return _Read(whole, found.past_key_values), found.logits
