@@ -11,7 +11,8 @@ from jaxtyping import Float, Int64
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from tuningvec.tasks import scoring
 
@@ -86,17 +87,43 @@ def _reach(model: PreTrainedModel) -> int:
     return min(limit for limit in limits if limit)
 
 
+class _Growing(DynamicLayer):
+    """Keys and values in a buffer with room for further tokens, so that a step does not copy those before it."""
+
+    _buffers: tuple[Tensor, ...] = ()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        before, new = self.get_seq_length(), (key_states, value_states)
+        after = before + key_states.shape[-2]
+        if not self._buffers or self._buffers[0].shape[-2] < after:
+            held = self.keys, self.values
+            self._buffers = tuple(x.new_empty(*x.shape[:2], after + STEPS, x.shape[-1]) for x in new)
+            for buffer, some in zip(self._buffers, held, strict=True):
+                if before:
+                    buffer[:, :, :before] = some
+        for buffer, some in zip(self._buffers, new, strict=True):
+            buffer[:, :, before:after] = some
+        self.keys, self.values = (buffer[:, :, :after] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._buffers = ()
+        super().batch_select_indices(indices)
+
+
 class _Read(NamedTuple):
-    """What rows have read: which of their places hold a token, and, where they have read anything, keys and values."""
+    """What rows have read: which of their places hold a token, and keys and values."""
 
     mask: Ids
-    cache: Cache | None
+    cache: Cache
 
     def rows(self, places: Int64[Tensor, " rows"]) -> "_Read":
         """Of these rows, one as often as it is named, with a cache of its own."""
-        cache = copy.deepcopy(self.cache)
-        if cache is not None:
-            cache.batch_select_indices(places)
+        cache = copy.copy(self.cache)
+        cache.layers = list(map(copy.copy, self.cache.layers))
+        cache.batch_select_indices(places)
         return _Read(self.mask[places], cache)
 
 
@@ -108,7 +135,10 @@ def _begun(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> tuple[Ids, 
     shared = list(os.path.commonprefix(list(map(list, rows))))[: min(map(len, rows)) - 1]  # noqa: RUF071
     rest, mask = _padded(model, [row[len(shared) :] for row in rows], left=True)
     begin = torch.tensor([shared], dtype=torch.long, device=rest.device)
-    cache = model.get_decoder()(input_ids=begin, use_cache=True).past_key_values if shared else None
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_Growing() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    if shared:
+        model.get_decoder()(input_ids=begin, past_key_values=cache, use_cache=True)
     read = _Read(torch.ones_like(begin), cache).rows(torch.zeros(len(rows), dtype=torch.long, device=rest.device))
     return torch.cat([begin.expand(len(rows), -1), rest], 1), torch.cat([read.mask, mask], 1), read
 
@@ -143,9 +173,11 @@ def greedy(model: PreTrainedModel, prompts: Sequence[Sequence[int]], room: int, 
         )  # fmt: skip
         ids, cache = some.sequences, some.past_key_values
         found[going, : ids.shape[1]] = ids
+        mask = pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
         on = torch.nonzero(~torch.isin(ids[:, start:], stops).any(1))[:, 0]
-        going, ids, mask = going[on], ids[on], pad(mask[on], (0, ids.shape[1] - mask.shape[1]), value=1)
-        cache.batch_select_indices(on)
+        if len(on) < len(going):
+            going, ids, mask = going[on], ids[on], mask[on]
+            cache.batch_select_indices(on)
     return found
 
 
