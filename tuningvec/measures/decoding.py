@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int64
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
+from transformers.generation import RepetitionPenaltyLogitsProcessor
 
 from tuningvec.tasks import scoring
 
@@ -24,7 +24,6 @@ STEPWISE = {  # settings of a generation config under which a reply does not dep
     "transformers_version", "use_cache",
 }  # fmt: skip
 Ids = Int64[Tensor, "rows tokens"]
-Longer = Int64[Tensor, "rows longer"]
 
 
 class InMemory(HFLM):
@@ -47,27 +46,33 @@ class InMemory(HFLM):
         end = next((i for i, token in enumerate(tokens) if token in self._ends), None)
         return super().tok_decode(tokens[:end]) + (scoring.CUT if end is None else scoring.ENDED)
 
-    def _model_generate(self, context: Ids, max_length: int, stop: list[str], **options: Any) -> Longer:
+    def _model_generate(self, context: Ids, max_length: int, stop: list[str], **options: Any) -> Tensor:
         plain = options | dict(attention_mask=None) == dict(attention_mask=None, do_sample=False, temperature=0.0)
         stepwise = self.model.generation_config.to_diff_dict().keys() <= STEPWISE
         if not (self.marks and plain and stepwise and max_length <= _reach(self.model)):
             return super()._model_generate(context, max_length, stop, **options)
         rows = [ids[kept.bool()].tolist() for ids, kept in zip(context, options["attention_mask"], strict=True)]
-        return greedy(self.model, rows, max_length - context.shape[1], self._ends, self.tokenizer.pad_token_id)
+        replies = greedy(self.model, rows, max_length - context.shape[1], self._ends)
+        padded = torch.full((len(rows), max_length), self.tokenizer.pad_token_id)
+        for row, reply in zip(padded, replies, strict=True):
+            row[context.shape[1] : context.shape[1] + len(reply)] = torch.tensor(reply)
+        return padded
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        longest = max(len(context) + len(option) for _, context, option in requests)
-        if requests[0][0] is None or longest > _reach(self.model):  # running texts share nothing
+        _, contexts, options = zip(*requests, strict=True)
+        if max(len(context) + len(option) for _, context, option in requests) > _reach(self.model):
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+        if requests[0][0] is None:  # pieces of running texts, as many as are read together
+            return text_likelihoods(self.model, contexts, options)
         asked: dict[tuple[int, ...], dict[int, list[int]]] = {}
-        for i, (_, context, option) in enumerate(requests):
+        for i, (context, option) in enumerate(zip(contexts, options, strict=True)):
             asked.setdefault(tuple(context), {})[i] = option
         found: dict[int, tuple[float, bool]] = {}
-        contexts = sorted(asked, key=len, reverse=True)
-        for first in range(0, len(contexts), self.batch_size):
-            some = contexts[first : first + self.batch_size]
+        in_order = sorted(asked, key=len, reverse=True)
+        for first in range(0, len(in_order), self.batch_size):
+            some = in_order[first : first + self.batch_size]
             found |= option_likelihoods(self.model, some, [asked[context] for context in some], self.batch_size)
         return [found[i] for i in range(len(requests))]
 
@@ -157,28 +162,42 @@ def _padded(model: PreTrainedModel, rows: Sequence[Sequence[int]], left: bool) -
 
 
 @torch.no_grad()
-def greedy(model: PreTrainedModel, prompts: Sequence[Sequence[int]], room: int, ends: set[int], filler: int) -> Longer:
-    """Prompts, padded to equal length, each with up to `room` likeliest tokens, up to one of `ends`, and `filler`.
+def greedy(model: PreTrainedModel, prompts: Sequence[Sequence[int]], room: int, ends: set[int]) -> list[list[int]]:
+    """Up to `room` likeliest tokens after each prompt, up to one of `ends`.
 
-    What all prompts begin with is read once, and every few tokens the replies that have ended are let go.
+    What all prompts begin with is read once, and every few steps the replies that have ended are let go.
     """
-    ids, mask, (_, cache) = _begun(model, prompts)
-    start, going = ids.shape[1], torch.arange(len(ids), device=ids.device)
-    found = torch.full((len(ids), start + room), filler, device=ids.device)
+    ids, mask, read = _begun(model, prompts)
+    begin, start, going = read.mask.shape[1], ids.shape[1], torch.arange(len(ids), device=ids.device)
+    found = ids.new_full((len(ids), room), -1)
     stops = torch.tensor(sorted(ends), device=ids.device)
-    while len(going) and ids.shape[1] < start + room:
-        some = model.generate(
-            ids, attention_mask=mask, past_key_values=cache, use_cache=True, do_sample=False, pad_token_id=filler,
-            max_length=min(ids.shape[1] + STEPS, start + room), return_dict_in_generate=True,
-        )  # fmt: skip
-        ids, cache = some.sequences, some.past_key_values
-        found[going, : ids.shape[1]] = ids
-        mask = pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
-        on = torch.nonzero(~torch.isin(ids[:, start:], stops).any(1))[:, 0]
-        if len(on) < len(going):
-            going, ids, mask = going[on], ids[on], mask[on]
-            cache.batch_select_indices(on)
-    return found
+    new = ids[:, begin:]
+    for step in range(room):
+        read, logits = _read_on(model, read, new, mask[:, -new.shape[1] :], 1)
+        new = _likeliest(model, ids, logits)
+        ids, mask = torch.cat([ids, new], 1), torch.ones_like(new)
+        found[going, step] = new[:, 0]
+        if step % STEPS == STEPS - 1:
+            on = torch.nonzero(~torch.isin(ids[:, start:], stops).any(1))[:, 0]
+            if not len(on):
+                break
+            if len(on) < len(going):
+                going, ids, new, mask, read = going[on], ids[on], new[on], mask[on], read.rows(on)
+    return [_cut(reply, ends) for reply in found.tolist()]
+
+
+def _likeliest(model: PreTrainedModel, ids: Ids, logits: Float[Tensor, "rows 1 vocabulary"]) -> Int64[Tensor, "rows 1"]:
+    """The likeliest next tokens, by the generation config's penalty on those that the rows hold."""
+    penalty = model.generation_config.repetition_penalty
+    if penalty and penalty != 1:
+        logits = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits[:, -1].float())[:, None]
+    return logits.argmax(-1)
+
+
+def _cut(reply: list[int], ends: set[int]) -> list[int]:
+    """A reply up to its first end, without what was not written."""
+    end = next((i + 1 for i, token in enumerate(reply) if token in ends), len(reply))
+    return [token for token in reply[:end] if token >= 0]
 
 
 @torch.no_grad()
@@ -203,11 +222,27 @@ def option_likelihoods(
         if tokens.shape[1] > 1:
             _, later = _read_on(model, context.rows(places), tokens[:, :-1], there[:, :-1], 0)
             logits = torch.cat([logits, later], 1)
-        logp = torch.log_softmax(logits, -1, dtype=torch.float32)
-        nats = torch.sum(logp.gather(2, tokens[..., None])[..., 0] * there, 1)
-        likeliest = ((logp.argmax(-1) == tokens) | (there == 0)).all(1)
-        found |= dict(zip(keys, zip(nats.tolist(), likeliest.tolist(), strict=True), strict=True))
+        found |= {key: _scored(row, option) for key, row, option in zip(keys, logits, some, strict=True)}
     return found
+
+
+@torch.no_grad()
+def text_likelihoods(
+    model: PreTrainedModel, contexts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]
+) -> list[tuple[float, bool]]:
+    """log p of each text after its context in nats, and whether greedy decoding gives the text."""
+    ids, _ = _padded(model, [[*context, *text][:-1] for context, text in zip(contexts, texts, strict=True)], left=False)
+    logits = model(ids, use_cache=False).logits  # what pads a row stands behind it, where it is seen by none
+    starts = [len(context) - 1 for context in contexts]
+    return [_scored(row[start:], text) for row, start, text in zip(logits, starts, texts, strict=True)]
+
+
+def _scored(logits: Float[Tensor, "tokens vocabulary"], tokens: Sequence[int]) -> tuple[float, bool]:
+    """log p of these tokens in nats, and whether each is the likeliest one."""
+    ids = torch.tensor(tokens, device=logits.device)
+    logp = torch.log_softmax(logits[: len(ids)], -1, dtype=torch.float32)
+    nats = logp.gather(1, ids[:, None]).sum(dtype=torch.float64)
+    return nats.item(), bool((logp.argmax(-1) == ids).all())
 
 
 def _read_on(
