@@ -4,6 +4,7 @@ FAMILIES ?= smollm2
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=worksteal# a worker a core: the models of the tests are too small for threads
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
@@ -21,10 +22,10 @@ book: $(VENV)/installed  ## execute the notebooks on FAMILIES and build the book
 	$(BIN)/python -m tuningvec book $(FAMILIES)
 
 test: $(VENV)/installed  ## unit tests, then every notebook on the family tiny, each from nothing measured before
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 	rm -rf build/nbmake
 	$(BIN)/python -m tuningvec prepare tiny --to build/nbmake
-	TUNINGVEC_STORE=$(CURDIR)/build/nbmake/store $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -p no:cacheprovider build/nbmake
+	TUNINGVEC_STORE=$(CURDIR)/build/nbmake/store OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --nbmake --nbmake-timeout=600 -p no:cacheprovider build/nbmake
 
 bench: export TQDM_DISABLE := 1
 bench: $(VENV)/installed  ## speed as ratios against named references

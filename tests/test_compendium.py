@@ -286,7 +286,7 @@ def test_a_page_shows_what_the_dtype_came_to_and_is_due_when_that_is_asked_to_be
     assert 'dtype = "float32"' in shown.source
     compendium.publish(project, pages)
     status = (project.results / "status.md").read_text(encoding="utf-8")
-    assert re.search(r"01_one\.ipynb\) \| Mine \| \d+ \| float32 \|", status) and "threads |" in status
+    assert re.search(r"01_one\.ipynb\) \| Mine \| \d+ \| float32 \|", status) and " thread" in status
     monkeypatch.setenv("TUNINGVEC_DTYPE", "bfloat16")
     assert run(project)[1] == ["mine/01_one", "mine/02_two"]
 
@@ -325,3 +325,26 @@ def test_ctrl_c_ends_with_one_sentence_and_no_kernel(project):
         os.kill(int(file.read_text()), 0)
     project.notebooks[1].write_text(PAGE, encoding="utf-8")
     assert run(project)[1] == ["mine/02_two"]
+
+
+def test_the_book_is_built_again_only_of_other_sources(project):
+    (project.root / "book").mkdir()
+    (project.root / "build").mkdir()
+    (project.root / "_config.yml").write_text(
+        "title: T\nonly_build_toc_files: true\nsphinx: {config: {language: en}}\n"
+    )
+    (project.root / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
+    chapter = project.root / "book" / "index.md"
+    chapter.write_text("# One\n")
+    page = compendium.build(project).parent / "book" / "index.html"
+    before = page.stat().st_mtime_ns
+    compendium.build(project)
+    assert page.stat().st_mtime_ns == before
+    chapter.write_text("# Two\n")
+    compendium.build(project)
+    assert "Two" in page.read_text(encoding="utf-8") and page.stat().st_mtime_ns > before
+    chapter.write_text("# Three\n\n{ref}`nothing`\n")
+    for _ in range(2):
+        with pytest.raises(TuningVecError, match="the former one is untouched"):
+            compendium.build(project)
+    assert "Two" in page.read_text(encoding="utf-8")

@@ -65,4 +65,4 @@ def test_the_stores_key_holds_what_auto_came_to(monkeypatch):
 
 
 def test_the_machine_is_told_in_words():
-    assert f"{torch.get_num_threads()} threads" in engine.machine()
+    assert f"{torch.get_num_threads()} thread" in engine.machine()

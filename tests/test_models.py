@@ -52,7 +52,7 @@ def test_an_adapter_is_added_to_its_base():
 
 def test_an_unknown_dtype_is_refused(make_checkpoint):
     pre = Checkpoint(make_checkpoint("m"))
-    with pytest.raises(TuningVecError, match="dtype is 'int8'; it must be float32"):
+    with pytest.raises(TuningVecError, match="dtype is 'int8'; it must be auto, float32"):
         models.load(Combination({pre: 1}), pre, "int8")
 
 

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 Rows = list[dict[str, Any]]
 
 
+class Told(tuple):
+    """What a table tells of itself in `attrs`: pandas copies that at every step, with all in it, but not this."""
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "Told":
+        return self
+
+
 class Record:
     """The pieces of one table; without a file they are kept for this run alone."""
 
@@ -149,5 +156,5 @@ def joined(parts: "Iterable[pd.DataFrame]", runs: Iterable[dict[str, Any]] | Non
 
     parts = list(parts)
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    table.attrs["runs"] = list(runs) if runs is not None else [run for part in parts for run in part.attrs["runs"]]
+    table.attrs["runs"] = Told(runs if runs is not None else (run for part in parts for run in part.attrs["runs"]))
     return table

@@ -30,7 +30,8 @@ class Progress:
         self._log, self._over = threading.Thread(target=self._tell_now_and_then, daemon=True), threading.Event()
 
     def __enter__(self) -> "Progress":
-        (self._live if self._console.is_terminal else self._log).start()
+        if self._pages:
+            (self._live if self._console.is_terminal else self._log).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,12 +69,14 @@ class Progress:
 
     def left(self) -> float | None:
         """Seconds that the page and those after it may still take; None where that of one is unknown."""
-        rest = [self._known[self._at], *self._known[self._at + 1 :]]
+        rest = self._known[self._at :] or [0]
         if any(seconds is None for seconds in rest):
             return None
         return max(rest[0] - (time.monotonic() - self._started), 0) + sum(rest[1:])
 
     def _text(self) -> str:
+        if not self._pages:
+            return ""
         parts = [f"page {self._at + 1} of {len(self._pages)}", self._pages[self._at]]
         if self._cells:
             parts.append(f"cell {self._cells}")

@@ -23,14 +23,12 @@ def _recorded(pages: Sequence[Page]) -> list[float | None]:
     """By the recording of the family's page in the dtype that models have here, and a trial of both machines' speed."""
     from tuningvec.weights import engine
 
-    dtype, found = engine.dtype_name(), {}
-    file = data_folder() / "times.csv"
-    with file.open(encoding="utf-8", newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["dtype"] == dtype]
+    dtype, file = engine.dtype_name(), data_folder() / "times.csv"
+    rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines())) if file.is_file() else []
+    rows = [row for row in rows if row["dtype"] == dtype]
     speed = engine.gigaflops(dtype) if rows else 1
-    for row in rows:
-        found[row["page"]] = float(row["seconds"]) * float(row["gigaflops"]) / speed
-    return [found.get(str(page)) for page in pages]
+    known = {row["page"]: float(row["seconds"]) * float(row["gigaflops"]) / speed for row in rows}
+    return [known.get(str(page)) for page in pages]
 
 
 def announced(pages: Sequence[Page], some: Sequence[Page], known: Sequence[float | None]) -> str:
@@ -40,8 +38,8 @@ def announced(pages: Sequence[Page], some: Sequence[Page], known: Sequence[float
     from tuningvec.weights import engine
 
     long = "a time not known yet" if None in known else duration(sum(known))
-    threads = os.environ["OMP_NUM_THREADS"]
+    threads = f"{os.environ['OMP_NUM_THREADS']} thread{'s' * (os.environ['OMP_NUM_THREADS'] != '1')}"
     return (
-        f"{len(some)} of {len(pages)} pages are to be executed, on {threads} threads in {engine.dtype_name()}: {long}. "
+        f"{len(some)} of {len(pages)} pages are to be executed, on {threads} in {engine.dtype_name()}: {long}. "
         "Ctrl-C stops; what is measured is kept."
     )

@@ -4,6 +4,7 @@ import copy
 import logging
 import os.path
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ STEPWISE = {  # settings of a generation config under which a reply does not dep
     "output_hidden_states", "pad_token_id", "repetition_penalty", "temperature", "top_k", "top_p",
     "transformers_version", "use_cache",
 }  # fmt: skip
+ATTENTION = {"full_attention", "sliding_attention"}
 Ids = Int64[Tensor, "rows tokens"]
 
 
@@ -59,7 +61,7 @@ class InMemory(HFLM):
         return padded
 
     def _loglikelihood_tokens(
-        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
+        self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         _, contexts, options = zip(*requests, strict=True)
         if max(len(context) + len(option) for _, context, option in requests) > _reach(self.model):
@@ -85,8 +87,14 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> se
 
 
 def _reach(model: PreTrainedModel) -> int:
-    """How many tokens a row may have so that each sees all before it and none changes where an earlier one stands."""
+    """How many tokens a row may have so that each sees all before it and none changes where an earlier one stands.
+
+    None for a model that keeps something else than keys and values.
+    """
     config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if "past_key_values" not in signature(model.forward).parameters or not kinds <= ATTENTION:
+        return 0
     window, rope = getattr(config, "sliding_window", None), getattr(config, "rope_parameters", None) or {}
     limits = window, rope.get("original_max_position_embeddings"), config.max_position_embeddings
     return min(limit for limit in limits if limit)
@@ -128,7 +136,7 @@ class _Read(NamedTuple):
         """Of these rows, one as often as it is named, with a cache of its own."""
         cache = copy.copy(self.cache)
         cache.layers = list(map(copy.copy, self.cache.layers))
-        cache.batch_select_indices(places)
+        cache.batch_select_indices(places.cpu())  # layers may lie on several GPUs
         return _Read(self.mask[places], cache)
 
 
@@ -259,4 +267,4 @@ def _read_on(
         use_cache=True,
         logits_to_keep=logits,
     )
-    return _Read(whole, found.past_key_values), found.logits
+    return _Read(whole, found.past_key_values), found.logits.to(ids.device)

@@ -25,7 +25,7 @@ from tuningvec.family.spec import Family, FineTuned, Prompt
 from tuningvec.measures import models
 from tuningvec.measures.decoding import BATCH, InMemory
 from tuningvec.measures.models import Opened
-from tuningvec.store import Rows, Store
+from tuningvec.store import Rows, Store, Told
 from tuningvec.tasks import FOLDER, scoring
 
 WINDOW = 32  # items between two entries in the store
@@ -222,7 +222,7 @@ def run(
             runs += record.runs
     bar.close()
     table = pd.concat(parts, ignore_index=True)
-    table.attrs |= dict(runs=runs, left_out=left_out)
+    table.attrs |= dict(runs=Told(runs), left_out=Told(left_out))
     return table
 
 
@@ -366,14 +366,14 @@ def _readable_of(measure: Callable[[Any], Iterable[pd.DataFrame]], cases: Iterab
     if not parts:
         raise Unreadable(left_out=left_out)
     table = _joined(parts)
-    table.attrs["left_out"] += left_out
+    table.attrs["left_out"] = Told([*table.attrs["left_out"], *left_out])
     return table
 
 
 def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     table = pd.concat(parts, ignore_index=True)
     for name in ("runs", "left_out"):
-        table.attrs[name] = [row for part in parts for row in part.attrs[name]]
+        table.attrs[name] = Told(row for part in parts for row in part.attrs[name])
     return table
 
 

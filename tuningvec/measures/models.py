@@ -122,8 +122,8 @@ def in_turn(models: Sequence[Opened]) -> Iterator[Opened]:
     """Each of these; its model is let go when its turn is over."""
     for one in models:
         yield one
-        one.__dict__.pop("model", None)
-        gc.collect()  # what traces a model refers to itself
+        if one.__dict__.pop("model", None) is not None:
+            gc.collect()  # what traces a model refers to itself
 
 
 def load(combination: Combination, like: Checkpoint, dtype: str = "float32") -> PreTrainedModel:

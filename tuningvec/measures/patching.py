@@ -32,7 +32,6 @@ SITES = ("residual", "attention", "mlp")  # output of a block, of its attention,
 METHODS = ("plain", "integrated", "exact")  # attribution at the corrupt prompt, averaged along the way, and patching
 FEWEST = 4  # pairs of a kind: two in each half
 COMPARED = ("agreement", "halves", "own", "corrected", "low", "high", "error", "null")  # columns of `similarity`
-ROWS = 8  # of a batch of exact patching
 NOTHING = 1e-4  # of the largest effect: less is rounding
 
 
@@ -74,24 +73,20 @@ class Patcher:
     def exact(self, pair: Aligned, layers: int | None = None) -> Effects:
         """The same by running the model once for each place; with so many layers alone, even over depth, else NaN.
 
-        A place is a row of a batch. All batches have the same rows, patched or not, so that rounding is the same in
+        A token is a row of a batch. All batches have the same rows, patched or not, so that rounding is the same in
         all and a patch that changes nothing gives exactly 0.
         """
         clean, at_clean, _ = self._run(pair.clean)
         corrupt, _, _ = self._run(pair.corrupt)
-        has = torch.nonzero(pair.places >= 0)[:, 0].tolist()
-        every = list(itertools.product(range(len(SITES)), has))
-        rows, chosen = min(ROWS, len(every)), _chosen(at_clean.shape[1], layers)
-        ids = self._ids(pair.corrupt, rows)
-        _, patches, _ = self._rows(self._ids(pair.clean, rows), chosen)
-        whole, _, before = self._rows(ids, chosen)
+        has = torch.nonzero(pair.places >= 0)[:, 0]
+        chosen = _chosen(at_clean.shape[1], layers)
+        ids, partners = self._ids(pair.corrupt, len(has)), pair.places[has]
+        _, patches, _ = self._rows(self._ids(pair.clean, len(has)), partners, chosen)
+        whole, _, before = self._rows(ids, has, chosen)
         effect = torch.full((*at_clean.shape[:2], len(pair.places)), float("nan"))
-        for layer, first in itertools.product(chosen, range(0, len(every), rows)):
-            some = every[first : first + rows]
-            filled = torch.tensor(some + some[:1] * (rows - len(some)))
-            metric = self._patched(ids, layer, filled, pair.places, patches[layer], before[layer])
-            sites, places = filled[: len(some)].T
-            effect[sites, layer, places] = (metric - whole)[: len(some)]
+        for layer, site in itertools.product(chosen, range(len(SITES))):
+            metric = self._patched(ids, layer, site, has, patches[layer][site], before[layer])
+            effect[site, layer, has] = metric - whole
         return Effects(clean, corrupt, effect)
 
     def _metric(self) -> Tensor:
@@ -123,40 +118,30 @@ class Patcher:
         return torch.stack(found).unflatten(0, (-1, len(SITES))).transpose(0, 1)
 
     def _rows(
-        self, ids: Tensor, chosen: Iterable[int]
+        self, ids: Tensor, places: Tensor, chosen: Iterable[int]
     ) -> tuple[Tensor, dict[int, list[Tensor]], dict[int, Tensor | None]]:
-        """The metric of each row; what its sites hold, and what goes into the block, by layer."""
-        net, held, before = self._net, {}, {}
+        """The metric of each row; what its sites hold at its place, and what goes into the block, by layer."""
+        net, held, before, rows = self._net, {}, {}, torch.arange(len(places))
         with torch.no_grad(), net.trace(input_ids=ids, logits_to_keep=1, use_cache=False):
             previous = None
             for i, layer in enumerate(net.model.layers):
                 if i in chosen:
-                    before[i], held[i] = previous, _sites(layer)
+                    before[i], held[i] = previous, [site[rows, places] for site in _sites(layer)]
                 previous = layer.output
             metric = nnsight.save(self._metric())
         return metric.cpu(), held, before
 
     def _patched(
-        self,
-        ids: Tensor,
-        layer: int,
-        patched: Int64[Tensor, "rows 2"],
-        partners: Int64[Tensor, " tokens"],
-        patches: Sequence[Tensor],
-        before: Tensor | None,
+        self, ids: Tensor, layer: int, site: int, places: Tensor, patches: Tensor, before: Tensor | None
     ) -> Tensor:
-        """The metric of each row, patched at its own site and token; the layers below are skipped."""
-        net, rows = self._net, torch.arange(len(ids))
-        residual, attention, mlp = [
-            (rows[patched[:, 0] == site], patched[patched[:, 0] == site, 1]) for site in range(len(SITES))
-        ]
+        """The metric of each row, its site patched at its own place; the layers below are skipped."""
+        net, rows = self._net, torch.arange(len(places))
         with torch.no_grad(), net.trace(input_ids=ids, logits_to_keep=1, use_cache=False):
             for lower in net.model.layers[:layer]:
                 lower.skip(before)
             block = net.model.layers[layer]
-            block.self_attn.output[0][attention] = patches[1][attention[0], partners[attention[1]]]
-            block.mlp.output[mlp] = patches[2][mlp[0], partners[mlp[1]]]
-            block.output[residual] = patches[0][residual[0], partners[residual[1]]]
+            held = block.output if site == 0 else block.self_attn.output[0] if site == 1 else block.mlp.output
+            held[rows, places] = patches
             metric = nnsight.save(self._metric())
         return metric.cpu()
 

@@ -48,7 +48,8 @@ def metric(items: pd.DataFrame, task: str) -> str:
 
 def _columns(items: pd.DataFrame, task: str) -> list[str]:
     """The columns that hold something of a task."""
-    return list(items[items.task == task].dropna(axis=1, how="all"))
+    rows = (items.task == task).to_numpy()
+    return [column for column in items if items[column].notna().to_numpy()[rows].any()]
 
 
 def task_name(task: str) -> str:
@@ -62,8 +63,8 @@ def in_percent(share: float) -> str:
 
 def values(items: pd.DataFrame, who: str, task: str, column: str | None = None) -> Values:
     """A score an item, in the order of the items."""
-    part = items[(items.who == who) & (items.task == task)].sort_values("item")
-    return part[column or metric(items, task)].to_numpy(float)
+    column, rows = column or metric(items, task), (items.who == who) & (items.task == task)
+    return items.loc[rows, ["item", column]].sort_values("item")[column].to_numpy(float)
 
 
 def guessing(items: pd.DataFrame, task: str) -> float:
@@ -176,9 +177,12 @@ def differences(items: pd.DataFrame, pairs: Sequence[tuple[str, str]], seed: int
     percent, an option is named; `before` is the reference's score.
     """
     items, rows = _with_stopped(items), []
-    chance = {task: guessing(items, task) for task in items.task.unique()}
-    for (who, other), task in itertools.product(pairs, items.task.unique()):
-        for what, column in _compared(items, task).items():
+    tasks = items.task.unique()
+    chance = {task: guessing(items, task) for task in tasks}
+    compared = {task: _compared(items, task) for task in tasks}
+    options = [task for task in tasks if "valid_lenient" in _columns(items, task)]
+    for (who, other), task in itertools.product(pairs, tasks):
+        for what, column in compared[task].items():
             both = [values(items, one, task, column) for one in (who, other)]
             if all(map(len, both)):
                 about = dict(who=who, reference=other, task=task, what=what, metric=column)
@@ -186,7 +190,7 @@ def differences(items: pd.DataFrame, pairs: Sequence[tuple[str, str]], seed: int
                 if what in ("score", "lenient"):
                     about["guessed"] = not any(above_guessing(found, chance[task]) for found in both)
                     worse = who if both[0].mean() < both[1].mean() else other
-                    if "valid_lenient" in _columns(items, task):
+                    if task in options:
                         about["named"] = 100 * values(items, worse, task, "valid_lenient").mean()
                 rows.append(about | _difference(*both, seed))
     columns = ["who", "reference", "task", "what", "metric", "before", "guessed", "named"]

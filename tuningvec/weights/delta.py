@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tuningvec.errors import TuningVecError
-from tuningvec.store import Record, Rows, Store
+from tuningvec.store import Record, Rows, Store, Told
 from tuningvec.weights.checkpoint import ALL, Checkpoint, LowRank, Term, sliced, write_checkpoint
 from tuningvec.weights.components import KINDS, MATRICES, Component, components
 from tuningvec.weights.engine import share
@@ -213,7 +213,7 @@ def by_matrix(
     for piece, part in zip(missing, parts(vectors, list(missing.values()), desc), strict=True):
         record.add(piece, measure(*part))
     table = pd.DataFrame(record.rows(pieces))
-    table.attrs["runs"] = record.runs
+    table.attrs["runs"] = Told(record.runs)
     return table
 
 

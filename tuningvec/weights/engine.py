@@ -48,8 +48,8 @@ def machine() -> str:
     known = torch.cpu.get_capabilities()
     has = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16", "avx512_f", "avx2") if known.get(flag)]
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    threads = torch.get_num_threads()
-    return f"{platform.system()} {platform.machine()} ({', '.join(has[:2]) or 'no flag known'}), {threads} threads{gpu}"
+    threads = f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+    return f"{platform.system()} {platform.machine()} ({', '.join(has[:2]) or 'no flag known'}), {threads}{gpu}"
 
 
 def dtype_name(asked: str = AUTO) -> str:
