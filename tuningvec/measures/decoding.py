@@ -19,7 +19,7 @@ from tuningvec.tasks import scoring
 
 BATCH = 32
 STEPS = 8  # tokens that are decoded before replies that have ended are let go
-STEPWISE = {  # settings of a generation config under which a reply does not depend on where decoding pauses
+HEEDED = {  # settings of a generation config that `greedy` heeds, or that greedy decoding has no use for
     "_from_model_config", "bos_token_id", "do_sample", "eos_token_id", "max_length", "output_attentions",
     "output_hidden_states", "pad_token_id", "repetition_penalty", "temperature", "top_k", "top_p",
     "transformers_version", "use_cache",
@@ -50,8 +50,8 @@ class InMemory(HFLM):
 
     def _model_generate(self, context: Ids, max_length: int, stop: list[str], **options: Any) -> Tensor:
         plain = options | dict(attention_mask=None) == dict(attention_mask=None, do_sample=False, temperature=0.0)
-        stepwise = self.model.generation_config.to_diff_dict().keys() <= STEPWISE
-        if not (self.marks and plain and stepwise and max_length <= _reach(self.model)):
+        heeded = self.model.generation_config.to_diff_dict().keys() <= HEEDED
+        if not (self.marks and plain and heeded and max_length <= _reach(self.model)):
             return super()._model_generate(context, max_length, stop, **options)
         rows = [ids[kept.bool()].tolist() for ids, kept in zip(context, options["attention_mask"], strict=True)]
         replies = greedy(self.model, rows, max_length - context.shape[1], self._ends)
@@ -64,7 +64,7 @@ class InMemory(HFLM):
         self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
         _, contexts, options = zip(*requests, strict=True)
-        if max(len(context) + len(option) for _, context, option in requests) > _reach(self.model):
+        if max(map(len, contexts)) + max(map(len, options)) > _reach(self.model):
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
         if requests[0][0] is None:  # pieces of running texts, as many as are read together
             return text_likelihoods(self.model, contexts, options)
@@ -89,7 +89,7 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> se
 def _reach(model: PreTrainedModel) -> int:
     """How many tokens a row may have so that each sees all before it and none changes where an earlier one stands.
 
-    None for a model that keeps something else than keys and values.
+    No token at all for a model that keeps something else than keys and values.
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -162,11 +162,11 @@ def _padded(model: PreTrainedModel, rows: Sequence[Sequence[int]], left: bool) -
     A row is padded with a token of its own, so that a penalty on repetition counts none that is not there.
     """
     width = max(map(len, rows))
-    found = []
-    for row, gap in ((row, width - len(row)) for row in rows):
-        found.append([row[0]] * gap * left + [*row] + [row[0]] * gap * (not left))
-        found.append([0] * gap * left + [1] * len(row) + [0] * gap * (not left))
-    return tuple(torch.tensor(some, device=model.device) for some in (found[::2], found[1::2]))
+    ids, mask = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(2))
+    for row, places, there in zip(rows, ids, mask, strict=True):
+        own = slice(width - len(row), width) if left else slice(len(row))
+        places[:], places[own], there[own] = row[0], torch.tensor(row), 1
+    return ids.to(model.device), mask.to(model.device)
 
 
 @torch.no_grad()
@@ -259,12 +259,6 @@ def _read_on(
     """What rows have read with further tokens, and the logits after the last so many of these, 0 for all."""
     whole = torch.cat([read.mask, mask], 1)
     places = (whole.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    found = model(
-        ids,
-        attention_mask=whole,
-        position_ids=places,
-        past_key_values=read.cache,
-        use_cache=True,
-        logits_to_keep=logits,
-    )
+    options = dict(attention_mask=whole, position_ids=places, use_cache=True, logits_to_keep=logits)
+    found = model(ids, past_key_values=read.cache, **options)
     return _Read(whole, found.past_key_values), found.logits.to(ids.device)
