@@ -32,7 +32,7 @@ def test_a_log_gets_plain_lines():
         one.say(one._text())
     first, second = stream.getvalue().splitlines()
     assert first == "page 2 of 3 · mine/02_two · about 6 min left"
-    assert second == "page 2 of 3 · mine/02_two · cell 3 of 9 · ablation 31 % (12/39) · about 6 min left"
+    assert second == "page 2 of 3 · mine/02_two · cell 4 of 9 · ablation 31 % (12/39) · about 6 min left"
 
 
 def test_a_terminal_gets_one_line_with_the_bar_of_the_inner_loop():
@@ -42,7 +42,7 @@ def test_a_terminal_gets_one_line_with_the_bar_of_the_inner_loop():
         draw(one, (3, 9), {"profile": (12288, 24576)})
         time.sleep(0.8)
     said = stream.getvalue()
-    assert "page 3 of 3 · mine/03_three · cell 3 of 9 · profile 12288/24576 ━━━━━━" in said
+    assert "page 3 of 3 · mine/03_three · cell 4 of 9 · profile 12288/24576 ━━━━━━" in said
     assert "about 4 min left" in said and "\n\n" not in said
 
 
@@ -50,7 +50,7 @@ def test_the_next_cell_ends_the_loop():
     one, _ = told([1, 1, 1])
     draw(one, (3, 9), {"ablation": (12, 39)})
     draw(one, (4, 9), {})
-    assert "ablation" not in one._text() and "cell 4 of 9" in one._text()
+    assert "ablation" not in one._text() and "cell 5 of 9" in one._text()
 
 
 def test_what_is_left_falls_with_time_and_never_below_the_pages_to_come():

@@ -121,9 +121,8 @@ def _write(options: argparse.Namespace) -> None:
 
 def _execute(options: argparse.Namespace) -> list[Page]:
     os.environ.setdefault("OMP_NUM_THREADS", str(joblib.cpu_count(only_physical_cores=True)))
-    os.environ |= dict(
-        TQDM_MININTERVAL="1", TQDM_NCOLS="100", TQDM_NROWS="20"
-    )  # of bars in kernels, which are read here and not shown
+    bars = dict(TQDM_MININTERVAL="1", TQDM_NCOLS="100", TQDM_NROWS="20")  # of kernels, which are read here, not shown
+    os.environ |= bars
     pages = compendium.plan(Project.here(), options.families)
     if options.fresh:
         os.environ["TUNINGVEC_FRESH"] = str(time.time())  # for the notebooks' kernels

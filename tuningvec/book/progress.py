@@ -52,7 +52,8 @@ class Progress:
         """Take note of the last bar that is drawn in a text: papermill's one of cells, or one of a loop in a cell."""
         for name, percent, count in BAR.findall(text):
             if name.strip() == CELLS:
-                self._cells, self._loop = count.replace("/", " of "), NO_LOOP
+                done, cells = map(int, count.split("/"))
+                self._cells, self._loop = f"{min(done + 1, cells)} of {cells}", NO_LOOP
             else:
                 self._loop = name.strip(), int(percent), count
 
