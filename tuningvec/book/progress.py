@@ -12,6 +12,7 @@ from rich.table import Table
 
 BAR = re.compile(r"([^\r\n|]*?):?\s+(\d+)%\|.*?\|\s*(\S+)(?: tokens)? \[")  # as tqdm draws a loop
 CELLS, NO_LOOP = "Executing", ("", 0, "")  # papermill's name for its bar; no bar in a cell
+LOADING = "Loading weights"  # of a model, by transformers: a second or two within a loop of ours
 EVERY = 60  # seconds between two lines of a log
 
 
@@ -54,7 +55,7 @@ class Progress:
             if name.strip() == CELLS:
                 done, cells = map(int, count.split("/"))
                 self._cells, self._loop = f"{min(done + 1, cells)} of {cells}", NO_LOOP
-            else:
+            elif name.strip() != LOADING:
                 self._loop = name.strip(), int(percent), count
 
     def flush(self) -> None:
