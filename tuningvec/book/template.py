@@ -26,9 +26,7 @@ class TemplateEngine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> None:
         fill(nb_man.nb)
-        quiet = [
-            "--log-level=CRITICAL"
-        ]  # of TCP on this machine, of being stopped; what a cell raises is told apart from that
+        quiet = ["--log-level=CRITICAL"]  # of TCP on this machine, of being stopped; what a cell raises is told apart
         super().execute_managed_notebook(nb_man, kernel_name, extra_arguments=quiet, **kwargs)
 
 

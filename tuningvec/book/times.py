@@ -12,11 +12,9 @@ from tuningvec.data import data_folder
 def expected(pages: Sequence[Page]) -> list[float | None]:
     """Seconds that each page may take; None where neither it nor its like was executed before."""
     last = [page.seconds() for page in pages]
-    return (
-        last
-        if None not in last
-        else [known if seconds is None else seconds for seconds, known in zip(last, _recorded(pages), strict=True)]
-    )
+    if None not in last:  # the trial of speed needs torch, which takes long to import
+        return last
+    return [known if seconds is None else seconds for seconds, known in zip(last, _recorded(pages), strict=True)]
 
 
 def _recorded(pages: Sequence[Page]) -> list[float | None]:

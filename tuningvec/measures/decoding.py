@@ -96,7 +96,8 @@ def _reach(model: PreTrainedModel) -> int:
     if "past_key_values" not in signature(model.forward).parameters or not kinds <= ATTENTION:
         return 0
     window, rope = getattr(config, "sliding_window", None), getattr(config, "rope_parameters", None) or {}
-    limits = window, rope.get("original_max_position_embeddings"), config.max_position_embeddings
+    switch = "original_max_position_embeddings"  # where long rope takes other frequencies, for all tokens of a row
+    limits = window, rope.get(switch), getattr(config, switch, None), config.max_position_embeddings
     return min(limit for limit in limits if limit)
 
 
