@@ -141,4 +141,6 @@ def load(combination: Combination, like: Checkpoint, dtype: str = "float32") -> 
             if parameter.is_meta:
                 raise TuningVecError(f"{like.folder}: {tensor} fits on no device; use a machine with more memory")
             parameter.data.copy_(combination.read(tensor))
+    # torch multiplies a view, such as that of the last position of each row, by a copy of the head for each row
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
     return model.eval().requires_grad_(False)
