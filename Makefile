@@ -21,11 +21,10 @@ help:  ## list the targets
 book: $(VENV)/installed  ## execute the notebooks on FAMILIES and build the book
 	$(BIN)/python -m tuningvec book $(FAMILIES)
 
-test: $(VENV)/installed  ## unit tests, then every notebook on the family tiny, each from nothing measured before
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
+test: $(VENV)/installed  ## unit tests, and every notebook on the family tiny, from nothing measured before
 	rm -rf build/nbmake
 	$(BIN)/python -m tuningvec prepare tiny --to build/nbmake
-	TUNINGVEC_STORE=$(CURDIR)/build/nbmake/store OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) --nbmake --nbmake-timeout=600 -p no:cacheprovider build/nbmake
+	TUNINGVEC_STORE=$(CURDIR)/build/nbmake/store OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -p no:cacheprovider --nbmake --nbmake-timeout=600 build/nbmake tests
 
 bench: export TQDM_DISABLE := 1
 bench: $(VENV)/installed  ## speed as ratios against named references
