@@ -25,7 +25,8 @@ NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "05_audit.md"
 @pytest.fixture
 def edit(tmp_path, monkeypatch):
     """Change cells of a copy of data/paper: edit(table, {(row, column): value}), where None is every row or column."""
-    shutil.copytree(data_folder() / "paper", tmp_path / "data" / "paper")
+    for folder in ("paper", "published"):
+        shutil.copytree(data_folder() / folder, tmp_path / "data" / folder)
     monkeypatch.setenv("TUNINGVEC_DATA", str(tmp_path / "data"))
 
     def change(table, cells):

@@ -94,10 +94,10 @@ class Page:
         return f"[{text}]({results}{self.folder}/{self.output.name})"
 
     def digest(self) -> str:
-        """A checksum of what the page depends on: notebook, family and weights, package, paper's data, versions."""
+        """A checksum of what the page depends on: notebook, family and weights, package, printed data, versions."""
         package = Path(__file__).parent.parent
         code = [*package.rglob("*.py"), *(package / "tasks").glob("*yaml")]
-        paper = (data_folder() / "paper").glob("*.csv")
+        paper = (file for folder in ("paper", "published") for file in (data_folder() / folder).glob("*"))
         store, small = Store(), [self.notebook, *sorted(code), *sorted(paper)]
         lines = [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in small]
         lines += [f"{file.name} {store.digest(file)}" for file in _inputs(self.family)]

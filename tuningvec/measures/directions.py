@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,11 @@ import pandas as pd
 from tuningvec.family.spec import Family
 from tuningvec.verdict import Verdict, judge, unknown
 from tuningvec.weights.components import SYMBOLS
+from tuningvec.weights.subspace import over_layers
 
 GATE_UP = ("W_gate", "W_up")
+CHANCE = ("rotation", "edge", "less W", "rows", "layers")  # nulls of a T that knows nothing of this W, as 04_1 tells
+NULLS = (*CHANCE, "members")
 MEDICINE, OTHERS = "medicine", ("math", "code")  # the domains that the paper compares, as families name them
 NO_RUN = "It says nothing of another training run."
 
@@ -111,6 +115,38 @@ def random_on_null(means: pd.DataFrame, alpha: float = 0.01) -> Verdict:
     return judge(cases, rule, least=sds * cases.null_sd, direction=0, falsified=off, size=cases["size"].max())
 
 
+def beside_nulls(table: pd.DataFrame, edge: pd.DataFrame) -> pd.DataFrame:
+    """Means over layers by vector and kind, set against each of NULLS, from `alignment_nulls` and means at the edge.
+
+    Columns those of `over_layers` and against. The null of "layers" is the mean of draws, a draw being the T of so many
+    layers before, in every layer; null_sd is their spread. That of "members" is the mean of the others, which is exact.
+    """
+    means = over_layers(table)
+    groups = table.groupby(["vector", "kind"], sort=False)
+    by = pd.MultiIndex.from_frame(means[["vector", "kind"]])
+    taken = {name: groups[name].mean()[by].to_numpy() for name in ("SSA_less_W", "rows")}
+    spread = {name: _of_mean(groups[name])[by].to_numpy() for name in ("null_sd_less_W", "rows_sd")}
+    drawn = [np.array(groups.get_group(key).layers.to_list(), dtype=float).mean(0) for key in by]
+    others = [means.SSA[(means.kind == kind) & (means.vector != vector)].mean() for vector, kind in by]
+    parts = {
+        "rotation": means,
+        "edge": edge,
+        "less W": means.assign(SSA=taken["SSA_less_W"], null_sd=spread["null_sd_less_W"]),
+        "rows": means.assign(null=taken["rows"], null_sd=spread["rows_sd"])[means.kind.isin(GATE_UP)],
+        "layers": means.assign(null=[d.mean() for d in drawn], null_sd=[d.std(ddof=1) for d in drawn]),
+        "members": means.assign(null=others, null_sd=0.0),
+    }
+    found = pd.concat([parts[name].assign(against=name) for name in NULLS], ignore_index=True)
+    found["excess"] = (found.SSA - found.null) / (1 - found.null).where(found.null < 1)
+    found["z"] = (found.SSA - found.null) / found.null_sd.where(found.null_sd > 0)
+    return found
+
+
+def _of_mean(sds: Any) -> pd.Series:
+    """The spread of the mean of independent values with these."""
+    return sds.apply(lambda sd: (sd**2).sum() ** 0.5 / len(sd))
+
+
 def new_directions(
     means: pd.DataFrame, more: Sequence[str], than: Sequence[str], least: float = 0.1, alpha: float = 0.05
 ) -> Verdict:
@@ -143,6 +179,49 @@ def new_directions(
         f"{x}_{end}": side[x].stack() for x in ("SSA", "null") for end, side in (("more", ours), ("than", theirs))
     }
     return judge(cases, rule, least=least, falsified=other_way, **numbers)
+
+
+def against_nulls(beside: pd.DataFrame, more: Sequence[str], than: Sequence[str]) -> Verdict:
+    """`new_directions` against each null in CHANCE: its verdict where all agree, else which null says what.
+
+    A null that is defined for some kinds alone stands for these, and the rotation for the others. One that cannot be
+    had, of too few layers, is passed over.
+    """
+    each = {null: new_directions(_under(beside, null), more, than) for null in CHANCE}
+    found = each["rotation"]
+    each = {n: verdict for n, verdict in each.items() if n == "rotation" or verdict.kind != "cannot be known here"}
+    rule = (
+        f"{found.rule} Against the rotation; the verdict stands if it is the same against {', '.join(CHANCE[1:])}, with "
+        "the mean of each in the place of $k/d_\\text{out}$."
+    )
+    falsified = None if found.falsified is None else any(verdict.falsified for verdict in each.values())
+    said: dict[str, list[str]] = {}
+    for null, verdict in each.items():
+        said.setdefault(verdict.kind, []).append(null)
+    if len(said) == 1:
+        why = "; ".join(filter(None, [found.why, f"against {', '.join(each)}"]))
+        return replace(found, rule=rule, why=why, falsified=falsified)
+    why = "; ".join(f"{kind} against {', '.join(nulls)}" for kind, nulls in said.items())
+    return replace(found, kind="mixed", rule=rule, why=why, falsified=falsified)
+
+
+def _under(beside: pd.DataFrame, null: str) -> pd.DataFrame:
+    rows = beside[beside.against == null]
+    rotation = beside[(beside.against == "rotation") & ~beside.kind.isin(rows.kind)]
+    return pd.concat([rows, rotation])
+
+
+def survivors(beside: pd.DataFrame, claims: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> pd.DataFrame:
+    """Each claim, {claim: (more, than)}, against each null: the verdict and the differences of all vectors."""
+    rows = []
+    for claim, (more, than) in claims.items():
+        row = dict(claim=claim)
+        for null in NULLS:
+            verdict = new_directions(_under(beside, null), more, than)
+            ends = (verdict.cases.effect.min(), verdict.cases.effect.max())
+            row[null] = verdict.kind if np.isnan(ends).any() else f"{verdict.kind} ({ends[0]:+.2f} to {ends[1]:+.2f})"
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _names(kinds: Sequence[str]) -> str:

@@ -179,19 +179,54 @@ def energy_by_component(means: pd.DataFrame) -> Figure:
     return _legend(figure)
 
 
-def similarity(table: pd.DataFrame) -> Figure:
-    """1 − cos(θ_pre, θ_ft) against ‖T‖/‖θ_pre‖, with the curve of a T orthogonal to θ_pre (Table 15)."""
+def similarity(table: pd.DataFrame, others: pd.DataFrame) -> Figure:
+    """1 − cos(θ_pre, θ_ft) against ‖T‖/‖θ_pre‖, with the curve of a T orthogonal to θ_pre (Table 15).
+
+    `others` are matrices of other pairs, with r and cosine.
+    """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.9))
+    axes.plot(others.r, 1 - others.cosine, ".", color="0.7", ms=3, zorder=0, label="matrices of published pairs")
     moved = table[table.r > 0]
     for vector, (marker, colour) in _vectors(moved).items():
         rows = moved[moved.vector == vector]
         axes.plot(rows.r, 1 - rows.cosine, marker, color=colour, ms=6, mfc="white", label=f"{vector}, by component")
         whole = rows[rows.kind == "all"]
         axes.plot(whole.r, 1 - whole.cosine, marker, color=colour, ms=10, label=f"{vector}, whole model")
-    r = np.geomspace(moved.r.min() * 0.8, moved.r.max() * 1.25, 100)
+    _orthogonal(axes, pd.concat([moved.r, others.r]))
+    return _legend(figure)
+
+
+def _orthogonal(axes: Axes, r: pd.Series) -> None:
+    """The curve of a T orthogonal to θ_pre over these r, and its axes."""
+    r = np.geomspace(r.min() * 0.8, r.max() * 1.25, 100)
     axes.plot(r, 1 - 1 / np.sqrt(1 + r**2), color="black", lw=1.2, label=r"$T$ orthogonal to $\theta_\text{pre}$")
     axes.set(xscale="log", yscale="log", xlabel=LENGTH, ylabel="1 − cosine")
     _plain_log(axes.xaxis)
+
+
+def published_lengths(pairs: pd.DataFrame, trainings: Mapping[str, str]) -> Figure:
+    """r of published pairs over all matrices, with the range of their matrices, by training."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.21 * len(pairs) + 1.7))
+    for training, (marker, colour) in _looks(trainings).items():
+        part = pairs[pairs.training == training]
+        axes.hlines(part.index, part.smallest.clip(lower=pairs.r.min() / 2), part.largest, color=colour, lw=1.5)
+        axes.plot(part.r, part.index, marker, color=colour, ms=5, label=trainings[training])
+    axes.axvline(2**0.5, color="black", lw=1.2, ls="--", label="two unrelated models of one norm")
+    axes.set(xscale="log", xlabel=LENGTH)
+    _rows(axes, pairs.fine_tuned.str.split("/").str[-1].str.slice(0, 34))
+    axes.tick_params(axis="y", labelsize=7)
+    _plain_log(axes.xaxis)
+    return _legend(figure)
+
+
+def published_cosines(tensors: pd.DataFrame, trainings: Mapping[str, str]) -> Figure:
+    """1 − cosine against r of the matrices of published pairs, with the curve of an orthogonal T."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 3.9))
+    for training, (_, colour) in _looks(trainings).items():
+        part = tensors[tensors.training == training]
+        if len(part):
+            axes.plot(part.r, 1 - part.cosine, ".", color=colour, ms=3, label=trainings[training])
+    _orthogonal(axes, tensors.r)
     return _legend(figure)
 
 

@@ -12,6 +12,7 @@ from tuningvec.family.spec import GGUF, Family, Hub
 from tuningvec.measures.scores import PERCENT, in_percent, task_name
 from tuningvec.page.text import formatted, number, quoted, texts
 from tuningvec.paper import printed as paper
+from tuningvec.paper.published import TRAINING
 from tuningvec.stats import wilson
 from tuningvec.weights.components import KINDS, MATRICES, SYMBOLS
 
@@ -22,7 +23,7 @@ MATH = SYMBOLS | {  # names that mean one thing in every table, as in the book's
     "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": r"$\varepsilon$", "d_out": r"$d_\text{out}$",
     "d_in": r"$d_\text{in}$", "k": "$k$", "r": "$r$", "z": "$z$", "SSA_V": r"$\text{SSA}_V$",
     "SSA_UV": r"$\text{SSA}_{UV}$", "null_V": "null ($V$)", "null_UV": "null ($UV$)", "null_sd": "null sd",
-    "naive": r"$1/\sqrt{N}$", "N": "$N$",
+    "naive": r"$1/\sqrt{N}$", "N": "$N$", "cos_W": r"$\cos(T, W)$",
     "θ_ft − T": r"$\theta_\text{ft} - T$", "θ_pre + T": r"$\theta_\text{pre} + T$",
 }  # fmt: skip
 
@@ -231,6 +232,30 @@ def by_epsilon(means: pd.DataFrame) -> pd.DataFrame:
     return _wide(rows, ["epsilon", "vector"], "kind", "SSA")[list(MATRICES)].reset_index()
 
 
+def beside_nulls(found: pd.DataFrame) -> pd.DataFrame:
+    """SSA against each null by vector and kind: what T has over what the null has, with z."""
+    cells = np.where(found.z.isna(), texts(found, "{null:.3f}"), texts(found, "{null:.3f} ({z:+.1f})"))
+    cells = np.where(found.against == "edge", texts(found, "{SSA:.3f} of {null:.3f} ({z:+.1f})"), cells)
+    cells = np.where(found.against == "less W", texts(found, "{SSA:.3f} of {null:.3f} ({z:+.1f})"), cells)
+    rows = found.assign(cell=cells)
+    wide = rows.pivot(index=["vector", "kind"], columns="against", values="cell")
+    own = found[found.against == "rotation"].set_index(["vector", "kind"])
+    wide = wide.reindex(own.index)[[name for name in found.against.unique()]].fillna("–")
+    wide.insert(0, "SSA", own.SSA)
+    return wide.reset_index()
+
+
+def less_W(layers: pd.DataFrame) -> pd.DataFrame:
+    """Energies of T and of T less its part along W, means over layers, with the share of ‖T‖² that this part has."""
+    rows = layers.assign(share=layers.cos_W**2)
+    columns = ["E_par", "E_par_less_W", "E_perp", "E_perp_less_W", "SSA", "SSA_less_W"]
+    means = rows.groupby(["vector", "kind"], sort=False)[["share", "cos_W", *columns]].mean()
+    means = means.reindex([kind for kind in MATRICES if kind in means.index.levels[1]], level="kind")
+    return means.rename(
+        columns={"share": "along $W$"} | {f"{name}_less_W": f"{MATH.get(name, name)} less $W$" for name in columns}
+    ).reset_index()
+
+
 def sides(means: pd.DataFrame) -> pd.DataFrame:
     """Right-sided and two-sided alignment with their nulls."""
     return means[["vector", "kind", "SSA_V", "null_V", "SSA_UV", "null_UV"]]
@@ -254,6 +279,26 @@ def audit(rows: pd.DataFrame, *left_out: str) -> pd.DataFrame:
     table = rows.drop(columns=list(left_out))
     flags = table.select_dtypes("bool").columns
     return table.assign(**{f: table[f].map({True: "yes", False: ""}) for f in flags}).rename(columns=AUDIT)
+
+
+def by_training(rows: pd.DataFrame) -> pd.DataFrame:
+    """Lengths of published pairs by training and kind of matrix, under the symbols of the kinds."""
+    return rows.assign(training=rows.training.map(TRAINING)).rename(columns=SYMBOLS)
+
+
+def defects(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Pairs with tensors whose cosine and r contradict each other, and how many."""
+    rows = pairs[(pairs.impossible > 0) | (pairs.near > 0)]
+    counts = rows[["pretrained", "fine_tuned", "r", "impossible", "near"]]
+    return counts.rename(columns={"impossible": "below what $r$ allows", "near": "too near 1"})
+
+
+def minus_W(cells: pd.DataFrame) -> pd.DataFrame:
+    """What a multiple of W in T gives SSA, with its range, beside the printed one."""
+    shown = cells[["vector", "kind", "cos_W", "share", "share_Q", "bound"]]
+    shown = shown.rename(columns={"share": "$T$ along $W$", "share_Q": "in $W_\\text{Q}$"})
+    ranges = texts(cells, "{predicted:.3f} ({low:.3f}, {high:.3f})")
+    return shown.assign(**{"with $-W$": ranges, "SSA": cells.SSA, "left": cells.left})
 
 
 def readings(cells: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,9 @@
 """Into which subspaces of the pretrained weights a tuning vector writes (paper §4, A.7)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pandas
 
 FLOAT64_UP_TO = 1000  # rows; twice the time of float32, which is little up to here
+EDGE = "edge"  # in the place of an ε: k counts the singular values above the Marchenko–Pastur edge
+
+Cut = float | str  # an ε, or EDGE
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,30 @@ class Decomposition:
     S2: Float64[Tensor, " n"]
     V: Float[Tensor, "d_in n"]
 
-    def k(self, epsilon: float) -> int:
-        """k = min{k : Σ_{i>k} σᵢ² / Σ σᵢ² ≤ ε²} (A.7)."""
-        if not 0 < epsilon < 1:
-            raise TuningVecError(f"epsilon is {epsilon}; it must lie between 0 and 1")
+    def k(self, epsilon: Cut) -> int:
+        """k = min{k : Σ_{i>k} σᵢ² / Σ σᵢ² ≤ ε²} (A.7); of EDGE, how many singular values no noise would have.
+
+        Noise of variance s² in d_out × d_in entries has none above s(√d_out + √d_in). Its median gives s (Gavish and
+        Donoho, arXiv 1305.5870), which takes at least half of the spectrum for noise.
+        """
+        if epsilon == EDGE:
+            small, large = sorted((len(self.U), len(self.V)))
+            edge = self.S2.median() / _median(small / large) * (1 + (small / large) ** 0.5) ** 2
+            return int(torch.sum(edge < self.S2))
+        if not isinstance(epsilon, float | int) or not 0 < epsilon < 1:
+            raise TuningVecError(f"epsilon is {epsilon}; it must lie between 0 and 1, or be {EDGE!r}")
         tails = self.S2.flip(0).cumsum(0)  # from the smallest up, so that small values are not lost beside large ones
         return len(self.S2) - int(torch.sum(tails <= epsilon**2 * tails[-1]))
+
+
+@cache
+def _median(ratio: float) -> float:
+    """The median of the Marchenko–Pastur law of this ratio of sides, at most 1, for entries of variance 1."""
+    low, high = (1 - ratio**0.5) ** 2, (1 + ratio**0.5) ** 2
+    angle = torch.linspace(0, math.pi / 2, 20_001, dtype=torch.float64)[1:]
+    x = low + (high - low) * torch.sin(angle) ** 2  # evenly dense where the law has its poles
+    mass = torch.cumsum(torch.sin(2 * angle) ** 2 / x, 0)
+    return x[int(torch.searchsorted(mass, mass[-1] / 2))].item()
 
 
 def decompose(W: Float[Tensor, "d_out d_in"]) -> Decomposition:
@@ -56,7 +77,7 @@ def decompose(W: Float[Tensor, "d_out d_in"]) -> Decomposition:
     return Decomposition(U[:, order], S2, V[:, order] / S2.sqrt().clamp(min=torch.finfo(W.dtype).tiny).to(W.dtype))
 
 
-def energies(basis: Decomposition, T: Matrix, epsilons: Sequence[float]) -> list[dict[str, float]]:
+def energies(basis: Decomposition, T: Matrix, epsilons: Sequence[Cut]) -> list[dict[str, float]]:
     """k, E_par = ‖U_k U_kᵀ T‖²_F, E_perp = ‖T‖²_F − E_par and SSA = E_par / ‖T‖²_F for each ε (§4, Tables 4 to 6).
 
     One projection serves every ε. A low-rank T is never built.
@@ -70,7 +91,7 @@ def energies(basis: Decomposition, T: Matrix, epsilons: Sequence[float]) -> list
     return [dict(k=k, E_par=e, E_perp=total - e, SSA=e / total) for k, e in zip(ks, inside, strict=True)]
 
 
-def alignment(basis: Decomposition, T: Matrix, epsilons: Sequence[float]) -> list[dict[str, float]]:
+def alignment(basis: Decomposition, T: Matrix, epsilons: Sequence[Cut]) -> list[dict[str, float]]:
     """`energies` of T with their null, and the same measure from the right and from both sides, for each ε.
 
     SSA_V takes V_k, SSA_UV both. null = k/d_out is the mean of SSA when T is rotated on its left at random, null_sd its
@@ -137,7 +158,7 @@ def _null_sd(squares: float, d: int, k: int) -> float:
 def subspace_alignment(
     pretrained: Checkpoint,
     vectors: Mapping[str, Combination],
-    epsilons: Sequence[float] = (0.05,),
+    epsilons: Sequence[Cut] = (0.05,),
     store: Store | None = None,
 ) -> "pandas.DataFrame":
     """`alignment` of every vector in every matrix of the model, one decomposition of W for all vectors and ε.
@@ -154,17 +175,22 @@ def subspace_alignment(
     return by_matrix(record, every, places(every, pretrained, MATRICES), measure, "subspaces")
 
 
-def _measured(component: Component, matrices: dict[str, Matrix], epsilons: Sequence[float]) -> Rows:
+def _measured(component: Component, matrices: dict[str, Matrix], epsilons: Sequence[Cut]) -> Rows:
     """The rows of one matrix, for every vector that changes it; on a GPU where there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     basis, rows = decompose(dense(matrices.pop("")).to(device)), []
+    for label, T in changed(matrices, device):
+        place = dict(vector=label, layer=component.layer, kind=component.kind)
+        measured = alignment(basis, T, epsilons)
+        rows += [{**place, "epsilon": e, **row} for e, row in zip(epsilons, measured, strict=True)]
+    return rows
+
+
+def changed(matrices: Mapping[str, Matrix], device: str) -> Iterator[tuple[str, Matrix]]:
+    """Those that are not 0 throughout, on this device."""
     for label, matrix in matrices.items():
         if all(torch.any(factor) for factor in (matrix if isinstance(matrix, Factors) else (matrix,))):
-            T = Factors(*(f.to(device) for f in matrix)) if isinstance(matrix, Factors) else matrix.to(device)
-            place = dict(vector=label, layer=component.layer, kind=component.kind)
-            measured = alignment(basis, T, epsilons)
-            rows += [{**place, "epsilon": e, **row} for e, row in zip(epsilons, measured, strict=True)]
-    return rows
+            yield label, Factors(*(f.to(device) for f in matrix)) if isinstance(matrix, Factors) else matrix.to(device)
 
 
 def over_layers(table: "pandas.DataFrame") -> "pandas.DataFrame":
@@ -181,5 +207,5 @@ def over_layers(table: "pandas.DataFrame") -> "pandas.DataFrame":
 
 
 def _in_order(column: "pandas.Series") -> "pandas.Series":
-    """Kinds in the paper's order instead of the alphabet's."""
-    return column.map(MATRICES.index) if column.name == "kind" else column
+    """Kinds in the paper's order instead of the alphabet's, EDGE behind every ε."""
+    return column.map(MATRICES.index) if column.name == "kind" else column.replace(EDGE, math.inf).astype(float)
