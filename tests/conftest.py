@@ -1,5 +1,6 @@
 """Small real checkpoints of each architecture, made in a temporary folder."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,4 @@ def evidence() -> Any:
 def shell() -> None:
     """An IPython shell, without which nothing is displayed."""
     InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    gc.freeze()  # modules stay: each model that is let go has them searched for what refers to itself

@@ -126,14 +126,14 @@ def beside_nulls(table: pd.DataFrame, edge: pd.DataFrame) -> pd.DataFrame:
     by = pd.MultiIndex.from_frame(means[["vector", "kind"]])
     taken = {name: groups[name].mean()[by].to_numpy() for name in ("SSA_less_W", "rows")}
     spread = {name: _of_mean(groups[name])[by].to_numpy() for name in ("null_sd_less_W", "rows_sd")}
-    drawn = [np.array(groups.get_group(key).layers.to_list(), dtype=float).mean(0) for key in by]
+    drawn = [pd.DataFrame(groups.get_group(key).layers.to_list()).mean() for key in by]
     others = [means.SSA[(means.kind == kind) & (means.vector != vector)].mean() for vector, kind in by]
     parts = {
         "rotation": means,
         "edge": edge,
         "less W": means.assign(SSA=taken["SSA_less_W"], null_sd=spread["null_sd_less_W"]),
         "rows": means.assign(null=taken["rows"], null_sd=spread["rows_sd"])[means.kind.isin(GATE_UP)],
-        "layers": means.assign(null=[d.mean() for d in drawn], null_sd=[d.std(ddof=1) for d in drawn]),
+        "layers": means.assign(null=[d.mean() for d in drawn], null_sd=[d.std() for d in drawn]),
         "members": means.assign(null=others, null_sd=0.0),
     }
     found = pd.concat([parts[name].assign(against=name) for name in NULLS], ignore_index=True)
@@ -144,7 +144,7 @@ def beside_nulls(table: pd.DataFrame, edge: pd.DataFrame) -> pd.DataFrame:
 
 def _of_mean(sds: Any) -> pd.Series:
     """The spread of the mean of independent values with these."""
-    return sds.apply(lambda sd: (sd**2).sum() ** 0.5 / len(sd))
+    return sds.apply(lambda sd: (sd**2).sum() ** 0.5 / sd.count())
 
 
 def new_directions(
@@ -191,8 +191,8 @@ def against_nulls(beside: pd.DataFrame, more: Sequence[str], than: Sequence[str]
     found = each["rotation"]
     each = {n: verdict for n, verdict in each.items() if n == "rotation" or verdict.kind != "cannot be known here"}
     rule = (
-        f"{found.rule} Against the rotation; the verdict stands if it is the same against {', '.join(CHANCE[1:])}, with "
-        "the mean of each in the place of $k/d_\\text{out}$."
+        f"{found.rule} Against the rotation; the verdict stands if it is the same against {', '.join(CHANCE[1:])}, "
+        "with the mean of each in the place of $k/d_\\text{out}$."
     )
     falsified = None if found.falsified is None else any(verdict.falsified for verdict in each.values())
     said: dict[str, list[str]] = {}

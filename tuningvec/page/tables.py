@@ -228,7 +228,9 @@ def alignment(means: pd.DataFrame) -> pd.DataFrame:
 def by_epsilon(means: pd.DataFrame) -> pd.DataFrame:
     """SSA by ε, a row each vector and one for the null."""
     nulls = means.drop_duplicates(["epsilon", "kind"]).assign(vector="null", SSA=lambda t: t.null)
-    rows = _together(pd.concat([means, nulls]).assign(epsilon=lambda t: t.epsilon.map("{:g}".format)), "epsilon")
+    rows = _together(
+        pd.concat([means, nulls]).assign(epsilon=lambda t: [formatted(e, "g") for e in t.epsilon]), "epsilon"
+    )
     return _wide(rows, ["epsilon", "vector"], "kind", "SSA")[list(MATRICES)].reset_index()
 
 
