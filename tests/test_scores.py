@@ -126,7 +126,7 @@ def test_nothing_to_judge_cannot_be_known():
     table = gaps(asked(54, 54, 54)).head(0)
     assert gains.domain_gain(table).kind == "cannot be known here"
     assert gains.negation_falls(table).kind == "cannot be known here"
-    assert gains.texts_change(table, 1).kind == "cannot be known here"
+    assert gains.texts_change(table, 1, table).kind == "cannot be known here"
     assert gains.instructions_change(table, 1).kind == "cannot be known here"
 
 
@@ -172,6 +172,9 @@ def test_without_room_there_is_nothing_to_judge():
     assert gains.instructions_change(gaps(nothing), -1).kind == "cannot be known here"
 
 
+FAR_ABOVE = pd.DataFrame(dict(who=["pre", "ft"], task="visits", points=50.0, clear=True))  # of another item's text
+
+
 def texts(shift, n=24):
     base = np.random.default_rng(0).uniform(0.1, 0.4, n)
     noise = np.random.default_rng(1).uniform(-0.01, 0.01, n)
@@ -190,14 +193,26 @@ def texts(shift, n=24):
     ],
 )
 def test_texts_are_judged_by_their_items(items, kind, falsified):
-    verdict = gains.texts_change(gaps(items), 1)
+    verdict = gains.texts_change(gaps(items), 1, FAR_ABOVE)
     assert (verdict.kind, verdict.falsified) == (kind, falsified)
+
+
+def test_texts_at_the_floor_show_no_gain():
+    items = texts(0.1)
+    at_it = FAR_ABOVE.assign(points=[-8.0, 0.1], clear=[True, False])
+    verdict = gains.texts_change(gaps(items), 1, at_it)
+    assert verdict.kind == "within chance" and verdict.cases.outcome.tolist() == ["open"]
+    assert gains.texts_change(gaps(items), 1, at_it.assign(clear=True)).kind == "holds"
+    both = FAR_ABOVE.assign(member="m")
+    own = gaps(items).assign(member="m")
+    assert gains.texts_change(own, 1, both).kind == "holds"
+    assert gains.texts_change(own, 1, both.assign(clear=False)).kind != "holds"
 
 
 def test_the_same_texts_are_no_proof_that_nothing_changes():
     base = texts(0.0, n=5)
     same = base.assign(rouge1=[*base[base.who == "pre"].rouge1] * 2)
-    verdict = gains.texts_change(gaps(same), 1)
+    verdict = gains.texts_change(gaps(same), 1, FAR_ABOVE)
     assert verdict.kind == "within chance" and "could not have been seen" in verdict.why
     assert sign_flips(np.zeros(5), 0) == 1
 

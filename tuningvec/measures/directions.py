@@ -144,7 +144,7 @@ def beside_nulls(table: pd.DataFrame, edge: pd.DataFrame) -> pd.DataFrame:
 
 def _of_mean(sds: Any) -> pd.Series:
     """The spread of the mean of independent values with these."""
-    return sds.apply(lambda sd: (sd**2).sum() ** 0.5 / sd.count())
+    return sds.apply(lambda sd: (sd**2).sum(min_count=1) ** 0.5 / max(sd.count(), 1))
 
 
 def new_directions(

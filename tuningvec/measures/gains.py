@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from tuningvec.measures import floors
 from tuningvec.measures.directions import MEDICINE
 from tuningvec.measures.scores import (
     ALPHA,
@@ -106,13 +107,16 @@ def _holmed(cases: pd.DataFrame) -> pd.DataFrame:
     return cases.assign(clear=clear & ~cases.guessed if "decides" in cases else clear)
 
 
-def texts_change(gaps: pd.DataFrame, direction: Literal[1, -1], least: float = 2.0) -> Verdict:
-    """Fine-tuning makes the texts better that a model writes, or removing T makes them worse."""
+def texts_change(gaps: pd.DataFrame, direction: Literal[1, -1], above: pd.DataFrame, least: float = 2.0) -> Verdict:
+    """Fine-tuning makes the texts better that a model writes, or removing T makes them worse; by `floors.above`."""
     rule = (
         f"the difference in ROUGE-1 on the same items is beyond chance (sign flips, Holm over the cases at {ALPHA:g}), "
-        f"{'up' if direction > 0 else 'down'}, and at least {least:g} points"
+        f"{'up' if direction > 0 else 'down'}, and at least {least:g} points; not where the better of both is no "
+        "nearer to its references than another item's text"
     )
-    cases = _holmed(_cases(gaps[(gaps.what == "score") & (gaps.metric == "rouge1")]))
+    some = gaps[(gaps.what == "score") & (gaps.metric == "rouge1")]
+    cases = _holmed(_cases(some)).assign(floored=floors.floored(some, above))
+    cases["clear"] &= ~cases.floored
     return _changed(cases, rule, least, direction)
 
 
