@@ -1,4 +1,3 @@
-import contextlib
 import hashlib
 import os
 import re
@@ -311,15 +310,15 @@ def test_ctrl_c_ends_with_one_sentence_and_no_kernel(project):
     slow = f"import os, time\nopen({str(file)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
     project.notebooks[1].write_text(PAGE.replace("print(family, number * 21)", slow), encoding="utf-8")
     command = [sys.executable, "-m", "tuningvec", "execute", "mine"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(  # a shell has what it starts in the background ignore interrupts, and tests with it
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     while not (file.is_file() and file.read_text()):
         assert running.poll() is None, running.communicate()
         time.sleep(0.1)
-    said = None
-    while said is None:  # Python loses an interrupt that comes while an object is being deleted
-        running.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            _, said = running.communicate(timeout=20)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
     assert running.returncode == 130
     assert said.strip().splitlines() == [
         "tuningvec: stopped at page 2 of 2, mine/02_two; the pages before it are kept, and what was measured for it up "

@@ -8,7 +8,7 @@ from tuningvec.family.spec import Family
 from tuningvec.measures import gains, scores
 from tuningvec.page.text import each
 from tuningvec.paper import printed
-from tuningvec.stats import sign_flips
+from tuningvec.stats import least_seen, sign_flips
 
 N = 56
 
@@ -195,6 +195,18 @@ def texts(shift, n=24):
 def test_texts_are_judged_by_their_items(items, kind, falsified):
     verdict = gains.texts_change(gaps(items), 1, FAR_ABOVE)
     assert (verdict.kind, verdict.falsified) == (kind, falsified)
+
+
+def test_what_could_be_seen_is_told_with_how_many_are_compared():
+    found = scores.seen(gaps(pd.concat([asked(9, 9, 9), texts(0.1)]))).set_index("task")
+    assert set(found.comparisons) == {3} and found.n.to_dict() == {
+        "tuningvec_t": N,
+        "tuningvec_t_likelihood": N,
+        "visits": 24,
+    }
+    assert (found.corrected > found.alone).all() and found.alone["tuningvec_t"] == least_seen(N)
+    assert found.alone["visits"] < 1  # the items' noise is a hundredth
+    assert scores.seen(gaps(texts(0.1)).head(0)).empty
 
 
 def test_texts_at_the_floor_show_no_gain():

@@ -132,3 +132,21 @@ def test_a_relative_drop_has_an_interval_over_items():
     assert low < 50 < high and 10 < high - low < 40
     assert stats.relative_drop(whole, whole, seed=0) == (0, 0)
     assert stats.relative_drop(whole, ablated, seed=0) == (low, high)
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(24, 0.05), (56, 0.05), (500, 0.05), (24, 0.05 / 12)])
+def test_the_least_difference_seen_is_seen_so_often(n, alpha):
+    share = stats.least_seen(n, alpha) / 100
+    counts = np.random.default_rng(0).binomial(n, share, 20_000)
+    found = {count: stats.paired_difference(0, int(count), 0, n - int(count)).p <= alpha for count in np.unique(counts)}
+    assert np.mean([found[count] for count in counts]) == pytest.approx(0.8, abs=0.01)
+
+
+def test_too_few_items_see_no_difference():
+    assert np.isnan(stats.least_seen(5)) and stats.least_seen(6) == pytest.approx(100 * 0.8 ** (1 / 6))
+
+
+def test_the_least_mean_seen_is_seen_so_often():
+    least = stats.least_seen_of_mean(3.0, 400)
+    means = np.random.default_rng(0).normal(least, 3 / 20, 20_000)
+    assert np.mean(np.abs(means) > 1.959964 * 3 / 20) == pytest.approx(0.8, abs=0.01)

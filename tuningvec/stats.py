@@ -4,13 +4,14 @@ Differences are in percentage points, first minus second; `level` is the confide
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest, fisher_exact, t
+from scipy.stats import beta, binomtest, fisher_exact, norm, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
@@ -137,6 +138,21 @@ def paired_p_bounds(count_1: ArrayLike, count_2: ArrayLike, n: ArrayLike) -> Int
 
 def _mcnemar(only_1: int, only_2: int) -> float:
     return float(mcnemar([[0, only_1], [only_2, 0]], exact=True).pvalue) if only_1 + only_2 else 1.0
+
+
+def least_seen(n: int, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Smallest difference of paired shares, in points, that McNemar's exact test of n items finds with this power.
+
+    At best: where all items that differ do so one way. b of those are needed, 2 / 2ᵇ ≤ α, and n items have as many with
+    that probability at the share δ of P(Binomial(n, δ) ≥ b) = power. NaN where even n of them are too few.
+    """
+    b = math.ceil(1 - math.log2(alpha))
+    return 100 * float(beta.ppf(power, b, n - b + 1)) if b <= n else math.nan
+
+
+def least_seen_of_mean(sd: float, n: int, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The same of a mean of n differences with this standard deviation, (z₁₋α/₂ + z_power) sd / √n, in its unit."""
+    return float((norm.isf(alpha / 2) + norm.ppf(power)) * sd / n**0.5)
 
 
 def mean_interval(

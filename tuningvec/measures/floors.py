@@ -28,6 +28,19 @@ def with_floors(items: pd.DataFrame, benchmarks: Mapping[str, Task]) -> pd.DataF
     return pd.concat([texts, pd.DataFrame(rows)], ignore_index=True) if rows else texts
 
 
+def of_tasks(benchmarks: Mapping[str, Task]) -> pd.DataFrame:
+    """The floor of benchmarks that are scored by ROUGE-1, over all of their items.
+
+    Columns task, items, another and another_sd, its mean and standard deviation over items, and example.
+    """
+    rows = []
+    for name, task in benchmarks.items():
+        found = pd.DataFrame(_floors(name, task, np.arange(len(task.eval_docs)))).groupby("who").rouge1
+        about = dict(another=found.mean()[ANOTHER], another_sd=found.std()[ANOTHER], example=found.mean().get(EXAMPLE))
+        rows.append(dict(task=name, items=len(task.eval_docs)) | about)
+    return pd.DataFrame(rows)
+
+
 def _floors(name: str, task: Task, asked: np.ndarray) -> Iterator[dict[str, object]]:
     references = [task.doc_to_target(doc) for doc in task.eval_docs]
     others = range(1, min(OTHERS, len(references) - 1) + 1)

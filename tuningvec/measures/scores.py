@@ -8,11 +8,13 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy.stats import norm
 
 from tuningvec.family.spec import Family
 from tuningvec.stats import (
@@ -20,6 +22,8 @@ from tuningvec.stats import (
     bootstrap_mean,
     exact,
     holm,
+    least_seen,
+    least_seen_of_mean,
     mean_or_share,
     paired_contrast,
     paired_difference,
@@ -219,6 +223,22 @@ def _difference(first: Values, second: Values, seed: int) -> dict[str, float]:
     unseen = wilson(0, n).high if np.ptp(gap) == 0 else 0.0  # items that differ may be as rare as this
     points = dict(points=100 * gap.mean(), low=100 * (low - unseen), high=100 * (high + unseen))
     return dict(n=n) | points | dict(p=sign_flips(gap, seed))
+
+
+def seen(gaps: pd.DataFrame) -> pd.DataFrame:
+    """The smallest difference in score that each task could show with 80 % power, by itself and as one of all.
+
+    Columns task, n, comparisons (rows of `differences` that Holm's correction counts together), alone and corrected, in
+    points: of shares `least_seen`, of ROUGE-1 by the widest of the task's intervals.
+    """
+    rows = gaps[gaps.what == "score"]
+    count, found = len(rows), []
+    for task, part in rows.groupby("task", sort=False):
+        n = int(part.n.iloc[0])
+        sd = ((part.high - part.low).max() / 2) / norm.ppf(0.975) * n**0.5
+        of = partial(least_seen_of_mean, sd, n) if part.metric.iloc[0] == "rouge1" else partial(least_seen, n)
+        found.append(dict(task=task, n=n, comparisons=count, alone=of(ALPHA), corrected=of(ALPHA / count)))
+    return pd.DataFrame(found, columns=["task", "n", "comparisons", "alone", "corrected"])
 
 
 def holm_known(p: pd.Series) -> pd.Series:

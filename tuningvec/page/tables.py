@@ -303,6 +303,13 @@ def minus_W(cells: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(**{"with $-W$": ranges, "SSA": cells.SSA, "left": cells.left})
 
 
+def notes(cells: pd.DataFrame) -> pd.DataFrame:
+    """Printed ROUGE-1 of each model and set beside its floor."""
+    gap = texts(cells, "{points:+.1f} ({low:+.1f}, {high:+.1f})")
+    shown = cells[["family", "member", "set", "score", "floor"]]
+    return shown.rename(columns={"floor": "another's note"}).assign(difference=gap)
+
+
 def readings(cells: pd.DataFrame) -> pd.DataFrame:
     """Table 4 above what Tables 5 and 6 give as squared norms and as norms."""
     names = {"SSA": "Table 4", "squared": "as squared norms", "norms": "as norms"}
@@ -385,6 +392,11 @@ def benchmarks(
     for name, mean in (means or {}).items():
         wide[name] = pd.Series(texts(mean, SCORE), mean.who)
     return wide.fillna("–").rename_axis("model").reset_index()
+
+
+def seen(found: pd.DataFrame) -> pd.DataFrame:
+    """The smallest differences that could be seen, by benchmark."""
+    return found.assign(task=found.task.map(task_name)).rename(columns={"task": "benchmark"})
 
 
 def instructions(found: pd.DataFrame, gaps: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -1,10 +1,12 @@
-"""Weight differences of real pairs that others measured (`data/published/`), beside what the paper's tables give."""
+"""What was measured on published models and benchmarks (`data/published/`), beside what the paper's tables give."""
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from tuningvec.data import data_folder
 from tuningvec.paper import audit
+from tuningvec.paper import printed as paper
 from tuningvec.verdict import Verdict, judge
 from tuningvec.weights.components import SYMBOLS
 
@@ -20,6 +22,7 @@ KINDS = {  # ends of tensor names in the sources, by kind of matrix
 IN_A_BLOCK, NO_MATRIX = r"\.(?:layers|h)\.\d+\..*\.weight$", "norm|ln_|visual|conv1d"
 STEP_R, STEP_COSINE = 1e-4, 1e-5  # last digits
 USABLE, LARGEST = 0.1, 2**24  # from what r, and up to how many entries, a cosine summed in float32 is near enough
+SETS = {f"ACI {i}": f"tuningvec_aci{i}" for i in (1, 2, 3)}  # columns of Table 8, by task
 NEIGHBOURS = {  # the paper's T, whose fine-tuned model is the third: others measured the two steps that lead there
     "Q Code": ("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-Coder-7B", "Qwen/Qwen2.5-Coder-7B-Instruct"),
     "Q Math": ("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-Math-7B", "Qwen/Qwen2.5-Math-7B-Instruct"),
@@ -182,3 +185,32 @@ def fine_tunes_are_short(pairs: pd.DataFrame, least: float = 0.1) -> Verdict:
     )
     met = bool((cases.effect > least).any())
     return judge(cases, rule, least=least, direction=0, falsified=met, others=others, r=cases.effect)
+
+
+def notes_above_floor() -> pd.DataFrame:
+    """Table 8 on ACI-Bench beside the floor of its sets: what another patient's note scores (`measures.floors`).
+
+    `points` is the printed score less the floor; `low` and `high` allow for rounding and for the noise of both over the
+    items, taken as independent and as large as the floor's.
+    """
+    floors = pd.read_csv(data_folder() / "published" / "rouge_floors.csv").set_index("task")
+    cells = paper.measured(8)
+    cells = cells[cells.column.isin(SETS)].reset_index(drop=True)
+    own = floors.loc[cells.column.map(SETS)].reset_index(drop=True)
+    points = 100 * (cells.value - own.another)
+    half = 100 * (cells.step / 2 + norm.ppf(0.975) * (2 / own["items"]) ** 0.5 * own.another_sd)
+    about = dict(floor=100 * own.another, example=100 * own.example, score=100 * cells.value)
+    found = cells[["family", "member", "column"]].rename(columns={"column": "set"})
+    return found.assign(**about, points=points, low=points - half, high=points + half)
+
+
+def notes_are_read(cells: pd.DataFrame, least: float = 2.0) -> Verdict:
+    """Whether the notes of Table 8 are nearer to their references than another patient's; from `notes_above_floor`."""
+    cases = cells[["family", "member", "set", "low", "high"]].assign(effect=cells.points)
+    rule = (
+        "Effect: the printed ROUGE-1 less the mean score of the references of other items of the same set, in points. "
+        "Interval: rounding, and 95 % for the noise of both over the set's items. Smallest that matters: "
+        f"{least:g}. Direction: up."
+    )
+    numbers = dict(above=int((cells.points > 0).sum()), cells=len(cells), most=cells.points.max(), floor=cells.floor)
+    return judge(cases, rule, least=least, unit="points", digits=0, **numbers)
