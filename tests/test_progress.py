@@ -66,6 +66,21 @@ def test_what_is_left_falls_with_time_and_never_below_the_pages_to_come():
     assert one.left() == pytest.approx(240, abs=0.1)
 
 
+def test_a_slow_day_is_seen_in_the_pages_before(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    one, _ = told([20, 40, 100])
+    one.start(0)
+    now[0] += 30
+    one.start(1)
+    assert one.left() == 140  # a page of 20 seconds tells little
+    now[0] += 60
+    one.start(2)
+    assert one.left() == 150
+    now[0] += 50
+    assert one.left() == 100
+
+
 def test_a_log_is_told_again_after_a_while(monkeypatch):
     monkeypatch.setattr(progress, "EVERY", 0.2)
     one, stream = told([60, 120, 240])

@@ -14,6 +14,7 @@ BAR = re.compile(r"([^\r\n|]*?):?\s+(\d+)%\|.*?\|\s*(\S+)(?: tokens)? \[")  # as
 CELLS, NO_LOOP = "Executing", ("", 0, "")  # papermill's name for its bar; no bar in a cell
 LOADING = "Loading weights"  # of a model, by transformers: a second or two within a loop of ours
 EVERY = 60  # seconds between two lines of a log
+ENOUGH = 30  # seconds of pages that tell how fast this machine is today
 
 
 class Progress:
@@ -27,6 +28,7 @@ class Progress:
         self._pages, self._known = pages, known
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._at, self._cells, self._loop, self._started = 0, "", NO_LOOP, time.monotonic()
+        self._begun, self._took, self._promised = False, 0.0, 0.0  # seconds of the pages that are done: what they took, and were to take
         self._live = Live(console=self._console, get_renderable=self._line, refresh_per_second=2, transient=True)
         self._log, self._over = threading.Thread(target=self._tell_now_and_then, daemon=True), threading.Event()
 
@@ -45,6 +47,10 @@ class Progress:
 
     def start(self, page: int) -> None:
         """The page of this number is executed now."""
+        if self._begun and self._known[self._at] is not None:
+            self._took += time.monotonic() - self._started
+            self._promised += self._known[self._at]
+        self._begun = True
         self._at, self._cells, self._loop, self._started = page, "", NO_LOOP, time.monotonic()
         if not self._console.is_terminal:
             self.say(self._text())
@@ -70,11 +76,15 @@ class Progress:
         )
 
     def left(self) -> float | None:
-        """Seconds that the page and those after it may still take; None where that of one is unknown."""
+        """Seconds that the page and those after it may still take; None where that of one is unknown.
+
+        Where the pages before took longer or less long than they were to, those to come are taken to do so too.
+        """
         rest = self._known[self._at :] or [0]
         if any(seconds is None for seconds in rest):
             return None
-        return max(rest[0] - (time.monotonic() - self._started), 0) + sum(rest[1:])
+        pace = self._took / self._promised if self._promised > ENOUGH else 1
+        return max(pace * rest[0] - (time.monotonic() - self._started), 0) + pace * sum(rest[1:])
 
     def _text(self) -> str:
         if not self._pages:
