@@ -59,7 +59,7 @@ def test_what_is_left_falls_with_time_and_never_below_the_pages_to_come():
     assert one.left() == pytest.approx(360.2, abs=0.1)
     time.sleep(0.3)
     assert one.left() == 360
-    one, _ = told([60, None, 240])
+    one, _ = told([20, None, 240])
     one.start(0)
     assert one.left() is None and one._text().endswith("time left unknown")
     one.start(2)

@@ -28,7 +28,7 @@ class Progress:
         self._pages, self._known = pages, known
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._at, self._cells, self._loop, self._started = 0, "", NO_LOOP, time.monotonic()
-        self._begun, self._took, self._promised = False, 0.0, 0.0  # seconds of the pages that are done: what they took, and were to take
+        self._begun, self._took, self._promised = False, 0.0, 0.0  # seconds that pages took, and were to take
         self._live = Live(console=self._console, get_renderable=self._line, refresh_per_second=2, transient=True)
         self._log, self._over = threading.Thread(target=self._tell_now_and_then, daemon=True), threading.Event()
 
