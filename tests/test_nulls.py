@@ -116,8 +116,9 @@ def test_the_verdict_names_the_nulls_that_disagree(theta, noise):
     assert found.why.endswith("null explains it against edge, less W")
     even = directions.against_nulls(beside(theta, noise), GATE_UP, REST)
     assert even.kind in ("null explains it", "within chance", "mixed") and "reversed" not in even.why
-    table = directions.survivors(beside(theta, shrunk), {"gate and up": (GATE_UP, REST)})
-    assert table["rotation"][0].startswith("reversed") and table["less W"][0].startswith("null explains it")
+    table = directions.survivors(beside(theta, shrunk), {"gate and up": (GATE_UP, REST)}).set_index("against")
+    assert table["gate and up"]["rotation"].startswith("reversed")
+    assert table["gate and up"]["less W"].startswith("null explains it")
 
 
 class _Some:

@@ -1,13 +1,19 @@
 """What others measured, and what is inferred from it: other numbers, another verdict."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tuningvec.data import data_folder
+from tuningvec.measures import evals, floors
 from tuningvec.paper import published
 from tuningvec.paper.published import NEIGHBOURS, TRAINING
+
+MIRROR = Path(__file__).parents[2] / "shared" / "mirror"
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +111,20 @@ def test_cosines_of_large_matrices_are_poor_and_left_out(tensors):
     moved = tensors[tensors.matrix & tensors.r.between(0.1, 0.5)]
     assert moved[moved.parameters > 2**26].near.mean() > 0.95
     assert published.usable(tensors).query("r < 0.5").near.mean() < 0.25
+
+
+def test_notes_are_set_against_another_patients():
+    cells = published.notes_above_floor()
+    assert len(cells) == 24 and cells.floor.between(30, 40).all() and (cells.example < cells.floor).all()
+    assert (cells.points == pytest.approx(cells.score - cells.floor)) and (cells.low < cells.points).all()
+    assert published.notes_are_read(cells).kind == "mixed"
+    for shift, kind in ((10, "holds"), (-10, "reversed")):
+        ends = {name: shift + cells[name] - cells.points for name in ("points", "low", "high")}
+        assert published.notes_are_read(cells.assign(**ends)).kind == kind
+
+
+@pytest.mark.skipif(not MIRROR.is_dir(), reason="the benchmark files are not beside the project")
+def test_the_floor_is_that_of_the_benchmarks_own_references():
+    sets = evals.tasks(list(published.SETS.values()), local_root=str(MIRROR))
+    kept = pd.read_csv(data_folder() / "published" / "rouge_floors.csv")
+    pd.testing.assert_frame_equal(floors.of_tasks(sets), kept, atol=1e-5)

@@ -212,14 +212,14 @@ def _under(beside: pd.DataFrame, null: str) -> pd.DataFrame:
 
 
 def survivors(beside: pd.DataFrame, claims: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> pd.DataFrame:
-    """Each claim, {claim: (more, than)}, against each null: the verdict and the differences of all vectors."""
+    """The verdict on each claim, {claim: (more, than)}, against each null, with the differences of all vectors."""
     rows = []
-    for claim, (more, than) in claims.items():
-        row = dict(claim=claim)
-        for null in NULLS:
+    for null in NULLS:
+        row = dict(against=null)
+        for claim, (more, than) in claims.items():
             verdict = new_directions(_under(beside, null), more, than)
             ends = (verdict.cases.effect.min(), verdict.cases.effect.max())
-            row[null] = verdict.kind if np.isnan(ends).any() else f"{verdict.kind} ({ends[0]:+.2f} to {ends[1]:+.2f})"
+            row[claim] = verdict.kind if np.isnan(ends).any() else f"{verdict.kind} ({ends[0]:+.2f} to {ends[1]:+.2f})"
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -215,7 +215,6 @@ def published_lengths(pairs: pd.DataFrame, trainings: Mapping[str, str]) -> Figu
     axes.set(xscale="log", xlabel=LENGTH)
     _rows(axes, pairs.fine_tuned.str.split("/").str[-1].str.slice(0, 34))
     axes.tick_params(axis="y", labelsize=7)
-    _plain_log(axes.xaxis)
     return _legend(figure)
 
 
@@ -225,7 +224,8 @@ def published_cosines(tensors: pd.DataFrame, trainings: Mapping[str, str]) -> Fi
     for training, (_, colour) in _looks(trainings).items():
         part = tensors[tensors.training == training]
         if len(part):
-            axes.plot(part.r, 1 - part.cosine, ".", color=colour, ms=3, label=trainings[training])
+            axes.plot(part.r, 1 - part.cosine, ".", color=colour, ms=3)
+            axes.plot([], [], "o", color=colour, ms=6, label=trainings[training])
     _orthogonal(axes, tensors.r)
     return _legend(figure)
 

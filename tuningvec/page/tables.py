@@ -235,14 +235,12 @@ def by_epsilon(means: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside_nulls(found: pd.DataFrame) -> pd.DataFrame:
-    """SSA against each null by vector and kind: what T has over what the null has, with z."""
+    """SSA and what each null at the same k has, by vector and kind, with z; less W, the SSA that is left."""
     cells = np.where(found.z.isna(), texts(found, "{null:.3f}"), texts(found, "{null:.3f} ({z:+.1f})"))
-    cells = np.where(found.against == "edge", texts(found, "{SSA:.3f} of {null:.3f} ({z:+.1f})"), cells)
-    cells = np.where(found.against == "less W", texts(found, "{SSA:.3f} of {null:.3f} ({z:+.1f})"), cells)
-    rows = found.assign(cell=cells)
-    wide = rows.pivot(index=["vector", "kind"], columns="against", values="cell")
-    own = found[found.against == "rotation"].set_index(["vector", "kind"])
-    wide = wide.reindex(own.index)[[name for name in found.against.unique()]].fillna("–")
+    rows = found.assign(cell=np.where(found.against == "less W", texts(found, "{SSA:.3f} ({z:+.1f})"), cells))
+    own = rows[rows.against == "rotation"].set_index(["vector", "kind"])
+    wide = rows[rows.against != "edge"].pivot(index=["vector", "kind"], columns="against", values="cell")
+    wide = wide.reindex(own.index)[[null for null in rows.against.unique() if null in wide]].fillna("–")
     wide.insert(0, "SSA", own.SSA)
     return wide.reset_index()
 
@@ -286,13 +284,6 @@ def audit(rows: pd.DataFrame, *left_out: str) -> pd.DataFrame:
 def by_training(rows: pd.DataFrame) -> pd.DataFrame:
     """Lengths of published pairs by training and kind of matrix, under the symbols of the kinds."""
     return rows.assign(training=rows.training.map(TRAINING)).rename(columns=SYMBOLS)
-
-
-def defects(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Pairs with tensors whose cosine and r contradict each other, and how many."""
-    rows = pairs[(pairs.impossible > 0) | (pairs.near > 0)]
-    counts = rows[["pretrained", "fine_tuned", "r", "impossible", "near"]]
-    return counts.rename(columns={"impossible": "below what $r$ allows", "near": "too near 1"})
 
 
 def minus_W(cells: pd.DataFrame) -> pd.DataFrame:

@@ -70,18 +70,25 @@ def along_W(r: pd.Series, cosine: pd.Series) -> pd.Series:
 
 
 def by_pair(table: pd.DataFrame) -> pd.DataFrame:
-    """Each pair's r over all matrices as if W had one size of entries in all, √(Σ p r² / Σ p), and its range.
-
-    `impossible` and `near` count the tensors of which `weight_differences` says so.
-    """
+    """Each pair's r over all matrices as if W had one size of entries in all, √(Σ p r² / Σ p), and its range."""
     matrices = table[table.matrix].assign(squares=lambda t: t.parameters * t.r**2)
     keys = ["training", "pretrained", "fine_tuned"]
     groups = matrices.groupby(keys)
     found = groups.agg(matrices=("r", "size"), smallest=("r", "min"), largest=("r", "max"))
     found.insert(1, "r", (groups.squares.sum() / groups.parameters.sum()) ** 0.5)
-    found[["impossible", "near"]] = table.groupby(keys)[["impossible", "near"]].sum()
     found = found.reset_index()
     return found.sort_values(["training", "r"], key=_in_order, ignore_index=True)
+
+
+def by_size(table: pd.DataFrame) -> pd.DataFrame:
+    """How many matrices that moved, r from USABLE to .5, have a cosine that goes ill with r, by size.
+
+    Columns entries (up to so many), matrices, impossible and near, of those in percent.
+    """
+    moved = table[table.matrix & table.r.between(USABLE, 0.5)]
+    upto = 2 ** np.ceil(np.log2(moved.parameters)).astype(int)
+    groups = moved.groupby(upto.rename("entries"))
+    return (100 * groups[["impossible", "near"]].mean()).assign(matrices=groups.size()).reset_index()
 
 
 def by_training(table: pd.DataFrame) -> pd.DataFrame:
