@@ -2,6 +2,8 @@
 
 import itertools
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ from tuningvec.weights.nulls import alignment_nulls
 from tuningvec.weights.subspace import EDGE, Decomposition, alignment, decompose, over_layers, subspace_alignment
 
 EPSILON = 0.3
-SIZES = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=5, num_key_value_heads=4)
+SIZES = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=8, num_key_value_heads=4)
 GATE_UP, REST = list(directions.GATE_UP), ["W_Q", "W_K", "W_V", "W_O", "W_down"]
 
 
@@ -95,10 +97,10 @@ def noise(theta):
 
 def test_a_random_vector_is_on_every_null(theta, noise):
     found = beside(theta, noise)
-    assert set(found.against) == set(directions.NULLS) and set(found.kind) == set(MATRICES)
+    assert set(found.against) == {*directions.CHANCE, "edge", "members"} and set(found.kind) == set(MATRICES)
     assert set(found[found.against == "rows"].kind) == set(GATE_UP)
-    tested = found[~found.against.isin(["members", "layers"])]  # whose spread is that of four draws, or none
-    assert tested.z.abs().max() < 4 and found.excess.abs().max() < 0.1
+    assert found.z.abs().max() < 4 and found.excess.abs().max() < 0.1
+    assert found[found.against == "members"].z.isna().all()
 
 
 def test_a_shorter_W_is_told_from_an_aligned_vector(theta, noise):
@@ -112,8 +114,8 @@ def test_the_verdict_names_the_nulls_that_disagree(theta, noise):
     part = _Some(theta, {name: shape for name, shape in theta.shapes.items() if "gate" in name or "up" in name})
     shrunk = {name: T - 0.5 * Combination({part: 1}) for name, T in noise.items()}
     found = directions.against_nulls(beside(theta, shrunk), GATE_UP, REST)
-    assert found.kind == "mixed" and found.why.startswith("reversed against rotation, ")
-    assert found.why.endswith("null explains it against edge, less W")
+    assert found.kind == "mixed"
+    assert found.why == "reversed against rotation, rows, layers; null explains it against less W"
     even = directions.against_nulls(beside(theta, noise), GATE_UP, REST)
     assert even.kind in ("null explains it", "within chance", "mixed") and "reversed" not in even.why
     table = directions.survivors(beside(theta, shrunk), {"gate and up": (GATE_UP, REST)}).set_index("against")
@@ -146,6 +148,30 @@ def test_an_own_layer_is_told_from_the_others(theta, noise):
     assert found.xs("members", level="against").null.isna().all()
 
 
+@pytest.mark.parametrize("N", [2, 3, 4, 5])
+def test_the_spread_over_orders_of_layers_is_that_of_all_orders(N, monkeypatch):
+    monkeypatch.setattr(directions, "FEWEST_LAYERS", 2)
+    M = drawn(N, N).double().numpy()
+    rows = [
+        dict(layer=here, SSA=M[here, here], layers=[M[here, (here - step) % N] for step in range(1, N)])
+        for here in range(N)
+    ]
+    mean, sd = directions._in_any_order(pd.DataFrame(rows[::-1]))
+    orders = [M[range(N), order].mean() for order in itertools.permutations(range(N))]
+    assert mean == pytest.approx(np.mean(orders)) and sd == pytest.approx(np.std(orders))
+
+
+def test_few_layers_and_rows_that_are_no_neurons_are_passed_over(make_checkpoint):
+    theta = Checkpoint(make_checkpoint("small", **SIZES | dict(num_hidden_layers=3)))
+    T = {"a": TuningVector({Gaussian(theta.shapes, 0): 0.02})}
+    found = beside(theta, T)
+    assert found[found.against == "layers"].null_sd.isna().all()
+    queries = directions.against_nulls(found, ["W_Q", "W_O"], ["W_K", "W_V"])
+    assert queries.why.endswith("against rotation, less W") and np.isnan(queries.numbers["without"]).all()
+    gate = directions.against_nulls(found, GATE_UP, REST)
+    assert "rows" in gate.why and len(gate.numbers["without"]) == len(gate.numbers["edge"]) == 1
+
+
 def test_a_stopped_run_goes_on_and_gives_the_same(theta, noise, tmp_path, monkeypatch):
     whole = alignment_nulls(theta, noise, EPSILON, draws=5, store=Store(tmp_path / "whole"))
     seen, rows = [], nulls._Nulls.rows
@@ -160,4 +186,4 @@ def test_a_stopped_run_goes_on_and_gives_the_same(theta, noise, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         alignment_nulls(theta, noise, EPSILON, draws=5, store=Store(tmp_path / "store"))
     again = alignment_nulls(theta, noise, EPSILON, draws=5, store=Store(tmp_path / "store"))
-    assert again.to_json() == whole.to_json() and len(seen) == 4 + 5 * len(MATRICES) - 3
+    assert again.to_json() == whole.to_json() and len(seen) == 4 + 8 * len(MATRICES) - 3

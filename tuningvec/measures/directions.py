@@ -20,8 +20,9 @@ from tuningvec.weights.components import SYMBOLS
 from tuningvec.weights.subspace import over_layers
 
 GATE_UP = ("W_gate", "W_up")
-CHANCE = ("rotation", "edge", "less W", "rows", "layers")  # nulls of a T that knows nothing of this W, as 04_1 tells
-NULLS = (*CHANCE, "members")
+EDGE_CUT, MEMBERS = "edge", "members"  # another k, and no null of chance
+CHANCE = ("rotation", "less W", "rows", "layers")  # nulls of a T that knows nothing of this W, as 04_1 tells
+FEWEST_LAYERS = 8  # from which the orders of layers have a spread that tells something
 MEDICINE, OTHERS = "medicine", ("math", "code")  # the domains that the paper compares, as families name them
 NO_RUN = "It says nothing of another training run."
 
@@ -116,30 +117,47 @@ def random_on_null(means: pd.DataFrame, alpha: float = 0.01) -> Verdict:
 
 
 def beside_nulls(table: pd.DataFrame, edge: pd.DataFrame) -> pd.DataFrame:
-    """Means over layers by vector and kind, set against each of NULLS, from `alignment_nulls` and means at the edge.
+    """Means over layers by vector and kind against CHANCE, EDGE_CUT and MEMBERS: of `alignment_nulls`, and at the edge.
 
-    Columns those of `over_layers` and against. The null of "layers" is the mean of draws, a draw being the T of so many
-    layers before, in every layer; null_sd is their spread. That of "members" is the mean of the others, which is exact.
+    Columns those of `over_layers` and against. The null of "layers" gives the T of all layers to each other's U_k in
+    any order, that of MEMBERS is the mean of the others, which has no spread.
     """
     means = over_layers(table)
     groups = table.groupby(["vector", "kind"], sort=False)
     by = pd.MultiIndex.from_frame(means[["vector", "kind"]])
     taken = {name: groups[name].mean()[by].to_numpy() for name in ("SSA_less_W", "rows")}
     spread = {name: _of_mean(groups[name])[by].to_numpy() for name in ("null_sd_less_W", "rows_sd")}
-    drawn = [pd.DataFrame(groups.get_group(key).layers.to_list()).mean() for key in by]
+    orders = pd.DataFrame([_in_any_order(groups.get_group(key)) for key in by])
     others = [means.SSA[(means.kind == kind) & (means.vector != vector)].mean() for vector, kind in by]
     parts = {
         "rotation": means,
-        "edge": edge,
         "less W": means.assign(SSA=taken["SSA_less_W"], null_sd=spread["null_sd_less_W"]),
         "rows": means.assign(null=taken["rows"], null_sd=spread["rows_sd"])[means.kind.isin(GATE_UP)],
-        "layers": means.assign(null=[d.mean() for d in drawn], null_sd=[d.std() for d in drawn]),
-        "members": means.assign(null=others, null_sd=0.0),
+        "layers": means.assign(null=orders[0], null_sd=orders[1]),
+        EDGE_CUT: edge,
+        MEMBERS: means.assign(null=others, null_sd=np.nan),
     }
-    found = pd.concat([parts[name].assign(against=name) for name in NULLS], ignore_index=True)
+    found = pd.concat([part.assign(against=name) for name, part in parts.items()], ignore_index=True)
     found["excess"] = (found.SSA - found.null) / (1 - found.null).where(found.null < 1)
     found["z"] = (found.SSA - found.null) / found.null_sd.where(found.null_sd > 0)
     return found
+
+
+def _in_any_order(layers: pd.DataFrame) -> tuple[float, float]:
+    """Mean and spread, over all permutations π, of the mean over l of SSA(T of layer π(l), U_k of layer l).
+
+    With M the matrix of those SSA and N layers the mean is that of M, the variance Σ d² / (N² (N − 1)) with d what M
+    has beside the means of its rows and columns (Hoeffding 1951). The spread is NaN below FEWEST_LAYERS.
+    """
+    layers = layers.sort_values("layer")
+    N = len(layers)
+    if layers.layers.map(len).ne(N - 1).any():  # a T that is 0 in some layer
+        return np.nan, np.nan
+    rows = [[SSA, *before] for SSA, before in zip(layers.SSA, layers.layers, strict=True)]
+    M = np.array([np.roll(row[::-1], here + 1) for here, row in enumerate(rows)])
+    d = M - M.mean(0) - M.mean(1)[:, None] + M.mean()
+    sd = float((d**2).sum() / (N**2 * (N - 1))) ** 0.5 if N >= FEWEST_LAYERS else np.nan
+    return float(M.mean()), sd
 
 
 def _of_mean(sds: Any) -> pd.Series:
@@ -184,25 +202,35 @@ def new_directions(
 def against_nulls(beside: pd.DataFrame, more: Sequence[str], than: Sequence[str]) -> Verdict:
     """`new_directions` against each null in CHANCE: its verdict where all agree, else which null says what.
 
-    A null that is defined for some kinds alone stands for these, and the rotation for the others. One that cannot be
-    had, of too few layers, is passed over.
+    A null that is defined for some kinds alone stands for these, and the rotation for the others; one that is defined
+    for none of them, or cannot be had, is passed over. Numbers are also `edge`, the differences with k at the edge, and
+    `without`, those with W_K and W_V left out of both sides, where something is left of them.
     """
-    each = {null: new_directions(_under(beside, null), more, than) for null in CHANCE}
+    each = {null: new_directions(_under(beside, null), more, than) for null in _known(beside, more, than)}
     found = each["rotation"]
     each = {n: verdict for n, verdict in each.items() if n == "rotation" or verdict.kind != "cannot be known here"}
     rule = (
         f"{found.rule} Against the rotation; the verdict stands if it is the same against {', '.join(CHANCE[1:])}, "
-        "with the mean of each in the place of $k/d_\\text{out}$."
+        "with the mean of each in the place of $k/d_\\text{out}$, as far as they can be had."
     )
     falsified = None if found.falsified is None else any(verdict.falsified for verdict in each.values())
+    others = [[kind for kind in kinds if kind not in ("W_K", "W_V")] for kinds in (more, than)]
+    about = {"edge": new_directions(_under(beside, EDGE_CUT), more, than).cases.effect, "without": [np.nan]}
+    if all(others):
+        about["without"] = new_directions(_under(beside, "rotation"), *others).cases.effect
+    found = replace(found, rule=rule, falsified=falsified, numbers={**found.numbers, **about})
     said: dict[str, list[str]] = {}
     for null, verdict in each.items():
         said.setdefault(verdict.kind, []).append(null)
     if len(said) == 1:
-        why = "; ".join(filter(None, [found.why, f"against {', '.join(each)}"]))
-        return replace(found, rule=rule, why=why, falsified=falsified)
-    why = "; ".join(f"{kind} against {', '.join(nulls)}" for kind, nulls in said.items())
-    return replace(found, kind="mixed", rule=rule, why=why, falsified=falsified)
+        return replace(found, why="; ".join(filter(None, [found.why, f"against {', '.join(each)}"])))
+    return replace(found, kind="mixed", why="; ".join(f"{kind} against {', '.join(n)}" for kind, n in said.items()))
+
+
+def _known(beside: pd.DataFrame, more: Sequence[str], than: Sequence[str]) -> list[str]:
+    """The nulls of chance that are defined for one of these kinds."""
+    there = beside[beside.kind.isin([*more, *than])].against.unique()
+    return [null for null in CHANCE if null in there]
 
 
 def _under(beside: pd.DataFrame, null: str) -> pd.DataFrame:
@@ -212,14 +240,18 @@ def _under(beside: pd.DataFrame, null: str) -> pd.DataFrame:
 
 
 def survivors(beside: pd.DataFrame, claims: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> pd.DataFrame:
-    """The verdict on each claim, {claim: (more, than)}, against each null, with the differences of all vectors."""
+    """The verdict on each claim, {claim: (more, than)}, against each null and at the edge, with the differences."""
     rows = []
-    for null in NULLS:
+    for null in (*CHANCE, EDGE_CUT):
         row = dict(against=null)
         for claim, (more, than) in claims.items():
-            verdict = new_directions(_under(beside, null), more, than)
-            ends = (verdict.cases.effect.min(), verdict.cases.effect.max())
-            row[claim] = verdict.kind if np.isnan(ends).any() else f"{verdict.kind} ({ends[0]:+.2f} to {ends[1]:+.2f})"
+            row[claim] = "–"
+            if null in (EDGE_CUT, *_known(beside, more, than)):
+                verdict = new_directions(_under(beside, null), more, than)
+                row[claim] = verdict.kind
+                if verdict.cases.effect.notna().all():
+                    ends = verdict.cases.effect.min(), verdict.cases.effect.max()
+                    row[claim] += f" ({ends[0]:+.2f} to {ends[1]:+.2f})"
         rows.append(row)
     return pd.DataFrame(rows)
 

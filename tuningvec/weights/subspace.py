@@ -35,14 +35,14 @@ class Decomposition:
     V: Float[Tensor, "d_in n"]
 
     def k(self, epsilon: Cut) -> int:
-        """k = min{k : Σ_{i>k} σᵢ² / Σ σᵢ² ≤ ε²} (A.7); of EDGE, how many singular values no noise would have.
+        """k = min{k : Σ_{i>k} σᵢ² / Σ σᵢ² ≤ ε²} (A.7); of EDGE, how many singular values noise has not.
 
-        Noise of variance s² in d_out × d_in entries has none above s(√d_out + √d_in). Its median gives s (Gavish and
-        Donoho, arXiv 1305.5870), which takes at least half of the spectrum for noise.
+        Noise of variance s² in d_out × d_in entries has hardly one above s(√d_out + √d_in). The median gives s (Gavish
+        and Donoho, arXiv 1305.5870), which takes at least half of the spectrum for noise.
         """
         if epsilon == EDGE:
             small, large = sorted((len(self.U), len(self.V)))
-            edge = self.S2.median() / _median(small / large) * (1 + (small / large) ** 0.5) ** 2
+            edge = self.S2.quantile(0.5) / _median(small / large) * (1 + (small / large) ** 0.5) ** 2
             return int(torch.sum(edge < self.S2))
         if not isinstance(epsilon, float | int) or not 0 < epsilon < 1:
             raise TuningVecError(f"epsilon is {epsilon}; it must lie between 0 and 1, or be {EDGE!r}")
