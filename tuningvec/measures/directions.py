@@ -251,7 +251,7 @@ def survivors(beside: pd.DataFrame, claims: Mapping[str, tuple[Sequence[str], Se
                 row[claim] = verdict.kind
                 if verdict.cases.effect.notna().all():
                     ends = verdict.cases.effect.min(), verdict.cases.effect.max()
-                    row[claim] += f" ({ends[0]:+.2f} to {ends[1]:+.2f})"
+                    row[claim] += f" ({ends[0]:+.2f} to {ends[1]:+.2f})".replace("-", "−")
         rows.append(row)
     return pd.DataFrame(rows)
 
