@@ -29,6 +29,15 @@ def test_a_member_is_loaded_as_it_is_stored(make_checkpoint):
     assert all(torch.equal(model.get_parameter(name), pre.read(name)) for name in pre.shapes)
 
 
+def test_the_head_is_given_rows_that_torch_need_not_copy_it_for(make_checkpoint):
+    pre = Checkpoint(make_checkpoint("m"))
+    model, seen, ids = models.load(Combination({pre: 1}), pre), [], torch.arange(24).reshape(4, 6)
+    whole = model(ids).logits
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+    torch.testing.assert_close(model(ids, logits_to_keep=1).logits, whole[:, -1:])
+    assert seen == [True]
+
+
 def test_every_member_of_the_shipped_families_has_its_weights():
     family = Family.load("tiny")
     for member in family.members:
