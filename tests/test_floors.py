@@ -46,7 +46,7 @@ def test_another_text_and_the_worked_example_are_scored_as_a_reply_is(task, refe
 )
 def test_texts_are_judged_by_whether_they_are_of_their_item(task, references, shift, kind, falsified):
     texts = ["the"] * ITEMS if shift is None else [references[(i + shift) % len(references)] for i in range(ITEMS)]
-    found = floors.above(written("ft", texts, references), task, seed=0)
+    found = floors.above(floors.with_floors(written("ft", texts, references), task), seed=0)
     verdict = floors.texts_are_read(found)
     assert (verdict.kind, verdict.falsified) == (kind, falsified)
     assert set(verdict.cases.member) == {"ft"} and verdict.cases.floor.iloc[0] > 5
@@ -57,7 +57,7 @@ def test_texts_are_judged_by_whether_they_are_of_their_item(task, references, sh
 def test_each_member_has_a_floor_of_its_own(task, references):
     own = written("λ = 0", references[:ITEMS], references).assign(member="read")
     other = written("λ = 0", ["the"] * ITEMS, references).assign(member="unread")
-    found = floors.above(pd.concat([own, other]), task, seed=0)
+    found = floors.above(floors.with_floors(pd.concat([own, other]), task), seed=0)
     about = dict(who="λ = 1", reference="λ = 0", task="tuningvec_visits", points=-1.0)
     gaps = pd.DataFrame([dict(member=member, **about) for member in ("read", "unread")])
     assert floors.floored(gaps, found) == [False, True]
@@ -65,6 +65,8 @@ def test_each_member_has_a_floor_of_its_own(task, references):
 
 def test_without_texts_there_is_no_floor(task):
     items = pd.DataFrame(dict(who=["a"], task="tuningvec_drugs", item=0, acc=1.0))
-    assert floors.with_floors(items, task).empty and floors.above(items, task, seed=0).empty
-    assert floors.texts_are_read(floors.above(items, task, seed=0)).kind == "cannot be known here"
+    for some in (items, items.assign(member="m")):
+        texts = floors.with_floors(some, task)
+        assert texts.empty and floors.above(texts, seed=0).empty
+        assert floors.texts_are_read(floors.above(texts, seed=0)).kind == "cannot be known here"
     assert scores.differences(items, [], 0).empty

@@ -19,13 +19,18 @@ def with_floors(items: pd.DataFrame, benchmarks: Mapping[str, Task]) -> pd.DataF
     """who, task, item and rouge1 of the benchmarks that have it, with two writers that have read nothing of the item.
 
     ANOTHER hands in the reference of another item; its score is the mean over the OTHERS that follow. EXAMPLE hands in
-    the text of the prompt's worked example, where it has one.
+    the text of the prompt's worked example, where it has one. Where items are told by member, each has both.
     """
-    columns = ["who", "task", "item", "rouge1"]
-    texts = items.dropna(subset=["rouge1"])[columns] if "rouge1" in items else pd.DataFrame(columns=columns)
+    columns = [column for column in ("member", "who", "task", "item") if column in items]
+    if "rouge1" not in items:
+        return pd.DataFrame(columns=[*columns, "rouge1"])
+    texts = items.dropna(subset=["rouge1"])[[*columns, "rouge1"]]
     asked = {name: part["item"].unique() for name, part in texts.groupby("task")}
     rows = [row for name, some in asked.items() for row in _floors(name, benchmarks[name], some)]
-    return pd.concat([texts, pd.DataFrame(rows)], ignore_index=True) if rows else texts
+    if not rows:
+        return texts
+    written = texts.drop(columns=["who", "rouge1"]).drop_duplicates()
+    return pd.concat([texts, written.merge(pd.DataFrame(rows), on=["task", "item"])], ignore_index=True)
 
 
 def of_tasks(benchmarks: Mapping[str, Task]) -> pd.DataFrame:
@@ -54,15 +59,14 @@ def _floors(name: str, task: Task, asked: np.ndarray) -> Iterator[dict[str, obje
                 yield dict(who=who, task=name, item=item, rouge1=np.mean(found))
 
 
-def above(items: pd.DataFrame, benchmarks: Mapping[str, Task], seed: int) -> pd.DataFrame:
-    """Every writer of `with_floors` minus ANOTHER on the same items, as `scores.differences`; by member, if told."""
-    parts = {"": items} if "member" not in items else dict(list(items.groupby("member", sort=False)))
-    tables = []
-    for member, part in parts.items():
-        rows = with_floors(part, benchmarks)
-        found = scores.differences(rows, scores.against(rows, ANOTHER), seed)
-        tables.append(found[found.what == "score"].assign(**({"member": member} if member else {})))
-    return pd.concat(tables, ignore_index=True)
+def above(texts: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Every writer minus ANOTHER on the same items, as `scores.differences`, by member if told; from `with_floors`."""
+
+    def of(part: pd.DataFrame, seed: int) -> pd.DataFrame:
+        found = scores.differences(part, scores.against(part, ANOTHER), seed)
+        return found[found.what == "score"].reset_index(drop=True)
+
+    return scores.by_member(texts, of, seed) if "member" in texts and len(texts) else of(texts, seed)
 
 
 def floored(cases: pd.DataFrame, found: pd.DataFrame) -> list[bool]:

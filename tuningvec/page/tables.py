@@ -12,7 +12,6 @@ from tuningvec.family.spec import GGUF, Family, Hub
 from tuningvec.measures.scores import PERCENT, in_percent, task_name
 from tuningvec.page.text import formatted, number, quoted, texts
 from tuningvec.paper import printed as paper
-from tuningvec.paper.published import TRAINING
 from tuningvec.stats import wilson
 from tuningvec.weights.components import KINDS, MATRICES, SYMBOLS
 
@@ -228,9 +227,8 @@ def alignment(means: pd.DataFrame) -> pd.DataFrame:
 def by_epsilon(means: pd.DataFrame) -> pd.DataFrame:
     """SSA by ε, a row each vector and one for the null."""
     nulls = means.drop_duplicates(["epsilon", "kind"]).assign(vector="null", SSA=lambda t: t.null)
-    rows = _together(
-        pd.concat([means, nulls]).assign(epsilon=lambda t: [formatted(e, "g") for e in t.epsilon]), "epsilon"
-    )
+    rows = pd.concat([means, nulls])
+    rows = _together(rows.assign(epsilon=[formatted(epsilon, "g") for epsilon in rows.epsilon]), "epsilon")
     return _wide(rows, ["epsilon", "vector"], "kind", "SSA")[list(MATRICES)].reset_index()
 
 
@@ -279,11 +277,6 @@ def audit(rows: pd.DataFrame, *left_out: str) -> pd.DataFrame:
     table = rows.drop(columns=list(left_out))
     flags = table.select_dtypes("bool").columns
     return table.assign(**{f: table[f].map({True: "yes", False: ""}) for f in flags}).rename(columns=AUDIT)
-
-
-def by_training(rows: pd.DataFrame) -> pd.DataFrame:
-    """Lengths of published pairs by training and kind of matrix, under the symbols of the kinds."""
-    return rows.assign(training=rows.training.map(TRAINING)).rename(columns=SYMBOLS)
 
 
 def minus_W(cells: pd.DataFrame) -> pd.DataFrame:

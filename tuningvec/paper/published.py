@@ -99,7 +99,8 @@ def by_training(table: pd.DataFrame) -> pd.DataFrame:
     means = table.groupby(["training", "pretrained", "fine_tuned", "kind"]).r.mean().unstack("kind").dropna()
     found = means.groupby("training").median()[list(KINDS.values())]
     found.insert(0, "pairs", means.groupby("training").size())
-    return found.reset_index().sort_values("training", key=_in_order, ignore_index=True)
+    found = found.reset_index().sort_values("training", key=_in_order, ignore_index=True)
+    return found.assign(training=found.training.map(TRAINING))
 
 
 def _in_order(column: pd.Series) -> pd.Series:

@@ -92,11 +92,10 @@ def _less(basis: Decomposition, T: Matrix, W: Float[Tensor, "d_out d_in"], epsil
     """cos(T, W), and what alignment is of T less its part along W."""
     T = dense(T)
     size, inner, TT = (torch.sum(one * other, dtype=torch.float64).item() for one, other in ((W, W), (T, W), (T, T)))
-    rest = T - W * (inner / size)
-    found = dict.fromkeys(("SSA", "E_par", "E_perp", "null_sd"), math.nan)
+    rest, names = T - W * (inner / size), ("SSA", "E_par", "E_perp", "null_sd")
+    found = dict.fromkeys(names, math.nan)
     if torch.sum(rest**2, dtype=torch.float64) > NOTHING * TT:
         (found,) = alignment(basis, rest, [epsilon])
-    names = ("SSA", "E_par", "E_perp", "null_sd")
     return {"cos_W": inner / (size * TT) ** 0.5, **{f"{name}_less_W": found[name] for name in names}}
 
 
