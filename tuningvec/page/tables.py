@@ -248,7 +248,7 @@ def less_W(layers: pd.DataFrame) -> pd.DataFrame:
     rows = layers.assign(share=layers.cos_W**2)
     columns = ["E_par", "E_par_less_W", "E_perp", "E_perp_less_W", "SSA", "SSA_less_W"]
     means = rows.groupby(["vector", "kind"], sort=False)[["share", "cos_W", *columns]].mean()
-    means = means.reindex([kind for kind in MATRICES if kind in means.index.levels[1]], level="kind")
+    means = means.sort_index(level="kind", key=lambda kinds: kinds.map(MATRICES.index), sort_remaining=False)
     return means.rename(
         columns={"share": "along $W$"} | {f"{name}_less_W": f"{MATH.get(name, name)} less $W$" for name in columns}
     ).reset_index()
