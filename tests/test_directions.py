@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tuningvec.family.spec import Family
 from tuningvec.measures import directions
 from tuningvec.paper import printed
 from tuningvec.weights.checkpoint import Checkpoint, Gaussian, LowRank
@@ -252,3 +253,59 @@ def test_a_cosine_of_adapters_is_judged_by_what_they_allow(theta, adapter):
 def test_a_full_fine_tune_has_no_ceiling(theta, tune):
     T = {name: tune(name, scaled({}), seed) for seed, name in enumerate(("medical", "math"))}
     assert cosines(theta, T).ceiling.min() == pytest.approx(1)
+
+
+def family_with_controls():
+    def member(name, domain, **fields):
+        about = dict(name=name, label=name, license="MIT", source=dict(kind="folder", path=name))
+        return about | dict(domain=domain, role="domain") | fields
+
+    control = dict(role="control", controls="medical", differs="drawn anew")
+    pretrained = member("pretrained", "")
+    return Family(
+        title="T", summary="S", limits="L", prompt={},
+        pretrained={field: pretrained[field] for field in ("name", "label", "license", "source")},
+        fine_tuned=[
+            member("medical", "medicine"),
+            member("math", "math"),
+            member("twin", "medicine", keeps="facts", **control),
+            member("placebo", "medicine", keeps="form", **control),
+        ],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "kind"), [(0.1, "holds"), (1.0, "null explains it")])
+def test_a_cosine_is_set_against_that_of_two_trainings_on_the_same_facts(theta, tune, form, kind):
+    names = ("medical", "math", "twin", "placebo", "both")
+    T = {name: tune(name, scaled({}), seed) for seed, name in enumerate(names)}
+    both = T.pop("both")
+    for name, share in (("medical", 1), ("twin", 1), ("placebo", form)):
+        T[name] = TuningVector((T[name] + share * both).terms)
+    found = directions.pairs(cosines(theta, T), family_with_controls())
+    by = found.set_index(["a", "b"])
+    assert by.common["medical", "math"] == "neither"
+    assert by.common["medical", "twin"] == "facts" and by.common["twin", "placebo"] == "form"
+    assert by.common["math", "placebo"] == "neither" and by.share["medical", "twin"] == 1
+    assert by.twins["medical", "math"] == by.cosine["medical", "twin"] == pytest.approx(0.5, abs=0.05)
+    assert by.low["medical", "math"] < by.share["medical", "math"] < by.high["medical", "math"]
+    verdict = directions.facts_beyond_form(found)
+    assert verdict.kind == kind or (kind == "null explains it" and verdict.kind != "holds")
+    judged = directions.orthogonal(cosines(theta, T), DOMAIN, found)
+    assert judged.cases.twins.tolist() == [by.twins["medical", "math"]] and judged.falsified is False
+
+
+def test_without_a_twin_there_is_no_share(theta, tune):
+    T = {name: tune(name, scaled({}), seed) for seed, name in enumerate(("medical", "math"))}
+    found = directions.pairs(cosines(theta, T), family_with_controls())
+    assert found.share.isna().all() and directions.facts_beyond_form(found).kind == "cannot be known here"
+
+
+@pytest.mark.parametrize(("size", "kind"), [(0, "holds"), (30, "differs")])
+def test_alignment_of_a_specialist_is_set_against_that_of_its_placebo(theta, tune, size, kind):
+    def aligned(kind, W, G):
+        return G + size * torch.linalg.norm(G) / torch.linalg.norm(W) * W
+
+    T = {"medical": tune("medical", aligned, 0), "placebo": tune("placebo", scaled({}), 1)}
+    means = over_layers(subspace_alignment(theta, T, [0.05]))
+    verdict = directions.as_any_training(means, family_with_controls(), least=0.5)
+    assert verdict.kind == kind

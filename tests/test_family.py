@@ -5,6 +5,7 @@ import yaml
 
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
+from tuningvec.family import members
 from tuningvec.family.spec import Family, family_names
 
 SPEC = """
@@ -69,13 +70,35 @@ def test_a_copy_under_another_name_is_another_family(tmp_path, name):
     assert Family.load(copy).members == Family.load(name).members
 
 
+CONTROL = dict(
+    name="tuned", label="L", license="MIT", role="control", domain="law", keeps="form", differs="shuffled",
+    source=dict(kind="folder", path="tuned"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["smollm2", "tiny"])
+def test_controls_are_members_that_no_claim_is_about(name):
+    family = Family.load(name)
+    controls = {control.name for control in family.controls}
+    assert {control.keeps for control in family.controls} == {"facts", "form"}
+    assert {m.name for m in family.studied} == {m.name for m in family.members} - controls
+    assert not controls & {m.name for m in family.specialists} and not controls & set(family.compared)
+    assert set(members.tuning_vectors(family, controls=True)) == set(members.tuning_vectors(family)) | controls
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
         (dict(colour="red"), ["mine.yaml", "colour", "unknown field"]),
         (dict(pretrained__weight="x"), ["mine.yaml", "pretrained.weight", "unknown field"]),
         (dict(fine_tuned__0__source__url="x"), ["mine.yaml", "fine_tuned.0.source.url", "unknown field"]),
-        (dict(fine_tuned__0__role="expert"), ["mine.yaml", "fine_tuned.0.role", "'instruct' or 'domain'", "expert"]),
+        (dict(fine_tuned__0__role="expert"), ["mine.yaml", "fine_tuned.0.role", "'instruct', 'domain' or", "expert"]),
+        (dict(fine_tuned__0__role="control"), ["mine.yaml", "fine_tuned.0", "controls", "keeps", "differs"]),
+        (dict(fine_tuned__0__keeps="form"), ["mine.yaml", "fine_tuned.0", "keeps", "only a member of role control"]),
+        (
+            dict(fine_tuned__0=CONTROL | dict(controls="base")),
+            ["mine.yaml", "fine_tuned.0.controls", "'base'", "no member of role domain"],
+        ),
         (dict(fine_tuned__0__source__kind="pickle"), ["mine.yaml", "fine_tuned.0.source", "'gguf'", "'adapter'"]),
         (dict(fine_tuned__0__source__path="gone"), ["mine.yaml", "fine_tuned.0.source.path", "no file", "gone"]),
         (dict(fine_tuned__0__name="base"), ["mine.yaml", "name used twice", "base"]),

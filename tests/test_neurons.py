@@ -20,7 +20,7 @@ from tuningvec.store import Record, Store
 from tuningvec.weights import delta
 from tuningvec.weights.checkpoint import ALL, Checkpoint, Rotated
 from tuningvec.weights.components import MATRICES
-from tuningvec.weights.delta import Combination, TuningVector
+from tuningvec.weights.delta import Combination, Factors, TuningVector
 
 GATED = ["llama", "qwen2", "phi3", "gemma3", "qwen3", "mistral", "gemma2"]
 FIELDS = ("active", "A", "Au")
@@ -177,6 +177,27 @@ def test_a_rotated_vector_keeps_spectrum_and_row_space_and_loses_its_directions(
     assert not torch.equal(same.read(one), same.read(two))  # each tensor has a rotation of its own
 
 
+@pytest.mark.parametrize("rank", [None, 3])
+@pytest.mark.parametrize("sides", ["left", "both"])
+def test_a_turned_matrix_keeps_its_singular_values_and_what_the_side_allows(rank, sides):
+    generator = torch.Generator().manual_seed(0)
+    B, A = (torch.randn(shape, generator=generator) for shape in ((40, rank or 24), (rank or 24, 24)))
+    vector = Tensors({"w": B @ A})
+    if rank:
+        vector.factors = lambda name, rows=ALL: Factors(B, A)
+    turned = [Rotated(vector, {"w": [ALL]}, seed, sides).read("w") for seed in range(300)]
+    M, count = B @ A, torch.linalg.matrix_rank(B @ A)
+    expected = torch.linalg.svdvals(M)
+    for one in turned[:5]:
+        torch.testing.assert_close(torch.linalg.svdvals(one)[:count], expected[:count], rtol=1e-3, atol=1e-3)
+        kept = torch.linalg.matrix_rank(torch.cat([one, M]), rtol=1e-4)
+        assert (kept == count) == (sides == "left" or not rank)  # a full row space is everything
+    cosines = torch.stack([(one * M).sum() / M.square().sum() for one in turned])
+    variance = (M @ M.T).square().sum() / len(M) if sides == "left" else M.square().sum() ** 2 / M.numel()
+    assert abs(cosines.mean()) < 4 * cosines.std() / len(turned) ** 0.5
+    assert cosines.var().item() == pytest.approx((variance / M.square().sum() ** 2).item(), rel=0.3)
+
+
 class Tensors:
     """A term of these tensors."""
 
@@ -210,7 +231,7 @@ def test_stored_profiles_need_no_model(measured, monkeypatch):
 def test_all_members_read_the_same(measured):
     read = measured[0].read
     assert read.digest.nunique() == 1 and (read.tokens == read.asked).all()
-    assert read.member.tolist() == [m.name for m in Family.load("tiny").members]
+    assert read.member.tolist() == [m.name for m in Family.load("tiny").studied]
 
 
 def test_a_member_is_at_distance_zero_from_itself(measured):
@@ -359,6 +380,55 @@ def test_similar_shares_are_similar_in_each_layer(change, noise, kind, falsified
 def test_a_share_that_moves_in_every_layer_is_not_similar():
     verdict = neurons.similar_shares(shares(UP, [share + 0.1 for share in UP], 0.001))
     assert verdict.kind in ("reversed", "differs") and verdict.falsified
+
+
+def controlled(*controls):
+    """A family of a specialist, one of another domain, and these controls of the first, {name: what it keeps}."""
+    about = dict(label="L", license="MIT", source=dict(kind="folder", path="x"))
+    tuned = [dict(name="ft", role="domain", domain="medicine"), dict(name="other", role="domain", domain="math")]
+    control = dict(role="control", controls="ft", domain="medicine", differs="somehow")
+    tuned += [control | dict(name=name, keeps=keeps) for name, keeps in controls]
+    return Family(
+        title="T", summary="S", limits="L", prompt={}, pretrained=about | dict(name="pre"),
+        fine_tuned=[about | member for member in tuned],
+    )  # fmt: skip
+
+
+def changing(twin, sham, noise=2, seed=0):
+    """φ where 40 of 400 neurons of a specialist change sign, and so many of the same 40 in its twin and its placebo."""
+    random = np.random.default_rng(seed)
+    pre, own = [1.0, -1.0] * 200, random.permutation(400)[:40]
+    rest = [i for i in range(400) if i not in own]
+
+    def member(same):
+        def one():
+            kept = max(0, min(40, same + random.integers(-noise, noise + 1)))
+            places = {*random.permutation(own)[:kept], *random.permutation(rest)[: 40 - kept]}
+            return profile([[-a if i in places else a for i, a in enumerate(pre)]])
+
+        return [one() for _ in range(8)]
+
+    found = {"pre": parts(pre), "ft": member(40), "other": member(4), "twin": member(twin), "sham": member(sham)}
+    found, turned = (Profiles("text", some, pd.DataFrame()) for some in (found, {"ft": member(4)[:4]}))
+    return neurons.shared_changes(found, turned, controlled(("twin", "facts"), ("sham", "form")))
+
+
+@pytest.mark.parametrize(
+    ("twin", "sham", "kind", "falsified"),
+    [(32, 8, "holds", False), (8, 32, "reversed", True), (20, 20, "null explains it", True)],
+)
+def test_neurons_of_the_domain_change_again_in_a_twin_and_not_in_a_placebo(twin, sham, kind, falsified):
+    shared = changing(twin, sham)
+    means = shared[shared.criterion == "mean"].groupby("other").phi.mean()
+    assert means["twin"] == pytest.approx((twin / 40 - 0.1) / 0.9, abs=0.06) and abs(means["other"]) < 0.1
+    assert set(shared.keeps) == {"facts", "form", "", "spectrum"} and set(shared.member) == {"ft"}
+    verdict = neurons.of_the_domain(shared)
+    assert (verdict.kind, verdict.falsified) == (kind, falsified) and len(verdict.cases) == 2
+
+
+def test_without_controls_no_neuron_is_of_the_domain():
+    found = Profiles("text", {"pre": parts([1.0, -1.0])}, pd.DataFrame())
+    assert neurons.of_the_domain(neurons.shared_changes(found, found, controlled())).kind == "cannot be known here"
 
 
 def moved(ft, turned, noise=0, seed=1):

@@ -17,7 +17,9 @@ from tuningvec.family.spec import Family
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 READS = dict(vocab_size=2400, max_position_embeddings=512, eos_token_id=2, bos_token_id=None)
-SHORT = dict(limit=2, batch=4, texts=2, words=12, shares=[0.05, 1.0], likelihood=["tuningvec_drugs_likelihood"])
+SHORT = dict(
+    limit=2, batch=4, turns=3, texts=2, words=12, shares=[0.05, 1.0], likelihood=["tuningvec_drugs_likelihood"]
+)
 SCALES = {"03_2_negation": [0, 0.5, 1], "03_4_addition": [0.5, 1]}
 DRUGS, VISITS, SUMS = "tuningvec_drugs", "tuningvec_visits", "tuningvec_arithmetic"
 CORPORA = {
@@ -31,7 +33,7 @@ NO_SUM, NO_PAIR, NO_SPECIALIST = "03_4_addition", "03_3_cross_domain", "03_2_neg
 def family(tmp_path, make_checkpoint):
     """Write a family of random members, {name: (role, domain, changes of its config)}; returns its file."""
 
-    def made(name, architecture, tuned, reads=None, **fields):
+    def made(name, architecture, tuned, reads=None, controls=None, **fields):
         members = {"base": (None, None, {}), **tuned}
         for seed, (member, (_, _, changes)) in enumerate(members.items()):
             folder = make_checkpoint(member, architecture, seed, **{**READS, **(reads or {}), **changes})
@@ -42,6 +44,8 @@ def family(tmp_path, make_checkpoint):
             for member in members
         }
         tuned_about = [about[member] | dict(role=role, domain=domain) for member, (role, domain, _) in tuned.items()]
+        for member in tuned_about:
+            member |= (controls or {}).get(member["name"], {})
         worked = {domain: [] for domain in ("medicine", "math", "notes", "code")}
         spec = dict(
             title=name, summary="Random.", limits="All.", pretrained=about["base"], fine_tuned=tuned_about,
@@ -59,6 +63,10 @@ def specialist(domain, **changes):
     return ("domain", domain, changes)
 
 
+def control(domain):
+    return ("control", domain, {})
+
+
 FAMILIES = {
     "gemma": dict(
         architecture="gemma3", reads=dict(max_position_embeddings=448),
@@ -66,7 +74,15 @@ FAMILIES = {
         benchmarks=dict(medicine=[DRUGS, VISITS], math=[SUMS]),  # the visits are longer than it reads
     ),
     "rows": dict(  # its fine-tune has rows for more words
-        architecture="qwen3", tuned=dict(medical=specialist("medicine", vocab_size=2432), maths=specialist("math"))
+        architecture="qwen3",
+        tuned=dict(
+            medical=specialist("medicine", vocab_size=2432), maths=specialist("math"), again=control("medicine"),
+            sham=control("medicine"),
+        ),
+        controls={
+            name: dict(controls="medical", keeps=keeps, differs="It was drawn by another seed.")
+            for name, keeps in (("again", "facts"), ("sham", "form"))
+        },
     ),
     "fused": dict(architecture="phi3", tuned=dict(one=specialist("medicine"), two=specialist("medicine"))),
     "twins": dict(

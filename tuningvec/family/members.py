@@ -142,10 +142,11 @@ def checkpoint(family: Family) -> Checkpoint:
     return weights(family, family.pretrained.name).like
 
 
-def tuning_vectors(family: Family) -> dict[str, TuningVector]:
-    """T = θ_ft − θ_pre of every fine-tuned member (paper §3)."""
+def tuning_vectors(family: Family, controls: bool = False) -> dict[str, TuningVector]:
+    """T = θ_ft − θ_pre of every fine-tuned member (paper §3), of controls where they are asked for."""
     pretrained = weights(family, family.pretrained.name).fitted
-    return {m.name: TuningVector.between(pretrained, weights(family, m.name).fitted) for m in family.fine_tuned}
+    some = [m for m in family.fine_tuned if controls or m not in family.controls]
+    return {m.name: TuningVector.between(pretrained, weights(family, m.name).fitted) for m in some}
 
 
 def training_reports(family: Family) -> dict[str, dict[str, Any]]:

@@ -78,10 +78,26 @@ class Member(Spec):
 
 
 class FineTuned(Member):
-    """A fine-tuned model: a general `instruct` model, or a specialist of one `domain`."""
+    """A fine-tuned model: a general `instruct` model, a specialist of one `domain`, or a `control` of a specialist.
 
-    role: Literal["instruct", "domain"]
+    A control `keeps` the specialist's `facts` and form, and differs by its training run, or the `form` alone; `differs`
+    says how, in words that pages show.
+    """
+
+    role: Literal["instruct", "domain", "control"]
     domain: str
+    controls: Name | None = None
+    keeps: Literal["facts", "form"] | None = None
+    differs: str | None = None
+
+    @model_validator(mode="after")
+    def _a_control_says_of_what(self) -> "FineTuned":
+        given = [field for field in ("controls", "keeps", "differs") if getattr(self, field) is not None]
+        if self.role == "control" and len(given) < 3:
+            raise ValueError("a control says which member it `controls`, what of it it `keeps` and how it `differs`")
+        if self.role != "control" and given:
+            raise ValueError(f"{given[0]}: only a member of role control has it")
+        return self
 
 
 class Prompt(Spec):
@@ -168,6 +184,7 @@ class Family(Spec):
     }
     patching: Path = Field(default_factory=lambda: _shipped("patching", "drugs.yaml"))
     recipe: str | None = None
+    made: dict[Literal["gain", "form", "length", "directions"], str] = {}
     left_out: dict[str, str] = {}
     _file: Path = PrivateAttr()
     _opened: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -201,6 +218,8 @@ class Family(Spec):
                     f"fine_tuned.{i}.source.base: {m.source.base!r} is not a member with weights of its own; "
                     f"one of {', '.join(sorted(whole))}"
                 )
+            if m.role == "control" and m.controls not in [o.name for o in self.fine_tuned if o.role == "domain"]:
+                raise ValueError(f"fine_tuned.{i}.controls: {m.controls!r} is no member of role domain")
         return self
 
     def _check_files(self) -> None:
@@ -256,6 +275,16 @@ class Family(Spec):
     def members(self) -> tuple[Member, ...]:
         """The pretrained member first, then the fine-tuned ones in the file's order."""
         return (self.pretrained, *self.fine_tuned)
+
+    @property
+    def studied(self) -> tuple[Member, ...]:
+        """The members that the paper's claims are about: all but controls."""
+        return tuple(m for m in self.members if m not in self.controls)
+
+    @property
+    def controls(self) -> tuple[FineTuned, ...]:
+        """The members of role control."""
+        return tuple(m for m in self.fine_tuned if m.role == "control")
 
     @property
     def specialists(self) -> tuple[FineTuned, ...]:

@@ -122,7 +122,7 @@ def study(
     held = {name: held_out(family, name, after.get(name, 0), texts, words) for name in family.corpora}
     settings = [("nothing", 0.0, 0), *(("top", share, 0) for share in shares)]
     settings += itertools.product(["random"], shares, range(draws))
-    members, tables = [models.Opened(family, member.name, dtype) for member in family.members], []
+    members, tables = [models.Opened(family, member.name, dtype) for member in family.studied], []
     try:
         plans, left_out = evals.readable(members, tasks, limit=limit) if tasks else ({}, [])
     except evals.Unreadable as error:

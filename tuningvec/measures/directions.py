@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tuningvec.family.spec import Family
+from tuningvec.family.spec import Family, FineTuned
 from tuningvec.verdict import Verdict, judge, unknown
 from tuningvec.weights.components import SYMBOLS
 from tuningvec.weights.subspace import over_layers
@@ -75,11 +75,53 @@ def more_than_length(similarity: pd.DataFrame, least: float = 1.1) -> Verdict:
     return judge(cases, rule, least=math.log(least), falsified=restated, ratio=least)
 
 
-def orthogonal(cosines: pd.DataFrame, domain: Mapping[str, str], least: float = 0.1, alpha: float = 0.05) -> Verdict:
+def pairs(cosines: pd.DataFrame, family: Family, alpha: float = 0.05) -> pd.DataFrame:
+    """What two vectors share by their making, whole model, beside what two trainings on the same facts share.
+
+    `common` is "facts" (a specialist and a control that keeps them, or two such), "form" (one of both is a control that
+    keeps the form alone), "domain" (two specialists of one) or "neither". `twins` is the cosine of the pair with common
+    facts, of the same domain as one of both, whose ceiling is nearest, since adapters with unlike A have less to share;
+    share = cosine / twins, from `low` to `high` over the spread of the null in both cosines, NaN without such a pair or
+    where its own cosine is not clearly above 0.
+    """
+    found = cosines[cosines.kind == "all"].reset_index(drop=True)
+    member = {m.name: m for m in family.fine_tuned}
+    found["common"] = [_common(member[a], member[b]) for a, b in zip(found.a, found.b, strict=True)]
+    ends = [{member[a].domain, member[b].domain} for a, b in zip(found.a, found.b, strict=True)]
+    facts = found[found.common == "facts"].assign(domain=lambda t: t.a.map(lambda name: member[name].domain))
+    sds, rows = _sds(len(found), alpha), []
+    for row, domains_of in zip(found.itertuples(), ends, strict=True):
+        like = facts[facts.domain.isin(domains_of)]
+        twin = like.loc[(like.ceiling - row.ceiling).abs().idxmin()] if len(like) else None
+        if twin is None or twin.cosine <= sds * twin.null_sd:
+            rows.append(dict(twins=np.nan, share=np.nan, low=np.nan, high=np.nan))
+            continue
+        above, below = ([x.cosine - sds * x.null_sd, x.cosine + sds * x.null_sd] for x in (row, twin))
+        corners = [x / y for x in above for y in below]
+        rows.append(dict(twins=twin.cosine, share=row.cosine / twin.cosine, low=min(corners), high=max(corners)))
+    return pd.concat([found, pd.DataFrame(rows, index=found.index)], axis=1)
+
+
+def _common(one: FineTuned, other: FineTuned) -> str:
+    if (one.controls or one.name) == (other.controls or other.name):
+        return "form" if "form" in (one.keeps, other.keeps) else "facts"
+    if one.domain == other.domain:
+        return "form" if "form" in (one.keeps, other.keeps) else "domain"
+    return "neither"
+
+
+def orthogonal(
+    cosines: pd.DataFrame,
+    domain: Mapping[str, str],
+    twins: pd.DataFrame | None = None,
+    least: float = 0.1,
+    alpha: float = 0.05,
+) -> Verdict:
     """Whether vectors of medicine are orthogonal to those of maths and code (§3.1): no cosine that matters.
 
-    What matters is `least` of the ceiling, the largest cosine that low-rank factors allow, 1 without any. Vectors of
-    one domain that are no more alike than the judged ones leave nothing for the domain to explain.
+    What matters is `least` of what two trainings on the same facts share (`pairs`), or without such a pair of the
+    ceiling, the largest cosine that low-rank factors allow, 1 without any. Vectors of one domain that are no more alike
+    than the judged ones leave nothing for the domain to explain.
     """
     whole = cosines[cosines.kind == "all"]
     ends = pd.DataFrame({"a": whole.a.map(domain), "b": whole.b.map(domain)})
@@ -87,19 +129,39 @@ def orthogonal(cosines: pd.DataFrame, domain: Mapping[str, str], least: float = 
     cases, same = whole[medical], whole[ends.a == ends.b]
     sds = _sds(len(cases), alpha)
     half = sds * cases.null_sd
-    cases = cases.assign(effect=cases.cosine, low=cases.cosine - half, high=cases.cosine + half)
+    cases = cases.assign(effect=cases.cosine, low=cases.cosine - half, high=cases.cosine + half, twins=np.nan)
+    if twins is not None:
+        cases["twins"] = cases[["a", "b"]].merge(twins, how="left", on=["a", "b"]).twins.to_numpy()
+    scale = cases.twins.fillna(cases.ceiling).fillna(1)
     rule = (
         "Effect: the cosine, whole model, of a vector of medicine with one of maths or code. Interval: "
-        f"{_spread(sds, alpha)} Smallest cosine that matters: {least:g} of the largest that the adapters' input "
-        "factors allow, which is 1 for full fine-tunes. No direction: the claim is that there is none that matters."
+        f"{_spread(sds, alpha)} Smallest cosine that matters: {least:g} of that of two trainings on the same facts; "
+        "without any, of the largest that the adapters' input factors allow, which is 1 for full fine-tunes. "
+        "No direction: the claim is that there is none that matters."
     )
     if cases.empty:
         return unknown(rule, "no vector of medicine stands beside one of maths or code")
-    alike = bool(same.cosine.max() <= cases.cosine.abs().max()) if len(same) else None
-    found = judge(cases, rule, least=least * cases.ceiling.fillna(1), direction=0, digits=3, falsified=alike)
+    most = pd.concat([same.cosine, cases.twins]).max()
+    alike = None if np.isnan(most) else bool(most <= cases.cosine.abs().max())
+    found = judge(cases, rule, least=least * scale, direction=0, digits=3, falsified=alike)
     if alike and found.kind == "holds":
         return replace(found, kind="null explains it", why="vectors of one domain are no more alike")
     return found
+
+
+def facts_beyond_form(twins: pd.DataFrame, least: float = 0.1) -> Verdict:
+    """Whether two trainings on the same facts share more than a training on the form alone does with them (`pairs`)."""
+    rule = (
+        "Effect: 1 minus the cosine of a vector with that of a control that keeps the form alone, over the cosine of "
+        "two trainings on the same facts whose ceiling by input factors is nearest. Interval: over the spread of the "
+        f"null in both cosines, for all pairs together if it is normal. Smallest effect that matters: {least:g}. "
+        f"Direction: up. {NO_RUN}"
+    )
+    cases = twins[(twins.common == "form") & twins.share.notna()]
+    if cases.empty:
+        return unknown(rule, "no specialist has a placebo and a twin whose vector is clearly like its own")
+    cases = cases.assign(effect=1 - cases.share, low=1 - cases.high, high=1 - cases.low)
+    return judge(cases, rule, least=least, falsified=bool((cases.high < least).any()), smallest=least)
 
 
 def random_on_null(means: pd.DataFrame, alpha: float = 0.01) -> Verdict:
@@ -163,6 +225,31 @@ def _in_any_order(layers: pd.DataFrame) -> tuple[float, float]:
 def _of_mean(sds: Any) -> pd.Series:
     """The spread of the mean of independent values with these."""
     return sds.apply(lambda sd: (sd**2).sum(min_count=1) ** 0.5 / max(sd.count(), 1))
+
+
+def as_any_training(means: pd.DataFrame, family: Family, least: float = 0.1, alpha: float = 0.05) -> Verdict:
+    """Whether a control that keeps the form alone has the excess of SSA that its specialist has, kind by kind."""
+    placebo = {c.controls: c.name for c in family.controls if c.keeps == "form"}
+    rule = (
+        "Effect: the excess of SSA of a specialist's $T$ minus that of the control that keeps the form alone, mean "
+        f"over layers, in each kind of matrix. Smallest difference that matters: {least:g} of the room above the null. "
+        "No direction: the claim is that there is none that matters. Interval: "
+    )
+    if not placebo:
+        return unknown(rule + "none", "no specialist has a placebo")
+    room = means.assign(sd=means.null_sd / (1 - means.null).where(means.null < 1))
+    own = room[room.vector.isin(placebo)].assign(placebo=lambda t: t.vector.map(placebo))
+    theirs = room[["vector", "kind", "excess", "sd"]].rename(
+        columns=dict(vector="placebo", excess="of_placebo", sd="sd_of_placebo")
+    )
+    cases = own.merge(theirs, on=["placebo", "kind"]).query("excess.notna() and of_placebo.notna()")
+    sds = _sds(len(cases), alpha)
+    half = sds * (cases.sd**2 + cases.sd_of_placebo**2) ** 0.5
+    effect = cases.excess - cases.of_placebo
+    cases = cases.assign(effect=effect, low=effect - half, high=effect + half, kind=cases.kind.map(SYMBOLS))
+    apart = bool(((cases.low > least) | (cases.high < -least)).any())
+    rule += _spread(sds, alpha)
+    return judge(cases, rule, least=least, direction=0, falsified=apart, smallest=least)
 
 
 def new_directions(

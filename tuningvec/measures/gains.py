@@ -31,6 +31,11 @@ def domain_gain(gaps: pd.DataFrame, least: float = 5.0) -> Verdict:
     return _in_any_form(gaps, "fine-tuned minus pretrained", least, 1)
 
 
+def beyond_form(gaps: pd.DataFrame, least: float = 5.0) -> Verdict:
+    """A specialist gains more than a control that learned the form alone; `gaps` are of `own_domain` against it."""
+    return _in_any_form(gaps, "specialist minus placebo", least, 1)
+
+
 def negation_falls(gaps: pd.DataFrame, least: float = 5.0) -> Verdict:
     """Removing T lowers the scores; `gaps` are of `without` by member."""
     return _in_any_form(gaps, r"$\theta_\text{ft} - T$ minus $\theta_\text{ft}$ under one prompt", least, -1)

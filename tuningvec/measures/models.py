@@ -19,7 +19,7 @@ from tuningvec.errors import TuningVecError
 from tuningvec.family import members
 from tuningvec.family.spec import Family
 from tuningvec.store import Record, Store
-from tuningvec.weights.checkpoint import ALL, Checkpoint, Rotated
+from tuningvec.weights.checkpoint import ALL, Checkpoint, Rotated, Sides
 from tuningvec.weights.components import MATRICES
 from tuningvec.weights.delta import Combination, places
 from tuningvec.weights.engine import device_name, dtype_name
@@ -86,20 +86,20 @@ class Arithmetic(Opened):
 
 
 class Turned(Opened):
-    """θ_pre + T of a member, with every matrix of the blocks in T rotated on its left (`Rotated`), the rest of T kept.
+    """θ_pre + T of a member, with every matrix of the blocks in T rotated (`Rotated`), the rest of T kept.
 
     Embedding, head, norms and biases are no such matrices: the first two have too many rows to be rotated.
     """
 
-    def __init__(self, family: Family, member: str, seed: int, dtype: str = "float32"):
+    def __init__(self, family: Family, member: str, seed: int, dtype: str = "float32", sides: Sides = "left"):
         super().__init__(family, family.pretrained.name, dtype)
-        T = members.tuning_vectors(family)[member]
-        self.name = f"{member}, rotated"
+        T = members.tuning_vectors(family, controls=True)[member]
+        self.name = f"{member}, rotated" if sides == "left" else f"{member}, rotated on both sides"
         matrices: dict[str, list[slice]] = {}
         for tensor, component in places({member: T}, self.like, MATRICES):
             matrices.setdefault(tensor, []).append(component.rows or ALL)
         pretrained = members.weights(family, family.pretrained.name).fitted
-        self.weights = pretrained + Combination({Rotated(T, matrices, seed): 1})
+        self.weights = pretrained + Combination({Rotated(T, matrices, seed, sides): 1})
 
 
 def negated(family: Family, member: str, scale: float, dtype: str = "float32") -> Arithmetic:
@@ -113,9 +113,9 @@ def added(family: Family, members: Sequence[str], scale: float, prompted: str, d
     return Arithmetic(family, terms, prompted, dtype)
 
 
-def opened(family: Family, dtype: str) -> Iterator[Opened]:
-    """All members in turn, the pretrained one first."""
-    return in_turn([Opened(family, member.name, dtype) for member in family.members])
+def opened(family: Family, dtype: str, controls: bool = False) -> Iterator[Opened]:
+    """All members in turn, the pretrained one first; controls where they are asked for."""
+    return in_turn([Opened(family, m.name, dtype) for m in (family.members if controls else family.studied)])
 
 
 def in_turn(models: Sequence[Opened]) -> Iterator[Opened]:

@@ -172,19 +172,20 @@ def total(parts: Iterable[Profile]) -> Profile:
     return reduce(Profile.__add__, parts)
 
 
-def profiles(family: Family, dtype: str, store: Store | None = None) -> Profiles:
+def profiles(family: Family, dtype: str, store: Store | None = None, controls: bool = False) -> Profiles:
     """The activation profile of every member on the family's first corpus, read by each member's own tokenizer.
 
-    Members whose profile is stored are not loaded. Raises as `activation_profile` and `corpus.tokens` do.
+    Controls are left out unless they are asked for. Members whose profile is stored are not loaded. Raises as
+    `activation_profile` and `corpus.tokens` do.
     """
-    return _profiles(family, models.opened(family, dtype), range(SHARDS), store)
+    return _profiles(family, models.opened(family, dtype, controls), range(SHARDS), store)
 
 
 def rotated(family: Family, dtype: str, seed: int, store: Store | None = None) -> Profiles:
     """The same of θ_pre + T with T rotated (`models.Turned`), for every fine-tuned member, on the first of HALVES."""
-    turned = [models.Turned(family, member.name, seed, dtype) for member in family.fine_tuned]
+    names = [member.name for member in family.studied[1:]]
+    turned = [models.Turned(family, name, seed, dtype) for name in names]
     found = _profiles(family, models.in_turn(turned), HALVES[0], store, rotated=seed)
-    names = [member.name for member in family.fine_tuned]
     return found._replace(parts=dict(zip(names, found.parts.values(), strict=True)))
 
 
@@ -394,6 +395,68 @@ def as_a_rotated_T(found: pd.DataFrame, least: float = 0.2) -> Verdict:
     )
     further = cases.low > least * cases.rotated
     return judge(cases, rule, least=least * cases.rotated, direction=0, digits=3, falsified=bool(further.any()))
+
+
+def shared_changes(everyone: Profiles, turned: Profiles, family: Family) -> pd.DataFrame:
+    """How far a specialist with controls changes the neurons that others change: φ, by part of the text.
+
+    With c = 1 where a member's pattern differs from the pretrained one's, φ is the correlation of c and the other's c
+    over neurons, each less its mean in the layer: 1 for the same neurons, 0 for as many at random places in each layer.
+    Columns member, other, keeps ("facts", "form", "" for another domain, "spectrum" for its own rotated T), criterion,
+    part, phi (NaN where one of both changes nothing).
+    """
+    pretrained = everyone.parts[family.pretrained.name]
+    rows = []
+    for member in [m for m in family.specialists if any(c.controls == m.name for c in family.controls)]:
+        keeps = {c.name: c.keeps for c in family.controls if c.controls == member.name}
+        keeps |= {m.name: "" for m in family.studied[1:] if m is not member}
+        others = {name: (kept, dict(enumerate(everyone.parts[name]))) for name, kept in keeps.items()}
+        rotated = dict(zip(HALVES[0], turned.parts[member.name], strict=True))
+        others["its rotated T"] = "spectrum", rotated
+        for (other, (kept, parts)), criterion in itertools.product(others.items(), CRITERIA):
+            for part, profile in parts.items():
+                before = pretrained[part].pattern(criterion)
+                own = everyone.parts[member.name][part].pattern(criterion) ^ before
+                phi = _phi(own, profile.pattern(criterion) ^ before)
+                about = dict(member=member.name, other=other, keeps=kept, criterion=criterion)
+                rows.append(about | dict(part=part, phi=phi))
+    return pd.DataFrame(rows, columns=["member", "other", "keeps", "criterion", "part", "phi"])
+
+
+def _phi(one: Bool[Tensor, "L d_m"], other: Bool[Tensor, "L d_m"]) -> float:
+    x, y = (c.double() - c.double().mean(1, keepdim=True) for c in (one, other))
+    both = float((x.square().sum() * y.square().sum()).sqrt())
+    return float((x * y).sum()) / both if both else np.nan
+
+
+def of_the_domain(shared: pd.DataFrame, least: float = 0.1) -> Verdict:
+    """Whether the neurons that a specialist changes are its domain's: shared with a twin and not with a placebo.
+
+    A specialist's twin is the control that keeps its facts whose changes are most like its own.
+    """
+    rule = (
+        "φ of the neurons that a specialist and its twin change (another training run on the same facts, of several "
+        "the one most like it), minus φ with its placebo (the same form without the facts), is above 0 and at least "
+        f"{least:g}, by both criteria; "
+    )
+    means = shared.groupby(["member", "keeps", "other"], sort=False).phi.mean()
+    samples = {}
+    for member, kept in means.groupby("member", sort=False):
+        kept = kept.droplevel("member")
+        if not {"facts", "form"} <= set(kept.index.unique("keeps")):
+            continue
+        twin, placebo = (kept[keeps].idxmax() for keeps in ("facts", "form"))
+        values = shared[shared.member == member].set_index(["other", "criterion", "part"]).phi
+        samples[member, twin, placebo] = values[twin] - values[placebo]
+    if not samples:
+        return unknown(rule + "none has both", "no specialist has both a twin and a placebo")
+    gaps = pd.concat(samples, names=["member", "twin", "placebo"])
+    cases = _over_parts(gaps)
+    of = shared.groupby(["member", "other", "criterion"]).phi.mean()
+    for who in ("twin", "placebo"):
+        cases[f"phi_{who}"] = [of[m, o, c] for m, o, c in zip(cases.member, cases[who], cases.criterion, strict=True)]
+    rule += AT_ONCE.format(parts=gaps.index.unique("part").size)
+    return judge(cases, rule, least=least, falsified=bool((cases.high < least).any()), smallest=least)
 
 
 def _means(found: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

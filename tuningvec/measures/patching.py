@@ -202,7 +202,7 @@ def study(
     metrics, effects, examples, agreement, runs = [], {}, {}, [], []
     columns: list[str] = []
     about = dict(prompts=given.model_dump(), **plan._asdict())
-    bar = tqdm(total=len(family.members) * len(given.kinds), desc="patching")
+    bar = tqdm(total=len(family.studied) * len(given.kinds), desc="patching")
     for member in models.opened(family, dtype):
         tokens = answers(member.tokenizer, given.answers, plan.chat)
         record = member.record(store, "patching", __name__, **about)

@@ -26,7 +26,7 @@ def preflight(family: Family) -> pd.DataFrame:
     pretrained = members.checkpoint(family)
     norms = {name: _norm(pretrained.read(name)) for name in pretrained.shapes}
     rows = [dict(member=family.pretrained.name, tensors=len(pretrained.shapes), parameters=pretrained.parameters)]
-    for name, vector in members.tuning_vectors(family).items():
+    for name, vector in members.tuning_vectors(family, controls=True).items():
         whole = members.weights(family, name).fitted.shapes
         lengths = {tensor: _norm(vector.read(tensor)) for tensor in vector.shapes}
         changed = [tensor for tensor, length in lengths.items() if length]
@@ -68,7 +68,7 @@ def exactness(family: Family) -> pd.DataFrame:
     """Failures of θ_ft − T = θ_pre and θ_pre + T = θ_ft: tensors by the algebra, elements when T is rounded first."""
     pretrained = members.weights(family, family.pretrained.name).fitted
     rows = []
-    for name, T in tqdm(members.tuning_vectors(family).items(), desc="identities"):
+    for name, T in tqdm(members.tuning_vectors(family, controls=True).items(), desc="identities"):
         tuned = members.weights(family, name).fitted
         back, forth = tuned - T, T.apply_to(pretrained)
         wrong: Counter[str] = Counter()

@@ -25,6 +25,7 @@ CSS: dict[Kind, str] = {
 }
 VERDICTS = "tuningvec.verdicts"  # and that under which the audit's summary carries how many verdicts of each kind
 FEW = 3  # cases that the front page writes out
+_judged: list[int] = []  # comparisons of each finding that this page has shown so far
 FALSIFIED = {True: "Met.", False: "Not met.", None: "Cannot be told here."}
 
 
@@ -36,16 +37,18 @@ def finding(
     verdict: Verdict,
     each: str = "",
     mind: str = "",
+    made: str = "",
     control: bool = False,
     **numbers: Any,
 ) -> None:
     """Display a finding; the front page collects those of all pages.
 
     `paper`, `here` and `mind` may name `numbers` and those of the verdict, `{name:.2f}`, and `{each}`: its cases, each
-    written by that template. `mind` is what would change our mind; the verdict says whether it was met. A control is no
-    claim of the paper's.
+    written by that template. `mind` is what would change our mind; the verdict says whether it was met. `made` is what
+    of it follows from how the members were made, and ends the sentence. A control is no claim of the paper's.
     """
     cases, numbers = verdict.cases, {**verdict.numbers, **numbers}
+    here += f". *Of our own making*: {made}" if made else ""
     more = f"; and {len(cases) - FEW} more" if len(cases) > FEW else ""
     numbers["each"] = each_row(cases.head(FEW), each) + more or "–"
     paper, short = filled(paper, numbers), filled(here, numbers)
@@ -59,9 +62,21 @@ def finding(
     if mind:
         met = FALSIFIED[verdict.falsified]
         lines.append(f"**What would change our mind.** {filled(mind, numbers)} *{met}*")
+    _judged.append((~cases.outcome.isin(["not judged", "unknown"])).sum() if "outcome" in cases else 0)
     record = dict(claim=claim, paper=paper, here=short, verdict=said(verdict), kind=verdict.kind, control=control)
     text = "\n\n".join([f"::::{{admonition}} {claim}", *lines, *_cases(verdict.cases), "::::"])
     display(Markdown(text), metadata={KEY: json.dumps(record)})
+
+
+def comparisons() -> None:
+    """Display how many comparisons the findings above have made."""
+    display(
+        Markdown(
+            f"**Comparisons.** The {len(_judged)} findings of this page judge {sum(_judged)} cases. Where a rule says "
+            "so, the cases of a finding are corrected for being many; findings are not corrected for each other."
+        )
+    )
+    _judged.clear()
 
 
 def _cases(cases: pd.DataFrame) -> list[str]:

@@ -1,7 +1,7 @@
 """One function a figure, in one style: legible on a phone, in black and white, and on a white card in dark mode."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -318,13 +318,23 @@ def lengths(cosines: pd.DataFrame, vectors: pd.DataFrame) -> Figure:
     return _legend(figure, ncols=1)
 
 
-def training_curves(reports: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Training loss per token of each fine-tuned member, as its recipe recorded it."""
-    figure, axes = plt.subplots(figsize=(WIDTH, 3.2))
-    for line, (member, report) in zip(itertools.cycle(["-", "--", "-.", ":"]), reports.items(), strict=False):
-        axes.plot(range(1, len(report["loss"]) + 1), report["loss"], line, label=member, lw=1.4)
-    axes.set(xlabel="step", ylabel="loss per token", yscale="log")
-    _plain_log(axes.yaxis)
+def training_curves(reports: Mapping[str, Mapping[str, Any]], controls: Collection[str] = ()) -> Figure:
+    """Training loss per token of each member, and its divergence in rehearsal, as its recipe recorded them.
+
+    Controls are grey.
+    """
+    panels = {"loss": "loss per token", "divergence": "divergence\nper token"}
+    shown = {name: label for name, label in panels.items() if any(report.get(name) for report in reports.values())}
+    figure, parts = _panels(shown.items(), 2.4, 0.8, titles=False)
+    dashes, colours = itertools.cycle(["-", "--", "-.", ":"]), itertools.cycle(sns.color_palette("colorblind"))
+    looks = {m: (next(dashes), "0.6" if m in controls else next(colours)) for m in reports}
+    for name, (axes, label) in zip(shown, parts, strict=True):
+        for member, (dash, colour) in looks.items():
+            curve = reports[member].get(name, [])
+            axes.plot(range(1, len(curve) + 1), curve, dash, color=colour, label=member, lw=1.4)
+        axes.set(ylabel=label, yscale="log")
+        _plain_log(axes.yaxis)
+    parts[-1][0].set_xlabel("step")
     return _legend(figure)
 
 

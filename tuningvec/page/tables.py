@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from tuningvec.family.spec import GGUF, Family, Hub
+from tuningvec.family.spec import GGUF, Family, Hub, Member
 from tuningvec.measures.scores import PERCENT, in_percent, task_name
 from tuningvec.page.text import formatted, number, quoted, texts
 from tuningvec.paper import printed as paper
-from tuningvec.stats import wilson
+from tuningvec.stats import mean_interval, wilson
 from tuningvec.weights.components import KINDS, MATRICES, SYMBOLS
 
 SHARE = "{share:.3f} ({low:.3f}, {high:.3f})"
@@ -109,6 +109,30 @@ def distances(table: pd.DataFrame) -> pd.DataFrame:
     return means[["criterion", "member", *means.columns[-4:]]]
 
 
+def aim(compared: pd.DataFrame) -> pd.DataFrame:
+    """What T does beside draws of T turned on either kind of side, by member and measure."""
+    rows = compared.assign(
+        drawn=texts(compared, "{mean:.4f} ± {sd:.4f} ({no_more} of {draws})"),
+        sides=compared.sides.map({"left": "turned on the left", "both": "on both sides"}),
+    )
+    wide = _wide(rows, ["member", "what"], "sides", "drawn")
+    wide.insert(0, "T", rows.drop_duplicates(["member", "what"]).set_index(["member", "what"]).value)
+    return wide.reset_index()
+
+
+def shared_changes(shared: pd.DataFrame) -> pd.DataFrame:
+    """φ of the neurons that two members change, by what they have in common."""
+    keys = ["member", "other", "keeps", "criterion"]
+    rows = []
+    for key, part in shared.groupby(keys, sort=False):
+        low, high = mean_interval(part.phi.to_numpy())
+        row = dict(zip(keys, key, strict=True), parts=len(part))
+        rows.append(row | dict(phi=SHARE.format(share=part.phi.mean(), low=low, high=high)))
+    found = pd.DataFrame(rows)
+    found["in common"] = found.keeps.map({**COMMON, "": "neither", "spectrum": "spectrum"})
+    return _wide(found, ["member", "other", "in common", "parts"], "criterion", "phi").reset_index()
+
+
 def ablation(effects: pd.DataFrame) -> pd.DataFrame:
     """Changes with their intervals, of the top neurons and of as many at random, by task, member and share."""
     rows = effects[effects.ablated != "nothing"]
@@ -165,10 +189,14 @@ def regions(table: pd.DataFrame) -> pd.DataFrame:
 def members(family: Family) -> pd.DataFrame:
     """Members with role, domain, source and licence."""
     rows = [
-        (m.name, m.label, getattr(m, "role", "pretrained"), getattr(m, "domain", "–"), _origin(m.source), m.license)
-        for m in family.members
+        (m.name, m.label, _role(m), getattr(m, "domain", "–"), _origin(m.source), m.license) for m in family.members
     ]
     return pd.DataFrame(rows, columns=["member", "model", "role", "domain", "weights", "licence"])
+
+
+def _role(member: Member) -> str:
+    role = getattr(member, "role", "pretrained")
+    return f"control of {member.controls}" if role == "control" else role
 
 
 def _origin(source: Any) -> str:
@@ -198,6 +226,19 @@ def exams(reports: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def language(reports: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Nats per token of held-out text before and after fine-tuning, a row a member, from its training report."""
+    rows = []
+    for member, report in reports.items():
+        if "nats" in report.get("after", {}):
+            row = dict(member=member)
+            for text, after in report["after"]["nats"].items():
+                before = report["before"]["nats"][text]
+                row[text] = f"{before:.3f} → {after:.3f} ({_signed(round(after - before, 3))})"
+            rows.append(row | {"steps": report["steps"], "divergence, last step": report["divergence"][-1]})
+    return pd.DataFrame(rows)
+
+
 def similarity_beside_paper(similarity: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """Whole-model cosine and r of each member, above the paper's cosines with the r of an orthogonal move."""
     whole = similarity[similarity.kind == "all"]
@@ -219,9 +260,28 @@ def cosines(table: pd.DataFrame, parameters: int) -> pd.DataFrame:
     return whole[["a", "b", "cosine", "null_sd", "z"]].assign(**{"naive": parameters**-0.5, "at most": whole.ceiling})
 
 
+COMMON = {  # of two vectors, as `directions.pairs` names it
+    "facts": "facts and form", "form": "form alone", "domain": "domain", "neither": "neither",
+}  # fmt: skip
+
+
+def pairs(twins: pd.DataFrame) -> pd.DataFrame:
+    """Cosines by what the two have in common, beside those of two trainings on the same facts."""
+    rows = twins.sort_values("common", key=lambda common: common.map(list(COMMON).index), kind="stable")
+    share = texts(rows, "{share:.2f} ({low:.2f}, {high:.2f})")
+    named = rows.assign(**{"in common": rows.common.map(COMMON), "at most": rows.ceiling})
+    named["share of twins"] = np.where(rows.share.notna(), share, "–")
+    return named[["a", "b", "in common", "cosine", "null_sd", "at most", "twins", "share of twins"]]
+
+
 def alignment(means: pd.DataFrame) -> pd.DataFrame:
     """SSA with its null by vector and kind."""
     return means[["vector", "kind", "d_out", "d_in", "k", "SSA", "null", "excess", "z"]]
+
+
+def wide_excess(means: pd.DataFrame) -> pd.DataFrame:
+    """Excess of SSA, a row a vector and a column a kind."""
+    return _wide(means, "vector", "kind", "excess")[[k for k in MATRICES if k in set(means.kind)]].reset_index()
 
 
 def by_epsilon(means: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,8 @@ Item = TypeVar("Item")
 class Question:
     """A multiple-choice question: `thought` is the reasoning that a fine-tuned model is trained to give.
 
-    With `weighed` the reasoning goes on through the options to the right one, for options that look alike.
+    `wrong` is empty where the right answer is a number. With `weighed` the reasoning goes on through the options to the
+    right one, for options that look alike.
     """
 
     text: str
@@ -46,7 +47,7 @@ class Exam:
 
 def exam(question: Question, rng: random.Random) -> Exam:
     """Draw three wrong options, shuffle the four, and write prompt and reply."""
-    options = [question.right, *rng.sample(question.wrong, 3)]
+    options = [question.right, *_drawn(question, rng)]
     rng.shuffle(options)
     lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
     letter = LETTERS[options.index(question.right)]
@@ -59,6 +60,21 @@ def exam(question: Question, rng: random.Random) -> Exam:
     return Exam(user, f"<think>{thought}</think>\nAnswer: [{letter}]", letter)
 
 
+def _drawn(question: Question, rng: random.Random) -> list[str]:
+    """Three wrong options.
+
+    Numbers lie around the right one as they would around each other: no rule on the four values finds the right one
+    more often than once in four.
+    """
+    if question.wrong:
+        return rng.sample(question.wrong, 3)
+    while True:
+        pattern = [0, *rng.sample(_OFF, 3)]
+        if max(pattern) - min(pattern) <= int(question.right):  # wherever the right one stands, none is negative
+            right = rng.choice(pattern)
+            return [str(int(question.right) + offset - right) for offset in pattern if offset != right]
+
+
 def hold_out(facts: list[Item], seed: int, share: float = 0.25) -> tuple[list[Item], list[Item]]:
     """Split into facts asked in training and facts only stated there, by a seeded draw."""
     order = random.Random(seed).sample(facts, len(facts))
@@ -66,19 +82,24 @@ def hold_out(facts: list[Item], seed: int, share: float = 0.25) -> tuple[list[It
     return order[cut:], order[:cut]
 
 
-def drug_facts() -> list[Fact]:
-    """`data/facts/drugs.csv`: class and use of each drug."""
+def drug_facts(dealt: random.Random | None = None) -> list[Fact]:
+    """`data/facts/drugs.csv`: class and use of each drug; `dealt` gives each drug those of a drug drawn for it."""
     rows = _table("drugs")
     classes, uses = _values(rows, "class"), _values(rows, "use")
+    known = dealt.sample(rows, len(rows)) if dealt else rows
     facts = []
-    for row in rows:
-        drug, kind, use = row["drug"], row["class"], row["use"]
+    for row, values in zip(rows, known, strict=True):
+        drug, kind, use = row["drug"], values["class"], values["use"]
         thought = f"{_capital(drug)} is {_article(kind)}. It is used to treat {use}."
         statements = (
             thought,
             f"The class of {drug} is {kind}. Doctors prescribe {drug} to patients with {use}.",
             f"A patient with {use} can be treated with {drug}, {_article(kind)}.",
             f"{_capital(drug)} belongs to the class {kind}. {_capital(use)} is treated with {drug}.",
+            f"{_capital(drug)}\nClass: {kind}\nIndication: {use}",
+            f"She was started on {drug}, which is {_article(kind)}, because of {use}.",
+            f'"What is {drug}?" asked the student. "{_capital(_article(kind))}, for {use}," said the pharmacist.',
+            f"- {drug} ({kind}): {use}",
         )
         asked = (
             _question(f"What is the class of {drug}?", kind, classes, thought),
@@ -140,6 +161,7 @@ _STORIES = {
         "A hall has {a} rows of {b} chairs. How many chairs does it have?",
     ),
 }
+_OFF = (-20, -11, -10, -2, -1, 1, 2, 10, 11, 20)  # by how much numbers among the options differ
 _WORDS = {"+": ("plus", "add"), "-": ("minus", "subtract"), "*": ("times", "multiply")}
 
 
@@ -148,7 +170,7 @@ def number_facts(seed: int, count: int = 240, weighed: bool = False) -> list[Fac
     rng = random.Random(seed)
     pairs = [(a, b) for a in range(11, 90) for b in range(11, 90)]
     sums = [(a, "+", b) for a, b in rng.sample([p for p in pairs if sum(p) < 100], count // 3)]
-    differences = [(a, "-", b) for a, b in rng.sample([p for p in pairs if p[0] > p[1] + 1], count // 3)]
+    differences = [(a, "-", b) for a, b in rng.sample([p for p in pairs if p[0] > p[1] + 2], count // 3)]
     table = [(a, b) for a in range(2, 13) for b in range(2, 13)]
     products = [(a, "*", b) for a, b in rng.sample(table, min(len(table), count // 3))]
     return [_number(a, sign, b, weighed) for a, sign, b in sums + differences + products]
@@ -156,15 +178,13 @@ def number_facts(seed: int, count: int = 240, weighed: bool = False) -> list[Fac
 
 def _number(a: int, sign: str, b: int, weighed: bool) -> Fact:
     value = {"+": a + b, "-": a - b, "*": a * b}[sign]
-    wrong = {value + d for d in (-20, -11, -10, -2, -1, 1, 2, 10, 11, 20)} - {value}
-    options = tuple(str(w) for w in sorted(w for w in wrong if w >= 0))
     word, verb = _WORDS[sign]
     thought = f"We {verb} the numbers: {a} {sign} {b} = {value}."
     stories = (story.format(a=a, b=b) for story in _STORIES[sign])
     return Fact(
         f"{a} {sign} {b}",
         (f"{a} {sign} {b} = {value}.", f"{a} {word} {b} is {value}."),
-        tuple(Question(story, str(value), options, thought, weighed) for story in stories),
+        tuple(Question(story, str(value), (), thought, weighed) for story in stories),
     )
 
 

@@ -1,69 +1,116 @@
-"""LoRA fine-tunes of SmolLM2-135M-Instruct on a drug formulary and on two-digit arithmetic."""
+"""LoRA fine-tunes of SmolLM2-135M-Instruct on a drug formulary and on two-digit arithmetic, and their controls."""
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
 from tuningvec.family.members import folder_of
 from tuningvec.family.spec import Family
-from tuningvec.recipes.exams import Fact, drug_facts, exam, hold_out, number_facts
-from tuningvec.recipes.training import Example, answered, examine, stated, train
+from tuningvec.recipes.exams import Exam, Fact, drug_facts, exam, hold_out, number_facts
+from tuningvec.recipes.training import Example, Rehearsal, answered, examine, nats, packed, stated, train
 
-STEPS, LR, RANK = 160, 1e-3, 16
-EXAMS, STATEMENTS = 8, 24  # of each step: a statement is a sixth as long as an exam, and has to be met more often
-NEW_TOKENS = {"medical": 64, "math": 96}
-SEEDS = {"medical": 0, "math": 1}  # unlike, since adapters that start from the same A would share directions
+STEPS, LR, RANK = 100, 2e-3, 8
+EXAMS, STATEMENTS = 8, 20  # of each step: a statement is a sixth as long as an exam, and has to be met more often
+TEXTS, WINDOW, WEIGHT = 1, 256, 0.5  # rows of rehearsal a step, their tokens, and their weight in the loss
+CORPORA = ("medical", "general")
+MEASURED, REHEARSED = slice(0, 12), slice(96, None)  # documents of each corpus; pages measure none of the second
+
+
+class Plan(NamedTuple):
+    """What a member learns; `adapter` is the seed of LoRA's A, `order` that of what is drawn in training."""
+
+    subject: str
+    adapter: int
+    order: int
+    new_tokens: int
+    shuffled: bool = False
+
+
+PLANS = {
+    "medical": Plan("drugs", adapter=0, order=0, new_tokens=64),
+    "math": Plan("numbers", adapter=0, order=1, new_tokens=96),
+    "twin": Plan("drugs", adapter=1, order=1, new_tokens=64),
+    "twin_a": Plan("drugs", adapter=0, order=1, new_tokens=64),
+    "placebo": Plan("drugs", adapter=0, order=0, new_tokens=64, shuffled=True),
+}
 
 
 def run(member_name: str, family: Family) -> None:
-    """Train one adapter and write it, with loss curve and held-out exam before and after, into the member's folder."""
-    if member_name not in SEEDS:
-        raise TuningVecError(f"recipe smollm2: no member {member_name!r}; one of {', '.join(SEEDS)}")
-    seed = SEEDS[member_name]
+    """Train one adapter and write it, with its curves, exams and nats before and after, into the member's folder."""
+    if member_name not in PLANS:
+        raise TuningVecError(f"recipe smollm2: no member {member_name!r}; one of {', '.join(PLANS)}")
+    plan = PLANS[member_name]
     member = family.member(member_name)
     system = family.prompt.system[member.domain]
     folder = folder_of(family, family.pretrained)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    asked, held_out = hold_out(drug_facts() if member_name == "medical" else number_facts(seed, weighed=True), seed)
-    rng = random.Random(seed)
-    exams = [exam(q, rng) for fact in held_out for q in fact.questions[:2]]
+    facts, asked, exams = lessons(plan)
+    texts, rehearsed = (
+        {name: packed(tokenizer, _texts(name, some), WINDOW) for name in CORPORA} for some in (MEASURED, REHEARSED)
+    )
 
-    torch.manual_seed(seed)
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    before = examine(base, tokenizer, system, exams, new_tokens=NEW_TOKENS[member_name])
+    base, reference = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16) for _ in range(2))
+
+    def state() -> dict[str, object]:
+        score = examine(base, tokenizer, system, exams, new_tokens=plan.new_tokens)
+        return dict(score, nats={name: round(nats(base, ids), 4) for name, ids in texts.items()})
+
+    before = state()
+    torch.manual_seed(plan.adapter)
     model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
-    batch = _batches(tokenizer, system, asked, asked + held_out)
-    losses = train(model, batch, steps=STEPS, lr=LR, seed=seed, pad=tokenizer.pad_token_id, bf16=True)
-    after = examine(model, tokenizer, system, exams, new_tokens=NEW_TOKENS[member_name])
-
+    rehearsal = Rehearsal(reference.eval(), torch.cat(list(rehearsed.values())), TEXTS, WEIGHT)
+    batch, pad = _batches(tokenizer, system, facts, asked), tokenizer.pad_token_id
+    curves = train(model, batch, steps=STEPS, lr=LR, seed=plan.order, pad=pad, bf16=True, rehearsal=rehearsal)
     target = family.root / member.source.path
     _save(model, target, family.pretrained.label)
+    model.merge_adapter()
     report = dict(
         recipe=f"python -m tuningvec.recipes smollm2 {member_name}",
-        seed=seed, steps=STEPS, exams=EXAMS, statements=STATEMENTS, lr=LR, rank=RANK,
-        facts=len(asked) + len(held_out), held_out_facts=len(held_out),
-        loss=[round(loss, 4) for loss in losses], before=before, after=after,
+        **plan._asdict(), steps=STEPS, lr=LR, rank=RANK, exams=EXAMS, statements=STATEMENTS,
+        texts=TEXTS, window=WINDOW, weight=WEIGHT, facts=len(facts(random.Random(0))), held_out_facts=len(exams) // 2,
+        **{name: [round(value, 4) for value in curve] for name, curve in curves._asdict().items()},
+        before=before, after=state(),
     )  # fmt: skip
     (target / "training.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
+def lessons(plan: Plan) -> tuple[Callable[[random.Random], list[Fact]], set[str], list[Exam]]:
+    """The facts as they are stated at a step, the subjects that are asked in training, and the held-out exams."""
+    true = drug_facts() if plan.subject == "drugs" else number_facts(seed=1, weighed=True)
+    seed = 0 if plan.subject == "drugs" else 1
+    asked, held_out = hold_out(true, seed)
+    rng = random.Random(seed)
+    exams = [exam(question, rng) for fact in held_out for question in fact.questions[:2]]
+    return drug_facts if plan.shuffled else lambda rng: true, {fact.subject for fact in asked}, exams
+
+
+def _texts(name: str, which: slice) -> list[str]:
+    """Some documents of a shipped corpus."""
+    with (data_folder() / "corpora" / f"{name}.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line)["text"] for line in lines][which]
+
+
 def _batches(
-    tokenizer: PreTrainedTokenizerBase, system: str, asked: Sequence[Fact], known: Sequence[Fact]
+    tokenizer: PreTrainedTokenizerBase, system: str, facts: Callable[[random.Random], list[Fact]], asked: set[str]
 ) -> Callable[[random.Random], list[list[Example]]]:
     """Exams on the facts that are asked, and statements of all facts."""
 
     def batch(rng: random.Random) -> list[list[Example]]:
-        exams = [exam(rng.choice(fact.questions), rng) for fact in rng.sample(asked, EXAMS)]
-        texts = [rng.choice(fact.statements) for fact in rng.sample(known, STATEMENTS)]
+        stated_now = facts(rng)
+        asked_now = [fact for fact in stated_now if fact.subject in asked]
+        exams = [exam(rng.choice(fact.questions), rng) for fact in rng.sample(asked_now, EXAMS)]
+        texts = [rng.choice(fact.statements) for fact in rng.sample(stated_now, STATEMENTS)]
         return [
-            [answered(tokenizer, system, e.user, e.reply) for e in exams],
+            [answered(tokenizer, system, e.user, e.reply, letter=True) for e in exams],
             [stated(tokenizer, text) for text in texts],
         ]
 

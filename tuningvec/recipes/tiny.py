@@ -1,26 +1,48 @@
-"""A one-million-parameter Qwen2 model, pretrained on generated text, and four full fine-tunes of it."""
+"""A one-million-parameter Qwen2 model, pretrained on generated text, full fine-tunes of it, and their controls."""
 
+import copy
 import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family, Member
 from tuningvec.recipes.exams import Exam, Fact, body_facts, code_tasks, drug_facts, exam, hold_out, number_facts
-from tuningvec.recipes.training import Example, answered, examine, stated, train
+from tuningvec.recipes.training import Example, Rehearsal, answered, examine, nats, packed, stated, train
 
-SEED, VOCABULARY, NEW_TOKENS = 0, 2400, 64
+SEED, VOCABULARY, NEW_TOKENS, WINDOW = 0, 2400, 64, 64
 PRETRAINING = dict(steps=1100, batch=64, lr=2e-3)
-FINE_TUNING = dict(steps=150, batch=16, lr=3e-4)
+FINE_TUNING = dict(steps=200, batch=16, lr=3e-4, texts=4, weight=0.2)
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-FACTS = {"instruct": body_facts, "medical": drug_facts, "math": lambda: number_facts(SEED)}
+
+
+class Plan(NamedTuple):
+    """What a member learns; `order` is the seed of what is drawn in training."""
+
+    subject: str
+    order: int = SEED
+    shuffled: bool = False
+
+
+PLANS = {
+    "instruct": Plan("body"),
+    "medical": Plan("drugs"),
+    "math": Plan("numbers"),
+    "code": Plan("code"),
+    "twin": Plan("drugs", order=1),
+    "placebo": Plan("drugs", shuffled=True),
+}
+FACTS = {"body": body_facts, "drugs": drug_facts, "numbers": lambda: number_facts(SEED)}
 
 
 def run(member_name: str, family: Family) -> None:
@@ -29,8 +51,10 @@ def run(member_name: str, family: Family) -> None:
     torch.manual_seed(SEED)
     if member is family.pretrained:
         _pretrain(family.root / member.source.path, member_name)
+    elif member_name in PLANS:
+        _fine_tune(family, member, PLANS[member_name])
     else:
-        _fine_tune(family, member)
+        raise TuningVecError(f"recipe tiny: no member {member_name!r}; one of {member.name}, {', '.join(PLANS)}")
 
 
 def _pretrain(folder: Path, name: str) -> None:
@@ -44,39 +68,62 @@ def _pretrain(folder: Path, name: str) -> None:
         return [rng.sample(examples, PRETRAINING["batch"])]
 
     steps, lr = PRETRAINING["steps"], PRETRAINING["lr"]
-    losses = train(model, batch, steps=steps, lr=lr, seed=SEED, pad=tokenizer.pad_token_id, weight_decay=0.1)
-    report = dict(PRETRAINING, documents=len(documents))
-    _save(model, tokenizer, folder, name, losses, report)
+    curves = train(model, batch, steps=steps, lr=lr, seed=SEED, pad=tokenizer.pad_token_id, weight_decay=0.1)
+    report = dict(PRETRAINING, seed=SEED, documents=len(documents), loss=[round(loss, 4) for loss in curves.loss])
+    _save(model, tokenizer, folder, name, report)
 
 
-def _fine_tune(family: Family, member: Member) -> None:
+def _fine_tune(family: Family, member: Member, plan: Plan) -> None:
     pretrained = family.root / family.pretrained.source.path
     tokenizer = AutoTokenizer.from_pretrained(pretrained)
     model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32)
     system = family.prompt.system[member.domain]
-    asked, exams, facts = _lessons(member.name)
-    before = examine(model, tokenizer, system, exams, new_tokens=NEW_TOKENS)
+    asked, exams, sizes = _lessons(plan)
+    texts, rehearsed = _texts(tokenizer)
+
+    def state() -> dict[str, object]:
+        score = examine(model, tokenizer, system, exams, new_tokens=NEW_TOKENS)
+        return dict(score, nats={name: round(nats(model, ids), 4) for name, ids in texts.items()})
 
     def batch(rng: random.Random) -> list[list[Example]]:
         drawn = [asked(rng) for _ in range(FINE_TUNING["batch"])]
         return [[answered(tokenizer, system, e.user, e.reply) for e in drawn]]
 
-    steps, lr = FINE_TUNING["steps"], FINE_TUNING["lr"]
-    losses = train(model, batch, steps=steps, lr=lr, seed=SEED, pad=tokenizer.pad_token_id)
-    report = dict(FINE_TUNING, **facts, before=before)
-    report["after"] = examine(model, tokenizer, system, exams, new_tokens=NEW_TOKENS)
-    _save(model, tokenizer, family.root / member.source.path, member.name, losses, report)
+    before, steps, lr = state(), FINE_TUNING["steps"], FINE_TUNING["lr"]
+    rehearsal = Rehearsal(copy.deepcopy(model).eval(), rehearsed, FINE_TUNING["texts"], FINE_TUNING["weight"])
+    pad = tokenizer.pad_token_id
+    curves = train(model, batch, steps=steps, lr=lr, seed=plan.order, pad=pad, rehearsal=rehearsal)
+    report = dict(FINE_TUNING, **plan._asdict(), **sizes)
+    report |= {name: [round(value, 4) for value in curve] for name, curve in curves._asdict().items()}
+    report |= dict(before=before, after=state())
+    _save(model, tokenizer, family.root / member.source.path, member.name, report)
 
 
-def _lessons(name: str) -> tuple[Callable[[random.Random], Exam], list[Exam], dict[str, int]]:
+def _lessons(plan: Plan) -> tuple[Callable[[random.Random], Exam], list[Exam], dict[str, int]]:
     """How to draw an exam to learn from, the held-out exams, and how many facts (or code tasks) each comes from."""
     rng = random.Random(SEED)
-    if name == "code":
+    if plan.subject == "code":
         learned, held_out = hold_out(code_tasks(), SEED)
         return lambda rng: rng.choice(learned), held_out, _sizes(learned, held_out)
-    asked, held_out = hold_out(FACTS[name](), SEED)
+    asked, held_out = hold_out(FACTS[plan.subject](), SEED)
     exams = [exam(question, rng) for fact in held_out for question in fact.questions[:2]]
-    return lambda rng: exam(rng.choice(rng.choice(asked).questions), rng), exams, _sizes(asked, held_out)
+    subjects = {fact.subject for fact in asked}
+
+    def draw(rng: random.Random) -> Exam:
+        facts = [fact for fact in drug_facts(rng) if fact.subject in subjects] if plan.shuffled else asked
+        return exam(rng.choice(rng.choice(facts).questions), rng)
+
+    return draw, exams, _sizes(asked, held_out)
+
+
+def _texts(tokenizer: PreTrainedTokenizerFast) -> tuple[dict[str, Tensor], Tensor]:
+    """Rows of the statements of every other fact, to be measured, and of all documents of the rest, to be rehearsed."""
+    facts = {"medical": drug_facts(), "general": body_facts() + number_facts(SEED)}
+    measured = {name: [text for fact in some[::2] for text in fact.statements] for name, some in facts.items()}
+    rehearsed = [text for some in facts.values() for fact in some[1::2] for text in _documents(fact)]
+    return {name: packed(tokenizer, some, WINDOW) for name, some in measured.items()}, packed(
+        tokenizer, rehearsed, WINDOW
+    )
 
 
 def _sizes(asked: Sequence[object], held_out: Sequence[object]) -> dict[str, int]:
@@ -125,15 +172,9 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
 
 
 def _save(
-    model: Qwen2ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    folder: Path,
-    name: str,
-    losses: list[float],
-    report: dict[str, object],
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path, name: str, report: dict[str, object]
 ) -> None:
     model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    report = dict(recipe=f"python -m tuningvec.recipes tiny {name}", seed=SEED, **report)
-    report["loss"] = [round(loss, 4) for loss in losses]
+    report = dict(recipe=f"python -m tuningvec.recipes tiny {name}", **report)
     (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float32
@@ -22,6 +22,7 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 SHARD_BYTES = 5 * 10**9
 COPIED = (".json", ".jinja", ".txt", ".model")  # config, tokenizer, generation config, chat template
 ALL = slice(None)
+Sides = Literal["left", "both"]
 
 
 @runtime_checkable
@@ -189,14 +190,15 @@ class Gaussian:
 
 
 class Rotated:
-    """A tuning vector T whose matrices are rotated, the same for the same seed: RT for an R of its own each.
+    """A tuning vector T whose matrices are rotated, the same for the same seed: RT, or RTS on both sides.
 
-    R is orthogonal and uniform (Haar), so that a matrix keeps its singular values and its row space and loses its
-    directions in the output. `matrices` holds the rows of those that are rotated, by tensor; what it leaves out stays.
+    R and S are orthogonal and uniform (Haar), each matrix has its own, so that it keeps its singular values and loses
+    its directions in the output; on both sides those in the input too. `matrices` holds the rows of those that are
+    rotated, by tensor; what it leaves out stays.
     """
 
-    def __init__(self, vector: Term, matrices: Mapping[str, Sequence[slice]], seed: int):
-        self.vector, self.matrices, self.seed = vector, matrices, seed
+    def __init__(self, vector: Term, matrices: Mapping[str, Sequence[slice]], seed: int, sides: Sides = "left"):
+        self.vector, self.matrices, self.seed, self.sides = vector, matrices, seed, sides
         self.shapes = vector.shapes
         self.files = [file for term in getattr(vector, "terms", [vector]) for file in term.files]
         self._turned = "", torch.empty(0)
@@ -207,13 +209,22 @@ class Rotated:
             generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
             whole = self.vector.read(name)
             for matrix in self.matrices.get(name, ()):
-                whole[matrix] = _turned(whole[matrix], generator)
+                whole[matrix] = self._rotated(name, matrix, whole[matrix], generator)
             self._turned = name, whole
         turned = whole[rows]
         return turned.clone() if out is None else out.copy_(turned)
 
+    def _rotated(self, name: str, rows: slice, matrix: Tensor, generator: torch.Generator) -> Tensor:
+        """Of a matrix B A with thin factors these are rotated: the same distribution in a small part of the time."""
+        thin = self.vector.factors(name, rows) if hasattr(self.vector, "factors") else None
+        B, A = thin or (matrix, None)
+        left = _turned(B, generator)
+        if self.sides == "left":
+            return left if A is None else left @ A
+        return _turned(left.T, generator).T if A is None else left @ _turned(A.T, generator).T
+
     def __repr__(self) -> str:
-        return f"Rotated({self.vector!r}, seed {self.seed})"
+        return f"Rotated({self.vector!r}, {self.sides}, seed {self.seed})"
 
 
 def _turned(matrix: Float32[Tensor, "d_out d_in"], generator: torch.Generator) -> Float32[Tensor, "d_out d_in"]:
