@@ -96,7 +96,7 @@ def test_controls_are_members_that_no_claim_is_about(name):
         (dict(fine_tuned__0__role="control"), ["mine.yaml", "fine_tuned.0", "controls", "keeps", "differs"]),
         (dict(fine_tuned__0__keeps="form"), ["mine.yaml", "fine_tuned.0", "keeps", "only a member of role control"]),
         (
-            dict(fine_tuned__0=CONTROL | dict(controls="base")),
+            dict(fine_tuned=[CONTROL | dict(controls="base")]),
             ["mine.yaml", "fine_tuned.0.controls", "'base'", "no member of role domain"],
         ),
         (dict(fine_tuned__0__source__kind="pickle"), ["mine.yaml", "fine_tuned.0.source", "'gguf'", "'adapter'"]),

@@ -394,7 +394,7 @@ def controlled(*controls):
     )  # fmt: skip
 
 
-def changing(twin, sham, noise=2, seed=0):
+def changing(twin, sham, noise=1, seed=0):
     """φ where 40 of 400 neurons of a specialist change sign, and so many of the same 40 in its twin and its placebo."""
     random = np.random.default_rng(seed)
     pre, own = [1.0, -1.0] * 200, random.permutation(400)[:40]
