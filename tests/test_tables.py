@@ -1,11 +1,14 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 from IPython.utils.capture import capture_output
 
 from tuningvec.family.spec import Family, family_names
+from tuningvec.page import finding as finding_page
 from tuningvec.page import tables
+from tuningvec.verdict import Verdict
 
 
 @pytest.mark.parametrize(
@@ -150,3 +153,40 @@ def test_intervals_have_a_real_minus_and_none_before_a_zero():
                              high=[-1, 0.5, 0, float("nan")]))  # fmt: skip
     assert tables._interval(rows, "", "points") == ["−2 (−3.2, −1.0)", "+0.0 (0.0, 0.5)", "0 (0.0, 0.0)", "–"]
     assert tables._changes(rows, "points", "low", "high")[0] == "−2.00 (−3.25, −1.00)"
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    shown = []
+    for module in (finding_page, tables):
+        monkeypatch.setattr(module, "display", lambda text, **_: shown.append(text.data))
+    return shown
+
+
+def test_a_page_counts_its_comparisons_and_says_what_is_of_our_own_making(displayed):
+    cases = pd.DataFrame(dict(effect=[1.0, 2.0, np.nan], outcome=["for", "against", "unknown"]))
+    finding_page.finding(
+        "One", paper="p", here="{each}", each="{effect:.0f}", verdict=Verdict("mixed", "r", cases=cases)
+    )
+    finding_page.finding(
+        "Two", paper="p", here="so", verdict=Verdict("holds", "r", cases=cases[:1]), made="we chose it"
+    )
+    finding_page.comparisons()
+    assert "so. *Of our own making*: we chose it" in displayed[1] and "our own making" not in displayed[0]
+    assert "The 2 findings of this page judge 3 cases" in displayed[2]
+    finding_page.comparisons()
+    assert "The 0 findings of this page judge 0 cases" in displayed[3]
+
+
+def test_language_before_and_after_is_shown_where_it_was_measured():
+    reports = {
+        "base": dict(loss=[1.0]),
+        "tuned": dict(
+            steps=3,
+            divergence=[0.2, 0.1],
+            before=dict(n=1, nats=dict(medical=4.0)),
+            after=dict(n=1, nats=dict(medical=4.1)),
+        ),
+    }
+    (row,) = tables.language(reports).to_dict("records")
+    assert row == {"member": "tuned", "medical": "4.000 → 4.100 (+0.100)", "steps": 3, "divergence, last step": 0.1}

@@ -234,7 +234,7 @@ def language(reports: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
             row = dict(member=member)
             for text, after in report["after"]["nats"].items():
                 before = report["before"]["nats"][text]
-                row[text] = f"{before:.3f} → {after:.3f} ({_signed(round(after - before, 3))})"
+                row[text] = f"{before:.3f} → {after:.3f} ({formatted(after - before, '+.3f')})"
             rows.append(row | {"steps": report["steps"], "divergence, last step": report["divergence"][-1]})
     return pd.DataFrame(rows)
 
