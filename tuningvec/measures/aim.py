@@ -20,7 +20,7 @@ from tuningvec.store import Rows, Store, joined
 from tuningvec.verdict import Verdict, judge
 
 SIDES = ("left", "both")
-PART = 0  # of neurons.SHARDS: each draw reads this part of the first corpus
+SHARDS, PART = 16, 0  # each draw reads this part of so many of the first corpus
 
 
 def study(
@@ -66,7 +66,7 @@ def study(
 
 def _measured(model: models.Opened, tokens: Tokens, held: dict[str, list[str]]) -> tuple[Rows, dict[str, Tensor]]:
     """−log p per token of each corpus as one row, and the pattern of neurons."""
-    profile = neurons.activation_profile(model.model, tokens, parts=[PART])[0]
+    profile = neurons.activation_profile(model.model, tokens, shards=SHARDS, parts=[PART])[0]
     lm = evals.InMemory(model.model, model.tokenizer)
     scored = {name: evals.score_texts(lm, texts) for name, texts in held.items()}
     model.__dict__.pop("model")
