@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from tuningvec.errors import TuningVecError
 from tuningvec.family.members import folder_of
 from tuningvec.family.spec import Family
 from tuningvec.recipes.exams import Exam, Fact, drug_facts, exam, hold_out, number_facts
-from tuningvec.recipes.training import Example, Rehearsal, answered, examine, nats, packed, stated, train
+from tuningvec.recipes.training import Example, Rehearsal, answered, packed, state, stated, train
 
 STEPS, LR, RANK = 100, 2e-3, 8
 EXAMS, STATEMENTS = 8, 20  # of each step: a statement is a sixth as long as an exam, and has to be met more often
@@ -60,11 +61,8 @@ def run(member_name: str, family: Family) -> None:
 
     base, reference = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16) for _ in range(2))
 
-    def state() -> dict[str, object]:
-        score = examine(base, tokenizer, system, exams, new_tokens=plan.new_tokens)
-        return dict(score, nats={name: round(nats(base, ids), 4) for name, ids in texts.items()})
-
-    before = state()
+    told = partial(state, base, tokenizer, system, exams, texts, plan.new_tokens)
+    before = told()
     torch.manual_seed(plan.adapter)
     model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
     rehearsal = Rehearsal(reference.eval(), torch.cat(list(rehearsed.values())), TEXTS, WEIGHT)
@@ -78,7 +76,7 @@ def run(member_name: str, family: Family) -> None:
         **plan._asdict(), steps=STEPS, lr=LR, rank=RANK, exams=EXAMS, statements=STATEMENTS,
         texts=TEXTS, window=WINDOW, weight=WEIGHT, facts=len(facts(random.Random(0))), held_out_facts=len(exams) // 2,
         **{name: [round(value, 4) for value in curve] for name, curve in curves._asdict().items()},
-        before=before, after=state(),
+        before=before, after=told(),
     )  # fmt: skip
     (target / "training.json").write_text(json.dumps(report, indent=1) + "\n")
 

@@ -4,6 +4,7 @@ import copy
 import json
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family, Member
 from tuningvec.recipes.exams import Exam, Fact, body_facts, code_tasks, drug_facts, exam, hold_out, number_facts
-from tuningvec.recipes.training import Example, Rehearsal, answered, examine, nats, packed, stated, train
+from tuningvec.recipes.training import Example, Rehearsal, answered, packed, state, stated, train
 
 SEED, VOCABULARY, NEW_TOKENS, WINDOW = 0, 2400, 64, 64
 PRETRAINING = dict(steps=1100, batch=64, lr=2e-3)
@@ -81,21 +82,19 @@ def _fine_tune(family: Family, member: Member, plan: Plan) -> None:
     asked, exams, sizes = _lessons(plan)
     texts, rehearsed = _texts(tokenizer)
 
-    def state() -> dict[str, object]:
-        score = examine(model, tokenizer, system, exams, new_tokens=NEW_TOKENS)
-        return dict(score, nats={name: round(nats(model, ids), 4) for name, ids in texts.items()})
+    told = partial(state, model, tokenizer, system, exams, texts, NEW_TOKENS)
 
     def batch(rng: random.Random) -> list[list[Example]]:
         drawn = [asked(rng) for _ in range(FINE_TUNING["batch"])]
         return [[answered(tokenizer, system, e.user, e.reply) for e in drawn]]
 
-    before, steps, lr = state(), FINE_TUNING["steps"], FINE_TUNING["lr"]
+    before, steps, lr = told(), FINE_TUNING["steps"], FINE_TUNING["lr"]
     rehearsal = Rehearsal(copy.deepcopy(model).eval(), rehearsed, FINE_TUNING["texts"], FINE_TUNING["weight"])
     pad = tokenizer.pad_token_id
     curves = train(model, batch, steps=steps, lr=lr, seed=plan.order, pad=pad, rehearsal=rehearsal)
     report = dict(FINE_TUNING, **plan._asdict(), **sizes)
     report |= {name: [round(value, 4) for value in curve] for name, curve in curves._asdict().items()}
-    report |= dict(before=before, after=state())
+    report |= dict(before=before, after=told())
     _save(model, tokenizer, family.root / member.source.path, member.name, report)
 
 

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -173,6 +173,19 @@ def collate(examples: Sequence[Example], pad: int) -> tuple[Tensor, Tensor, Tens
         if e.key is not None:
             weights[row, e.key] = KEY
     return inputs, labels, weights
+
+
+def state(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    system: str,
+    exams: Sequence[Exam],
+    texts: Mapping[str, Tensor],
+    new_tokens: int,
+) -> dict[str, object]:
+    """What a training report says of a model: `examine`, and its `nats` on texts by name."""
+    score = examine(model, tokenizer, system, exams, new_tokens=new_tokens)
+    return dict(score, nats={name: round(nats(model, ids), 4) for name, ids in texts.items()})
 
 
 @torch.no_grad()
