@@ -7,13 +7,13 @@ import yaml
 
 from tuningvec.errors import TuningVecError
 from tuningvec.family import members
-from tuningvec.family.spec import GGUF, Family, data_folder, family_names
+from tuningvec.family.spec import GGUF, Family, data_folder
 from tuningvec.measures import preflight
 from tuningvec.page import tables
 from tuningvec.weights.checkpoint import LowRank
 
 
-@pytest.mark.parametrize("name", family_names())
+@pytest.mark.parametrize("name", ["smollm2", "tiny"])
 def test_removing_and_adding_T_is_exact_on_every_tensor_of_a_shipped_family(name):
     family = Family.load(name)
     pre = members.weights(family, family.pretrained.name).fitted
@@ -177,7 +177,7 @@ def test_members_that_fit_are_said_to(family_file):
     assert (row.member, row.what, row.outcome) == ("tuned", "every tensor", "compared")
 
 
-@pytest.mark.parametrize("name", family_names())
+@pytest.mark.parametrize("name", ["smollm2", "tiny"])
 def test_a_shipped_fine_tune_learned_its_format(name):
     family = Family.load(name)
     reports = members.training_reports(family)

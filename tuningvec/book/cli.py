@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from tuningvec.book import compendium, times
 from tuningvec.book.compendium import Page, Project
 from tuningvec.book.progress import Progress
 from tuningvec.errors import TuningVecError
+from tuningvec.family import shipped
 from tuningvec.family.spec import Family, Prompt
 
 if TYPE_CHECKING:
@@ -48,6 +50,14 @@ def _parser() -> argparse.ArgumentParser:
         else:
             again = "execute every page and measure every table again"
             command.add_argument("--fresh", action="store_true", help=again)
+    text = "execute a family's pages and keep what they measure in data/measured/, for readers without its weights"
+    export = commands.add_parser("export", help=text, description=text)
+    export.add_argument("families", nargs=1, metavar="family", help="a name in data/families/")
+    export.set_defaults(run=_export, fresh=False)
+    text = "whether what ships of a family can be what was measured"
+    check = commands.add_parser("check", help=text, description=text)
+    check.add_argument("family", help="a name in data/families/ and data/measured/")
+    check.set_defaults(run=_check)
     evaluate = commands.add_parser("evaluate", help="score a member, or a sum of members, on benchmarks")
     _weights(evaluate)
     add = evaluate.add_argument
@@ -119,14 +129,15 @@ def _write(options: argparse.Namespace) -> None:
     print(one.weights.write(options.to, one.like, one.prompted).folder)
 
 
-def _execute(options: argparse.Namespace) -> list[Page]:
+def _execute(options: argparse.Namespace, every: bool = False) -> list[Page]:
+    """Execute the pages that are due, or `every` page of the families whatever was executed before."""
     os.environ.setdefault("OMP_NUM_THREADS", str(joblib.cpu_count(only_physical_cores=True)))
     bars = dict(TQDM_MININTERVAL="1", TQDM_NCOLS="100", TQDM_NROWS="20")  # of kernels, which are read here, not shown
     os.environ |= bars
     pages = compendium.plan(Project.here(), options.families)
     if options.fresh:
         os.environ["TUNINGVEC_FRESH"] = str(time.time())  # for the notebooks' kernels
-    some = compendium.due(pages, options.fresh)
+    some = [page for page in pages if page.family] if every else compendium.due(pages, options.fresh)
     known = times.expected(some)
     with Progress([str(page) for page in some], known) as progress:
         progress.say(times.announced(pages, some, known))
@@ -144,6 +155,25 @@ def _book(options: argparse.Namespace) -> None:
     pages = _execute(options)
     compendium.publish(project, pages)
     print(f"book: {compendium.build(project)}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from tuningvec.weights import engine
+
+    (name,) = options.families
+    family, project = shipped.exportable(name), Project.here()
+    with tempfile.TemporaryDirectory() as stage:
+        os.environ[shipped.STAGE] = stage  # for the notebooks' kernels
+        _execute(options, every=True)
+        print(shipped.export(Path(stage), family, dict(commit=project.commit(), dtype=engine.dtype_name())))
+
+
+def _check(options: argparse.Namespace) -> None:
+    from tuningvec.measures.contributed import problems
+
+    if found := list(problems(Family.load(options.family))):
+        raise TuningVecError("\n  ".join([f"{options.family}: {len(found)} problems", *found]))
+    print(f"{options.family}: nothing that cannot be")
 
 
 def _prepare(options: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from tuningvec.book.progress import Progress
 from tuningvec.book.template import fill, left_out
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
+from tuningvec.family import shipped
 from tuningvec.family.spec import Adapter, Family, Folder
 from tuningvec.page.finding import KEY, VERDICTS, badge, meanings
 from tuningvec.store import Store
@@ -117,14 +118,15 @@ class Page:
     def parameters(self, notebook: NotebookNode) -> dict[str, Any]:
         """The notebook's own defaults with this family; all are passed, so that the page shows each once.
 
-        A dtype of "auto" is decided here, so that the page shows what it came to.
+        A dtype of "auto" is decided here, so that the page shows what it came to, or what was measured elsewhere.
         """
         from tuningvec.weights import engine
 
         defaults = papermill.inspect_notebook(notebook)
         values = {name: ast.literal_eval(p["default"]) for name, p in defaults.items()}
         if values.get("dtype") == engine.AUTO:
-            values["dtype"] = engine.dtype_name()
+            elsewhere = self.family and self.family.shipped
+            values["dtype"] = shipped.provenance(elsewhere)["dtype"] if elsewhere else engine.dtype_name()
         if self.family is None:
             return values
         named = data_folder() / "families" / f"{self.family.name}.yaml" == self.family.file
@@ -321,8 +323,8 @@ def _inputs(family: Family | None) -> list[Path]:
     """A family's file, its weights, and what its members are given to read."""
     if family is None:
         return []
-    sources = [m.source for m in family.members]
-    weights = [f for s in sources if isinstance(s, Folder | Adapter) for f in (family.root / s.path).iterdir()]
+    folders = [family.root / m.source.path for m in family.members if isinstance(m.source, Folder | Adapter)]
+    weights = [file for folder in ([family.shipped] if family.shipped else folders) for file in folder.iterdir()]
     return [family.file, *sorted(f for f in weights if f.is_file()), *family.reading]
 
 

@@ -4,15 +4,18 @@ Papermill imports this module while it is itself being imported (it is an entry 
 """
 
 import re
+from copy import deepcopy
 from typing import Any
 
 import jinja2
 import yaml
 from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
 from papermill.engines import NBClientEngine
 
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
+from tuningvec.family import shipped
 from tuningvec.family.spec import Family
 
 LABEL = re.compile(r"^\((.+)\)=$", re.MULTILINE)
@@ -47,6 +50,9 @@ def fill(notebook: NotebookNode) -> None:
     labels = [label for stem in context.get("left_out", {}) for label in LABEL.findall(texts.get(stem, ""))]
     gone = _filled(labels, context)  # the labels of pages that are left out
     notebook.cells = [c for c in notebook.cells if _applies(c, context)]
+    if context and context["family"].shipped:
+        told = new_markdown_cell(shipped.notice(context["family"]), metadata=deepcopy(notebook.cells[0].metadata))
+        notebook.cells.insert(1, told)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
         if parameters and "parameters" in cell.metadata.get("tags", []):

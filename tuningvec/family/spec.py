@@ -12,7 +12,19 @@ from tuningvec.tasks import writes_text
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
 
-class Folder(Spec):
+class Source(Spec):
+    """Where a member's weights come from."""
+
+    def missing(self, root: Path) -> list[Path]:
+        """The files that have to be there and are not."""
+        raise NotImplementedError
+
+    def at_hand(self, root: Path) -> bool:
+        """Whether the weights can be opened without being fetched or made first."""
+        return not self.missing(root)
+
+
+class Folder(Source):
     """A folder of safetensors with its `config.json`."""
 
     kind: Literal["folder"]
@@ -24,7 +36,7 @@ class Folder(Spec):
         return weights + [f for f in [folder / "config.json"] if not f.is_file()]
 
 
-class GGUF(Spec):
+class GGUF(Source):
     """A GGUF file pinned by its checksum: inside an installed Python package, or at a path of its own."""
 
     kind: Literal["gguf"]
@@ -45,7 +57,7 @@ class GGUF(Spec):
         return [] if (root / self.file).is_file() else [root / self.file]
 
 
-class Hub(Spec):
+class Hub(Source):
     """A model on the Hugging Face hub, pinned to a commit."""
 
     kind: Literal["hub"]
@@ -56,7 +68,7 @@ class Hub(Spec):
         return []  # fetched when the member is opened
 
 
-class Adapter(Spec):
+class Adapter(Source):
     """A PEFT LoRA adapter on another member: θ_ft = θ_base + scale · B A."""
 
     kind: Literal["adapter"]
@@ -184,9 +196,11 @@ class Family(Spec):
     }
     patching: Path = Field(default_factory=lambda: _shipped("patching", "drugs.yaml"))
     recipe: str | None = None
+    beside: Name | None = None
     made: dict[Literal["gain", "form", "length", "directions"], str] = {}
     left_out: dict[str, str] = {}
     _file: Path = PrivateAttr()
+    _shipped: Path | None = PrivateAttr(default=None)
     _opened: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @classmethod
@@ -194,12 +208,16 @@ class Family(Spec):
         """Read a family by its name in `data/families/`, or by the path of its YAML file.
 
         Raises TuningVecError naming file and field for an unknown field, a wrong role, a missing file (`files=False`
-        leaves weights unchecked, for a recipe that is about to make them).
+        leaves weights unchecked, for a recipe that is about to make them). Weights may be missing where what was
+        measured of the family ships (`shipped`).
         """
         file = _spec_file(family)
         spec = cls.read(file)
         spec._file = file
         if files:
+            folder = data_folder() / "measured" / spec.name
+            if folder.is_dir() and file.parent == (data_folder() / "families").resolve() and not spec._at_hand():
+                spec._shipped = folder
             spec._check_files()
         return spec
 
@@ -222,10 +240,13 @@ class Family(Spec):
                 raise ValueError(f"fine_tuned.{i}.controls: {m.controls!r} is no member of role domain")
         return self
 
+    def _at_hand(self) -> bool:
+        return all(member.source.at_hand(self.root) for member in self.members)
+
     def _check_files(self) -> None:
         fields = ["pretrained", *(f"fine_tuned.{i}" for i in range(len(self.fine_tuned)))]
         for field, member in zip(fields, self.members, strict=True):
-            for path in member.source.missing(self.root):
+            for path in () if self.shipped else member.source.missing(self.root):
                 raise TuningVecError(f"{self.file}: {field}.source.path: no file {path}{self._remedy(member)}")
         for name, corpus in self.corpora.items():
             for path in corpus.missing(self.root):
@@ -247,6 +268,11 @@ class Family(Spec):
     @property
     def file(self) -> Path:
         return self._file
+
+    @property
+    def shipped(self) -> Path | None:
+        """The folder of what was measured of this family elsewhere, where its weights are not at hand."""
+        return self._shipped
 
     @property
     def opened(self) -> dict[str, Any]:

@@ -32,12 +32,12 @@ def domains(family: Family) -> dict[str, str]:
     return {m.name: m.domain for m in family.fine_tuned if m.role == "domain"}
 
 
-def _sds(cases: int, alpha: float) -> float:
+def sds_of(cases: int, alpha: float = 0.05) -> float:
     """How many standard deviations of the null cover all of so many cases but for a chance of `alpha` (Bonferroni)."""
     return NormalDist().inv_cdf(1 - alpha / (2 * max(cases, 1)))
 
 
-def _spread(sds: float, alpha: float) -> str:
+def spread(sds: float, alpha: float = 0.05) -> str:
     return f"± {sds:.1f} standard deviations of the null, {1 - alpha:.0%} for all together if it is normal. {NO_RUN}"
 
 
@@ -89,7 +89,7 @@ def pairs(cosines: pd.DataFrame, family: Family, alpha: float = 0.05) -> pd.Data
     found["common"] = [_common(member[a], member[b]) for a, b in zip(found.a, found.b, strict=True)]
     ends = [{member[a].domain, member[b].domain} for a, b in zip(found.a, found.b, strict=True)]
     facts = found[found.common == "facts"].assign(domain=lambda t: t.a.map(lambda name: member[name].domain))
-    sds, rows = _sds(len(found), alpha), []
+    sds, rows = sds_of(len(found), alpha), []
     for row, domains_of in zip(found.itertuples(), ends, strict=True):
         like = facts[facts.domain.isin(domains_of)]
         twin = like.loc[(like.ceiling - row.ceiling).abs().idxmin()] if len(like) else None
@@ -127,7 +127,7 @@ def orthogonal(
     ends = pd.DataFrame({"a": whole.a.map(domain), "b": whole.b.map(domain)})
     medical = (ends == MEDICINE).any(axis=1) & ends.isin(OTHERS).any(axis=1)
     cases, same = whole[medical], whole[ends.a == ends.b]
-    sds = _sds(len(cases), alpha)
+    sds = sds_of(len(cases), alpha)
     half = sds * cases.null_sd
     cases = cases.assign(effect=cases.cosine, low=cases.cosine - half, high=cases.cosine + half, twins=np.nan)
     if twins is not None:
@@ -135,7 +135,7 @@ def orthogonal(
     scale = cases.twins.fillna(cases.ceiling).fillna(1)
     rule = (
         "Effect: the cosine, whole model, of a vector of medicine with one of maths or code. Interval: "
-        f"{_spread(sds, alpha)} Smallest cosine that matters: {least:g} of that of two trainings on the same facts; "
+        f"{spread(sds, alpha)} Smallest cosine that matters: {least:g} of that of two trainings on the same facts; "
         "without any, of the largest that the adapters' input factors allow, which is 1 for full fine-tunes. "
         "No direction: the claim is that there is none that matters."
     )
@@ -167,7 +167,7 @@ def facts_beyond_form(twins: pd.DataFrame, least: float = 0.1) -> Verdict:
 def random_on_null(means: pd.DataFrame, alpha: float = 0.01) -> Verdict:
     """The control: whether a random T has an SSA of k/d_out in every kind of matrix."""
     rows = means[(means.vector == "random") & (means.null_sd > 0)]
-    sds, gap = _sds(len(rows), alpha), rows.SSA - rows.null
+    sds, gap = sds_of(len(rows), alpha), rows.SSA - rows.null
     cases = rows.assign(kind=rows.kind.map(SYMBOLS), effect=gap, low=gap, high=gap, size=gap.abs())
     rule = (
         "Effect: SSA minus its null, mean over layers. Smallest that matters: "
@@ -243,12 +243,12 @@ def as_any_training(means: pd.DataFrame, family: Family, least: float = 0.1, alp
         columns=dict(vector="placebo", excess="of_placebo", sd="sd_of_placebo")
     )
     cases = own.merge(theirs, on=["placebo", "kind"]).query("excess.notna() and of_placebo.notna()")
-    sds = _sds(len(cases), alpha)
+    sds = sds_of(len(cases), alpha)
     half = sds * (cases.sd**2 + cases.sd_of_placebo**2) ** 0.5
     effect = cases.excess - cases.of_placebo
     cases = cases.assign(effect=effect, low=effect - half, high=effect + half, kind=cases.kind.map(SYMBOLS))
     apart = bool(((cases.low > least) | (cases.high < -least)).any())
-    rule += _spread(sds, alpha)
+    rule += spread(sds, alpha)
     return judge(cases, rule, least=least, direction=0, falsified=apart, smallest=least)
 
 
@@ -269,14 +269,14 @@ def new_directions(
         for kinds in (more, than)
     )
     means_of = [side["over"].mean(axis=1) for side in (ours, theirs)]
-    sds = _sds(len(means_of[0]), alpha)
+    sds = sds_of(len(means_of[0]), alpha)
     half = sds * sum(side["variance"].mean(axis=1) / side["over"].count(axis=1) for side in (ours, theirs)) ** 0.5
     effect = means_of[0] - means_of[1]
     cases = pd.DataFrame(dict(zip(("more", "than"), means_of, strict=True), effect=effect))
     cases = cases.assign(low=effect - half, high=effect + half, **wide["over"]).rename_axis("vector").reset_index()
     rule = (
         f"Effect: $E_\\perp$ over chance, $(1 - \\mathrm{{SSA}})/(1 - k/d_\\text{{out}})$, mean over {_names(more)} "
-        f"minus mean over {_names(than)}, in each vector. Interval: {_spread(sds, alpha)} Smallest difference "
+        f"minus mean over {_names(than)}, in each vector. Interval: {spread(sds, alpha)} Smallest difference "
         f"that matters: {least:g} times chance. Direction: up."
     )
     other_way = bool((cases.high < -least).any()) if cases.effect.notna().any() else None
@@ -361,12 +361,12 @@ def energy_concentrated(
     ours, rest = wide.xs(True, axis=1, level=1), wide.xs(False, axis=1, level=1)
     share, turned = (ours[x] / (ours[x] + rest[x]) for x in ("E_perp", "turned"))
     variance = (1 - turned) ** 2 * ours.variance + turned**2 * rest.variance
-    sds = _sds(len(share), alpha)
+    sds = sds_of(len(share), alpha)
     half, effect = sds * variance**0.5 / (ours.turned + rest.turned), share - turned.clip(lower=0.5)
     cases = pd.DataFrame(dict(share=share, turned=turned, effect=effect, low=effect - half, high=effect + half))
     rule = (
         f"Effect: the share of $E_\\perp$ in {_names(kinds)}, minus one half or the share that the same $T$ has with "
-        f"each matrix rotated at random, whichever is larger. Interval: {_spread(sds, alpha)} Smallest difference that "
+        f"each matrix rotated at random, whichever is larger. Interval: {spread(sds, alpha)} Smallest difference that "
         f"matters: {least:g}. Direction: up."
     )
     less = bool((share < 0.5).any()) if share.notna().any() else None

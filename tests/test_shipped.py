@@ -1,0 +1,162 @@
+import hashlib
+import lzma
+import shutil
+
+import pytest
+import yaml
+from pandas.testing import assert_frame_equal
+
+from tests.test_family import SPEC
+from tuningvec.data import data_folder
+from tuningvec.errors import TuningVecError
+from tuningvec.family import members, shipped
+from tuningvec.family.shipped import kept
+from tuningvec.family.spec import Family
+from tuningvec.measures import preflight
+from tuningvec.store import Store
+from tuningvec.weights.subspace import subspace_alignment
+
+epsilons, names = [0.05, 0.1], ["tuned"]
+
+
+def aligned(spec):
+    theta, T = members.checkpoint(spec), members.tuning_vectors(spec)
+    return subspace_alignment(theta, {name: T[name] for name in names}, epsilons, Store())
+
+
+@pytest.fixture
+def families(tmp_path, make_checkpoint, monkeypatch):
+    """A data folder with the family `mine`, whose weights are at hand."""
+    data = tmp_path / "data"
+    (data / "families").mkdir(parents=True)
+    for folder in ("corpora", "tasks", "patching"):
+        shutil.copytree(data_folder() / folder, data / folder)
+    for seed, name in enumerate(["base", "tuned"]):
+        make_checkpoint(name, seed=seed).rename(data / "families" / name)
+    (data / "families" / "mine.yaml").write_text(SPEC, encoding="utf-8")
+    monkeypatch.setenv("TUNINGVEC_DATA", str(data))
+    return data / "families"
+
+
+@pytest.fixture
+def measured(families, tmp_path, monkeypatch):
+    """What two calls measured of `mine`, after which its fine-tuned weights went."""
+    monkeypatch.setenv(shipped.STAGE, str(tmp_path / "stage"))
+    family = shipped.exportable("mine")
+    found = kept(family, "alignment", aligned), kept(family, "preflight", preflight.preflight)
+    shipped.export(tmp_path / "stage", family, dict(commit="abc", dtype="float32"))
+    monkeypatch.delenv(shipped.STAGE)
+    shutil.rmtree(families / "tuned")
+    return found
+
+
+def test_what_ships_is_what_was_measured_bit_for_bit(families, measured):
+    family = Family.load("mine")
+    assert family.shipped == data_folder() / "measured" / "mine"
+    for table, (name, call) in zip(measured, [("alignment", aligned), ("preflight", preflight.preflight)], strict=True):
+        assert_frame_equal(kept(family, name, call), table, check_exact=True)
+    runs = kept(family, "alignment", aligned).attrs["runs"]
+    assert [run["inputs"]["weights"] for run in runs] == [run["inputs"]["weights"] for run in measured[0].attrs["runs"]]
+
+
+def test_the_provenance_names_weights_texts_code_and_machine(families, measured):
+    about = shipped.provenance(Family.load("mine").shipped)
+    base = hashlib.sha256((families / "base" / "model.safetensors").read_bytes()).hexdigest()
+    assert about["weights"]["base"]["model.safetensors"] == base and set(about["weights"]) == {"base", "tuned"}
+    assert {"general.jsonl", "drugs.jsonl", "drugs.yaml"} <= set(about["reading"])
+    assert about["commit"] == "abc" and about["machines"] and "torch" in about["versions"]
+    assert about["tables"]["alignment"]["parameters"] == {"epsilons": epsilons, "names": names}
+
+
+def test_with_the_weights_at_hand_nothing_is_read_from_what_ships(families, measured):
+    shutil.copytree(families / "base", families / "tuned")
+    family = Family.load("mine")
+    assert family.shipped is None
+    assert kept(family, "alignment", aligned).empty  # T of the copy is 0 throughout
+
+
+def test_other_parameters_are_refused(families, measured, monkeypatch):
+    monkeypatch.setitem(aligned.__globals__, "epsilons", [0.2])
+    with pytest.raises(TuningVecError, match=r"alignment: epsilons \[0.05, 0.1\] then, \[0.2\] now; measure it again"):
+        kept(Family.load("mine"), "alignment", aligned)
+
+
+def test_another_call_is_refused(families, measured):
+    def aligned(spec):
+        theta, T = members.checkpoint(spec), members.tuning_vectors(spec)
+        return subspace_alignment(theta, {name: T[name] for name in names}, epsilons)
+
+    with pytest.raises(TuningVecError, match="alignment: the page's call has changed since"):
+        kept(Family.load("mine"), "alignment", aligned)
+
+
+def test_a_table_that_does_not_ship_is_named(families, measured):
+    with pytest.raises(TuningVecError, match="no 'scores' ships; there are alignment, preflight"):
+        kept(Family.load("mine"), "scores", aligned)
+
+
+def test_an_altered_file_is_refused(families, measured):
+    family = Family.load("mine")
+    file = family.shipped / "alignment.json.xz"
+    text = lzma.decompress(file.read_bytes()).replace(b"W_gate", b"W_up", 1)
+    file.write_bytes(lzma.compress(text))
+    with pytest.raises(TuningVecError, match=r"alignment\.json\.xz: sha256 is \w+, in provenance.json"):
+        kept(family, "alignment", aligned)
+    file.unlink()
+    with pytest.raises(TuningVecError, match=r"alignment\.json\.xz: sha256"):
+        kept(family, "alignment", aligned)
+
+
+def test_an_altered_text_is_refused(families, measured):
+    with (families.parent / "corpora" / "general.jsonl").open("a") as file:
+        file.write('{"text": "One more."}\n')
+    with pytest.raises(TuningVecError, match=r"texts have changed since: general.jsonl"):
+        kept(Family.load("mine"), "alignment", aligned)
+
+
+@pytest.mark.parametrize("change", [dict(prompt=dict(system={})), dict(benchmarks={"law": ["tuningvec_drugs"]})])
+def test_another_spec_is_refused_and_other_words_are_not(families, measured, change):
+    file = families / "mine.yaml"
+    spec = yaml.safe_load(SPEC) | dict(title="Ours", summary="Other words.", limits="Fewer.")
+    file.write_text(yaml.safe_dump(spec))
+    assert len(kept(Family.load("mine"), "alignment", aligned))
+    file.write_text(yaml.safe_dump(spec | change))
+    with pytest.raises(TuningVecError, match="spec has changed since in more than its words"):
+        kept(Family.load("mine"), "alignment", aligned)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"tables": {}}'])
+def test_an_unreadable_provenance_is_refused(families, measured, text):
+    family = Family.load("mine")
+    (family.shipped / shipped.PROVENANCE).write_text(text)
+    with pytest.raises(TuningVecError, match="not readable as provenance"):
+        kept(family, "alignment", aligned)
+
+
+def test_only_a_named_family_with_its_weights_is_exported(families, measured, tmp_path):
+    with pytest.raises(TuningVecError, match="its weights are not at hand"):
+        shipped.exportable("mine")
+    shutil.copytree(families, tmp_path / "elsewhere")
+    shutil.copytree(families / "base", tmp_path / "elsewhere" / "tuned")
+    with pytest.raises(TuningVecError, match="looked for by a family's name"):
+        shipped.exportable(str(tmp_path / "elsewhere" / "mine.yaml"))
+
+
+def test_what_would_not_come_back_the_same_is_not_staged(families, tmp_path, monkeypatch):
+    monkeypatch.setenv(shipped.STAGE, str(tmp_path / "stage"))
+    with pytest.raises(TuningVecError, match="no such object can be exported"):
+        kept(Family.load("mine"), "weights", members.checkpoint)
+    with pytest.raises(TuningVecError, match="measured anything"):
+        shipped.export(tmp_path / "stage", Family.load("mine"), {})
+
+
+def test_names_of_what_pages_keep_are_unique_and_begin_with_their_page():
+    import re
+
+    found = {
+        file.stem: re.findall(r'kept\(\s*spec, "([^"]+)"', file.read_text(encoding="utf-8"))
+        for file in (data_folder().parent / "notebooks").glob("*.md")
+    }
+    every = [name for names in found.values() for name in names]
+    assert len(every) == len(set(every)) > 12
+    assert all(stem.startswith(name.partition("-")[0] + "_") for stem, names in found.items() for name in names)

@@ -1,0 +1,248 @@
+"""What was measured of a family whose weights are not at hand: tables that ship, with where they come from.
+
+`data/measured/<family>/` holds a file for each measuring call of a page and `provenance.json`, which names code,
+machine and the checksums of weights, texts and files. A family is read from there as a whole or not at all.
+"""
+
+import ast
+import hashlib
+import inspect
+import json
+import lzma
+import os
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from tuningvec.codec import decoded, encoded
+from tuningvec.data import data_folder
+from tuningvec.errors import TuningVecError
+from tuningvec.family.members import weights
+from tuningvec.family.spec import GGUF, Family, Hub
+from tuningvec.store import Store
+
+T = TypeVar("T")
+FORMAT = 1
+PROVENANCE = "provenance.json"
+STAGE = "TUNINGVEC_EXPORT"  # the folder that measuring calls are exported to while pages run
+OF_TEXT = {"title", "summary", "limits", "made", "left_out"}  # fields of a spec on which no measure depends
+
+
+def kept(family: Family, name: str, call: Callable[[Family], T]) -> T:
+    """What a measuring call returns: measured here, or read from what ships where the family's weights are not at hand.
+
+    The call takes the family alone; the plain values that it reads from its page are the parameters of the measure.
+    Raises TuningVecError where nothing ships under this name, or it was measured by another call, with other
+    parameters, of another spec or other texts, or its file was altered since.
+    """
+    asked = dict(parameters=_parameters(call), call=_text(call))
+    if family.shipped is None:
+        found = call(family)
+        if stage := os.environ.get(STAGE):
+            _write(Path(stage), name, found, asked)
+        return found
+    about = provenance(family.shipped)
+    for change in changes(family, about):
+        raise _stale(family, change)
+    if name not in about["tables"]:
+        raise _stale(family, f"no {name!r} ships; there are {', '.join(about['tables'])}")
+    for field, value in asked.items():
+        if (had := about["tables"][name][field]) != value:
+            differ = _difference(had, value) if field == "parameters" else "the page's call has changed since"
+            raise _stale(family, f"{name}: {differ}")
+    return read(family.shipped, name, about)
+
+
+def read(folder: Path, name: str, about: dict[str, Any]) -> Any:
+    """The object of this name; raises TuningVecError where its file is not that of the provenance."""
+    file = folder / f"{name}.json.xz"
+    found = file.read_bytes() if file.is_file() else b""
+    if (digest := hashlib.sha256(found).hexdigest()) != (had := about["tables"][name]["sha256"]):
+        raise TuningVecError(f"{file}: sha256 is {digest[:12]}, in {PROVENANCE} {had[:12]}; fetch the folder again")
+    return _unpacked(file)
+
+
+def _unpacked(file: Path) -> Any:
+    return decoded(json.loads(lzma.decompress(file.read_bytes())))
+
+
+def provenance(folder: Path) -> dict[str, Any]:
+    """What `provenance.json` tells; raises TuningVecError where it cannot be read or is of another format."""
+    file = folder / PROVENANCE
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise ValueError(f"format is {about['format']}, not {FORMAT}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TuningVecError(f"{file}: not readable as provenance: {error}; fetch the folder again") from None
+    return about
+
+
+def notice(family: Family) -> str:
+    """What a page says above its numbers: where they were measured, and how to measure them again."""
+    about = provenance(family.shipped)
+    first, last = (time[:16].replace("T", " ") for time in about["measured"])
+    return (
+        ":::{admonition} Measured elsewhere\n:class: note\n"
+        f"The weights of {family.title} are not at hand. What follows was measured from {first} to {last} (UTC) on "
+        f"{'; '.join(about['machines'])}, by the code of commit `{about['commit']}`. The cells below read it from "
+        f"`data/measured/{family.name}/`; cells that need the weights themselves are left out. "
+        f"To measure it again: {_again(family)}.\n:::"
+    )
+
+
+def folder(family: Family) -> Path:
+    """Where what was measured of a family ships; raises TuningVecError where nothing does."""
+    found = data_folder() / "measured" / family.name
+    if not found.is_dir():
+        raise TuningVecError(f"{found}: nothing ships of this family; `python -m tuningvec export` makes it")
+    return found
+
+
+def exportable(name: str) -> Family:
+    """The family of this name; raises TuningVecError where there is nothing to measure or nobody would look for it."""
+    family, families = Family.load(name), (data_folder() / "families").resolve()
+    if family.shipped:
+        raise TuningVecError(f"{family.file}: its weights are not at hand, so that nothing can be measured")
+    if family.file.parent != families:
+        raise TuningVecError(
+            f"{family.file}: what ships is looked for by a family's name; put the file into {families}"
+        )
+    return family
+
+
+def export(stage: Path, family: Family, about: dict[str, Any]) -> Path:
+    """Make `data/measured/<family>/` of what was staged while its pages ran, with `about` in its provenance.
+
+    An older export is replaced when the new one is whole. Raises TuningVecError where nothing was staged.
+    """
+    staged = {f.name.removesuffix(".about.json"): json.loads(f.read_text()) for f in sorted(stage.glob("*.about.json"))}
+    if not staged:
+        raise TuningVecError(f"{family.file}: no page of this family measured anything")
+    files = {name: stage / f"{name}.json.xz" for name in staged}
+    runs = [run for file in files.values() for table in tables(_unpacked(file)) for run in table.attrs.get("runs", ())]
+    times = sorted(run["measured"] for run in runs)
+    about = dict(
+        format=FORMAT, family=family.name, **about, measured=[times[0], times[-1]],
+        machines=sorted({", ".join([run["machine"], run["device"]]) for run in runs}),
+        versions=dict(sorted(pair for run in runs for pair in run["versions"].items())),
+        spec=_spec(family), reading=_reading(family), weights=_weights(family), tables=staged,
+    )  # fmt: skip
+    target = data_folder() / "measured" / family.name
+    target.mkdir(parents=True, exist_ok=True)
+    for file in target.iterdir():
+        file.unlink()
+    for file in files.values():
+        shutil.move(file, target / file.name)
+    (target / PROVENANCE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return target
+
+
+def tables(value: Any) -> Iterator[pd.DataFrame]:
+    """All tables in an object."""
+    if isinstance(value, pd.DataFrame):
+        yield value
+    elif isinstance(value, dict):
+        yield from tables(list(value.values()))
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from tables(part)
+
+
+def _write(stage: Path, name: str, found: Any, asked: dict[str, Any]) -> None:
+    """Raises TuningVecError for an object that would not come back as it is, and for a name that is taken."""
+    text = json.dumps(encoded(found), separators=(",", ":"))
+    if json.dumps(encoded(decoded(json.loads(text))), separators=(",", ":")) != text:
+        raise TuningVecError(f"{name}: what the call returns does not come back the same from JSON")
+    packed = lzma.compress(text.encode(), preset=9)
+    stage.mkdir(parents=True, exist_ok=True)
+    (stage / f"{name}.json.xz").write_bytes(packed)
+    about = dict(sha256=hashlib.sha256(packed).hexdigest(), **asked)
+    (stage / f"{name}.about.json").write_text(json.dumps(about))
+
+
+def changes(family: Family, about: dict[str, Any]) -> Iterator[str]:
+    """What of the family's spec, its texts and its tasks is no longer what was measured."""
+    if about["spec"] != _spec(family):
+        yield "the family's spec has changed since in more than its words"
+    if about["reading"] != (now := _reading(family)):
+        yield f"texts have changed since: {_difference(about['reading'], now)}"
+
+
+def _stale(family: Family, why: str) -> TuningVecError:
+    return TuningVecError(f"{family.shipped}: {why}; measure it again: {_again(family)}")
+
+
+def _again(family: Family) -> str:
+    make = f"`python -m tuningvec.recipes {family.name}`" if family.recipe else "fetch the weights"
+    return f"{make}, then `python -m tuningvec export {family.name}`"
+
+
+def _difference(had: dict[str, Any], now: dict[str, Any]) -> str:
+    names = [name for name in had | now if had.get(name) != now.get(name)]
+    return ", ".join(f"{name} {had.get(name)!s:.20} then, {now.get(name)!s:.20} now" for name in names)
+
+
+def _parameters(call: Callable[[Family], Any]) -> dict[str, Any]:
+    """The plain values among the page's names that a call reads, also in its comprehensions."""
+    names = () if _ours(call) else _names(call.__code__)
+    values = {name: call.__globals__.get(name, ...) for name in sorted(names)}
+    return {name: json.loads(json.dumps(value)) for name, value in values.items() if _plain(value)}
+
+
+def _ours(call: Callable[[Family], Any]) -> bool:
+    return call.__module__.startswith("tuningvec.")
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = (part for part in code.co_consts if isinstance(part, CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _text(call: Callable[[Family], Any]) -> str:
+    """A function of this package by its name, one of a page by a checksum of its body, whatever its layout."""
+    if _ours(call):
+        return f"{call.__module__}.{call.__qualname__}"
+    (function,) = ast.parse(textwrap.dedent(inspect.getsource(call))).body
+    return hashlib.sha256("\n".join(map(ast.unparse, function.body)).encode()).hexdigest()[:24]
+
+
+def _spec(family: Family) -> str:
+    """A checksum of all fields of a spec that measures depend on; texts count by their contents, not their paths."""
+    text = json.dumps(
+        _without_paths(family.model_dump(mode="json", exclude=OF_TEXT, exclude_defaults=True)), sort_keys=True
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_paths(v) for k, v in value.items() if k not in ("path", "patching", "label", "license")}
+    return [_without_paths(v) for v in value] if isinstance(value, list) else value
+
+
+def _reading(family: Family) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:24] for file in family.reading}
+
+
+def _weights(family: Family) -> dict[str, dict[str, str]]:
+    """Where each member's weights come from, and the checksums of its files, as the store knows weights by."""
+    store, found = Store(), {}
+    for member in family.members:
+        terms, source = weights(family, member.name).own.terms, member.source
+        files = {file.name: store.digest(file) for term in list(terms)[-1:] for file in term.files}
+        if isinstance(source, GGUF):
+            files[Path(source.file).name] = source.sha256
+        found[member.name] = files | ({source.repo: source.revision} if isinstance(source, Hub) else {})
+    return found
