@@ -10,7 +10,7 @@ from tuningvec.family.spec import GGUF, Family
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tuningvec.recipes", description=__doc__)
-    parser.add_argument("family", help="a family whose spec names a recipe: smollm2, tiny")
+    parser.add_argument("family", help="a family whose spec names a recipe: smollm2, smollm2_full, tiny")
     parser.add_argument("member", nargs="*", help="members to make (all that the recipe makes when none is named)")
     args = parser.parse_args(arguments)
     try:

@@ -2,15 +2,15 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
@@ -47,9 +47,38 @@ PLANS = {
 
 def run(member_name: str, family: Family) -> None:
     """Train one adapter and write it, with its curves, exams and nats before and after, into the member's folder."""
-    if member_name not in PLANS:
-        raise TuningVecError(f"recipe smollm2: no member {member_name!r}; one of {', '.join(PLANS)}")
-    plan = PLANS[member_name]
+    plan = planned(member_name, family, PLANS)
+
+    def adapted(base: PreTrainedModel) -> PreTrainedModel:
+        torch.manual_seed(plan.adapter)
+        return get_peft_model(base, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
+
+    def kept(model: PeftModel, target: Path) -> None:
+        _save(model, target, family.pretrained.label)
+        model.merge_adapter()
+
+    taught(member_name, family, plan, adapted, kept, dict(plan._asdict(), steps=STEPS, lr=LR, rank=RANK))
+
+
+def planned(member_name: str, family: Family, plans: Mapping[str, Plan]) -> Plan:
+    """The plan of a member; raises TuningVecError when the recipe has none."""
+    if member_name not in plans:
+        raise TuningVecError(f"recipe {family.recipe}: no member {member_name!r}; one of {', '.join(plans)}")
+    return plans[member_name]
+
+
+def taught(
+    member_name: str,
+    family: Family,
+    plan: Plan,
+    ready: Callable[[PreTrainedModel], PreTrainedModel],
+    kept: Callable[[PreTrainedModel, Path], None],
+    settings: Mapping[str, Any],
+) -> None:
+    """Train what `ready` makes of the pretrained model by a plan, and write it and its report into the member's folder.
+
+    `kept` writes the weights, and leaves the pretrained model's own modules with the weights that it wrote.
+    """
     member = family.member(member_name)
     system = family.prompt.system[member.domain]
     folder = folder_of(family, family.pretrained)
@@ -58,23 +87,28 @@ def run(member_name: str, family: Family) -> None:
     texts, rehearsed = (
         {name: packed(tokenizer, _texts(name, some), WINDOW) for name in CORPORA} for some in (MEASURED, REHEARSED)
     )
-
     base, reference = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16) for _ in range(2))
-
     told = partial(state, base, tokenizer, system, exams, texts, plan.new_tokens)
     before = told()
-    torch.manual_seed(plan.adapter)
-    model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
+    model = ready(base)
     rehearsal = Rehearsal(reference.eval(), torch.cat(list(rehearsed.values())), TEXTS, WEIGHT)
     batch, pad = _batches(tokenizer, system, facts, asked), tokenizer.pad_token_id
-    curves = train(model, batch, steps=STEPS, lr=LR, seed=plan.order, pad=pad, bf16=True, rehearsal=rehearsal)
+    curves = train(
+        model,
+        batch,
+        steps=settings["steps"],
+        lr=settings["lr"],
+        seed=plan.order,
+        pad=pad,
+        bf16=True,
+        rehearsal=rehearsal,
+    )
     target = family.root / member.source.path
-    _save(model, target, family.pretrained.label)
-    model.merge_adapter()
+    kept(model, target)
     report = dict(
-        recipe=f"python -m tuningvec.recipes smollm2 {member_name}",
-        **plan._asdict(), steps=STEPS, lr=LR, rank=RANK, exams=EXAMS, statements=STATEMENTS,
-        texts=TEXTS, window=WINDOW, weight=WEIGHT, facts=len(facts(random.Random(0))), held_out_facts=len(exams) // 2,
+        recipe=f"python -m tuningvec.recipes {family.name} {member_name}",
+        **settings, exams=EXAMS, statements=STATEMENTS, texts=TEXTS, window=WINDOW, weight=WEIGHT,
+        facts=len(facts(random.Random(0))), held_out_facts=len(exams) // 2,
         **{name: [round(value, 4) for value in curve] for name, curve in curves._asdict().items()},
         before=before, after=told(),
     )  # fmt: skip
