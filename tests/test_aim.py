@@ -5,7 +5,7 @@ import pytest
 
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
-from tuningvec.measures import aim, models
+from tuningvec.measures import aim, models, turned
 from tuningvec.store import Store
 
 FEW = dict(draws=3, texts=2, words=12, seed=0)
@@ -50,7 +50,7 @@ def table(value, draws):
         for sides, some in (("none", [value]), ("left", draws), ("both", draws))
         for i, x in enumerate(some)
     ]
-    return aim.against_draws(pd.DataFrame(rows))
+    return turned.against_draws(pd.DataFrame(rows))
 
 
 NARROW, WIDE = [0.30 + 0.0005 * i for i in range(10)], [0.1, 0.5, 0.2, 0.45, 0.3]

@@ -5,7 +5,8 @@ from transformers import AutoModelForCausalLM
 from tuningvec.errors import TuningVecError
 from tuningvec.family import members
 from tuningvec.family.spec import Family
-from tuningvec.measures import models, preflight
+from tuningvec.measures import models, preflight, turned
+from tuningvec.store import Store
 from tuningvec.weights.checkpoint import Checkpoint
 from tuningvec.weights.delta import Combination, TuningVector
 
@@ -97,3 +98,35 @@ def test_negation_of_another_vector_does_not_recover_the_pretrained_file(value, 
     within = dict(zip(table.member, table["of bound"] <= 1, strict=True))
     assert not within.pop("code") and all(within.values())
     assert preflight.negation_recovers(table).kind == "differs"
+
+
+@pytest.mark.parametrize("sides", turned.SIDES)
+@pytest.mark.parametrize(
+    ("name", "start", "scale"), [("tiny", None, 1), ("tiny", "medical", -0.5), ("smollm2", "medical", -1)]
+)
+def test_a_turned_T_has_the_length_and_spectrum_of_T_and_starts_where_it_is_told(name, start, scale, sides):
+    family = Family.load(name)
+    model = models.Turned(family, "medical", 0, sides=sides, start=start, scale=scale)
+    begun = members.weights(family, start or family.pretrained.name)
+    straight = begun.fitted + scale * members.tuning_vectors(family)["medical"]
+    assert model.prompted == begun.like and straight.shapes == model.weights.shapes
+    matrix = "model.layers.1.mlp.down_proj.weight"
+    spectra = [torch.linalg.svdvals(w.read(matrix) - begun.fitted.read(matrix)) for w in (straight, model.weights)]
+    torch.testing.assert_close(*spectra, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(straight.read(matrix), model.weights.read(matrix), atol=1e-4)
+    same = [n for n in straight.shapes if torch.allclose(straight.read(n), model.weights.read(n), rtol=0, atol=1e-6)]
+    assert {"model.norm.weight", "model.embed_tokens.weight"} <= set(same)
+    if start and scale == -0.5:
+        negated = models.negated(family, "medical", 0.5)
+        assert torch.allclose(negated.weights.read(same[0]), model.weights.read(same[0]), rtol=0, atol=1e-6)
+
+
+def test_draws_are_told_apart_by_what_is_stored_of_them(tmp_path):
+    family, store = Family.load("tiny"), Store(tmp_path)
+    drawn = turned.draws(family, ["medical", "math"], 3, 0, "float32", removed=[0.5, 1])
+    assert len(drawn) == 2 * 2 * 2 * 3 == len({model.name for _, model in drawn})
+    assert len({str(model.weights.identity(store)) for _, model in drawn}) == len(drawn)
+    again = turned.draws(family, ["medical"], 3, 0, "float32", removed=[0.5])
+    assert [m.weights.identity(store) for _, m in again] == [m.weights.identity(store) for _, m in drawn[:6]]
+    with pytest.raises(TuningVecError, match="no member 'law'; there are"):
+        turned.draws(family, ["law"], 3, 0, "float32")

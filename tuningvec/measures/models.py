@@ -86,20 +86,34 @@ class Arithmetic(Opened):
 
 
 class Turned(Opened):
-    """θ_pre + T of a member, with every matrix of the blocks in T rotated (`Rotated`), the rest of T kept.
+    """θ + c · (T of a member, turned): every matrix of the blocks in T rotated (`Rotated`), the rest of T kept.
 
-    Embedding, head, norms and biases are no such matrices: the first two have too many rows to be rotated.
+    θ is the pretrained member unless `start` names another, and what is prompted; c is `scale`. θ_ft − λ · turned T
+    starts at the member with c = −λ. Embedding, head, norms and biases are no matrices that are rotated: the first two
+    have too many rows. Raises TuningVecError for an unknown member.
     """
 
-    def __init__(self, family: Family, member: str, seed: int, dtype: str = "float32", sides: Sides = "left"):
+    def __init__(
+        self,
+        family: Family,
+        member: str,
+        seed: int,
+        dtype: str = "float32",
+        sides: Sides = "left",
+        start: str | None = None,
+        scale: float = 1,
+    ):
         super().__init__(family, family.pretrained.name, dtype)
-        T = members.tuning_vectors(family, controls=True)[member]
+        T = members.tuning_vectors(family, controls=True)[family.member(member).name]
         self.name = f"{member}, rotated" if sides == "left" else f"{member}, rotated on both sides"
+        if start is not None:
+            self.name = f"{start} {scale:+g} · ({self.name}, seed {seed})"
         matrices: dict[str, list[slice]] = {}
         for tensor, component in places({member: T}, self.like, MATRICES):
             matrices.setdefault(tensor, []).append(component.rows or ALL)
-        pretrained = members.weights(family, family.pretrained.name).fitted
-        self.weights = pretrained + Combination({Rotated(T, matrices, seed, sides): 1})
+        begun = members.weights(family, start or family.pretrained.name)
+        self.weights = begun.fitted + Combination({Rotated(T, matrices, seed, sides): scale})
+        self.prompted = begun.like
 
 
 def negated(family: Family, member: str, scale: float, dtype: str = "float32") -> Arithmetic:

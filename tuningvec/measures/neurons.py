@@ -185,19 +185,17 @@ def rotated(family: Family, dtype: str, seed: int, store: Store | None = None) -
     """The same of θ_pre + T with T rotated (`models.Turned`), for every fine-tuned member, on the first of HALVES."""
     names = [member.name for member in family.studied[1:]]
     turned = [models.Turned(family, name, seed, dtype) for name in names]
-    found = _profiles(family, models.in_turn(turned), HALVES[0], store, rotated=seed)
+    found = _profiles(family, models.in_turn(turned), HALVES[0], store)
     return found._replace(parts=dict(zip(names, found.parts.values(), strict=True)))
 
 
-def _profiles(
-    family: Family, opened: Iterable[models.Opened], parts: Sequence[int], store: Store | None, **about: int
-) -> Profiles:
+def _profiles(family: Family, opened: Iterable[models.Opened], parts: Sequence[int], store: Store | None) -> Profiles:
     name = next(iter(family.corpora))
     found, tables = {}, []
     for member in opened:
         tokens = corpus.tokens(family, name, member.tokenizer, store)
         digest = tokens.digest()
-        record = member.record(store, "profile", __name__, tokens=digest, **about)
+        record = member.record(store, "profile", __name__, tokens=digest)
         if all(str(part) in record for part in parts):
             found[member.name] = _kept(record, parts)
         else:

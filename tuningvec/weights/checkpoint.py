@@ -201,6 +201,7 @@ class Rotated:
         self.vector, self.matrices, self.seed, self.sides = vector, matrices, seed, sides
         self.shapes = vector.shapes
         self.files = [file for term in getattr(vector, "terms", [vector]) for file in term.files]
+        self.drawn = f"rotated ({sides}, seed {seed})"  # what tells it from others of the same files
         self._turned = "", torch.empty(0)
 
     def read(self, name: str, rows: slice = ALL, out: Tensor | None = None) -> Float32[Tensor, "..."]:

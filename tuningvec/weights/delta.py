@@ -130,7 +130,9 @@ class Combination:
 
 def _identity(term: Term, store: Store) -> str:
     files = getattr(term, "files", None)
-    return repr(term) if files is None else " ".join(store.digest(file)[:24] for file in files)
+    if files is None:
+        return repr(term)
+    return " ".join(filter(None, [*(store.digest(file)[:24] for file in files), getattr(term, "drawn", "")]))
 
 
 class TuningVector(Combination):
