@@ -430,3 +430,21 @@ def test_instructions_are_counted_over_all_tasks() -> None:
     assert (found.score[own, "thought"], found.score[plain, "thought"], found.score[own, "valid"]) == (50, 0, 100)
     gaps = scores.differences(scores.pooled(kept), [(own, plain)], 0).set_index("what")
     assert gaps.points["thought"] == 50 and bool(gaps.clear["thought"]) and not gaps.clear["valid"]
+
+
+def test_draws_of_a_turned_T_are_asked_what_the_specialist_is(tmp_path, monkeypatch):
+    family, store = Family.load("tiny"), Store(tmp_path)
+    benchmarks, about = evals.of_domains(family), dict(dtype="float32", limit=2, store=store)
+    drawn = evals.negation_of_turned(family, benchmarks, [1], draws=3, seed=0, **about)
+    count = drawn.groupby(["member", "task", "sides"]).draw.nunique()
+    assert set(count) == {3} and set(count.index.get_level_values("sides")) == {"left", "both"}
+    assert set(drawn.member) == {member.name for member in family.specialists} and "rouge1" not in drawn
+    prompts = evals.negation_of_specialists(family, benchmarks, [0, 1], **about).query("own")
+    assert set(drawn.prompt) == set(prompts.prompt)
+    monkeypatch.setattr(models, "load", lambda *_: 1 / 0)
+    again = evals.negation_of_turned(family, benchmarks, [1], draws=3, seed=0, **about)
+    pd.testing.assert_frame_equal(again, drawn)
+    with pytest.raises(ZeroDivisionError):
+        evals.negation_of_turned(family, benchmarks, [1], draws=3, seed=1, **about)
+    with pytest.raises(TuningVecError, match="draws is 2"):
+        evals.negation_of_turned(family, benchmarks, [1], draws=2, seed=0, **about)

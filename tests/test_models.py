@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM
 from tuningvec.errors import TuningVecError
 from tuningvec.family import members
 from tuningvec.family.spec import Family
-from tuningvec.measures import models, preflight, turned
+from tuningvec.measures import models, preflight
 from tuningvec.store import Store
 from tuningvec.weights.checkpoint import Checkpoint
 from tuningvec.weights.delta import Combination, TuningVector
@@ -100,7 +100,7 @@ def test_negation_of_another_vector_does_not_recover_the_pretrained_file(value, 
     assert preflight.negation_recovers(table).kind == "differs"
 
 
-@pytest.mark.parametrize("sides", turned.SIDES)
+@pytest.mark.parametrize("sides", ["left", "both"])
 @pytest.mark.parametrize(
     ("name", "start", "scale"), [("tiny", None, 1), ("tiny", "medical", -0.5), ("smollm2", "medical", -1)]
 )
@@ -122,10 +122,10 @@ def test_a_turned_T_has_the_length_and_spectrum_of_T_and_starts_where_it_is_told
 
 def test_draws_are_told_apart_by_what_is_stored_of_them(tmp_path):
     family, store = Family.load("tiny"), Store(tmp_path)
-    drawn = turned.draws(family, ["medical", "math"], 3, 0, "float32", removed=[0.5, 1])
+    drawn = models.turned(family, ["medical", "math"], 3, 0, "float32", removed=[0.5, 1])
     assert len(drawn) == 2 * 2 * 2 * 3 == len({model.name for _, model in drawn})
     assert len({str(model.weights.identity(store)) for _, model in drawn}) == len(drawn)
-    again = turned.draws(family, ["medical"], 3, 0, "float32", removed=[0.5])
+    again = models.turned(family, ["medical"], 3, 0, "float32", removed=[0.5])
     assert [m.weights.identity(store) for _, m in again] == [m.weights.identity(store) for _, m in drawn[:6]]
     with pytest.raises(TuningVecError, match="no member 'law'; there are"):
-        turned.draws(family, ["law"], 3, 0, "float32")
+        models.turned(family, ["law"], 3, 0, "float32")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from tuningvec.family.spec import Family
-from tuningvec.measures import gains, scores
+from tuningvec.measures import gains, scores, turned
 from tuningvec.page.text import each
 from tuningvec.paper import printed
 from tuningvec.stats import least_seen, sign_flips
@@ -370,3 +370,38 @@ def test_items_without_answers_have_no_instructions():
 def test_rises_of_the_paper_are_means_of_cells():
     rises = printed.rises(printed.rouge(), 100).set_index("member").points.round(1)
     assert rises.to_dict() == {"Aloe-Alpha": -0.7, "Aloe-Beta": 6.2, "MediPhi": 0.3}
+
+
+def drawn_rows(counts, lenient, n=64):
+    """Items of draws of a turned T taken away, by sides, with so many right."""
+    return pd.concat(
+        rows(f"{sides} {i}", "tuningvec_t", dict(acc=count, acc_lenient=lenient), n, scale=1.0, sides=sides, draw=i)
+        for sides in ("left", "both")
+        for i, count in enumerate(counts)
+    ).assign(member="ft")
+
+
+@pytest.mark.parametrize(
+    ("without_T", "counts", "kind", "falsified"),
+    [
+        (4, [60, 61, 59, 60, 60, 61], "holds", False),
+        (60, [4, 5, 3, 4, 5, 4], "reversed", True),
+        (4, [4, 60, 10, 50, 30, 20], "within chance", False),  # draws that cost anything
+        (4, [60, 40, 62], "within chance", False),  # of three draws little is known
+    ],
+)
+def test_removing_T_is_judged_by_removing_its_draws(without_T, counts, kind, falsified):
+    items = corners(62, without_T, 62, without_T, n=64)
+    moves = scores.falls_of_turned(items, drawn_rows(counts, counts[0]))
+    assert set(moves.what) == {"t, in the form asked for, λ = 1", "t, in any form, λ = 1"}
+    strict = moves[moves.what.str.contains("asked")]
+    assert strict.value[strict.sides == "none"].tolist() == [pytest.approx(100 * (62 - without_T) / 64)]
+    assert strict.value[strict.sides == "left"].tolist() == pytest.approx([100 * (62 - c) / 64 for c in counts])
+    verdict = gains.more_than_turned(turned.against_draws(strict))
+    assert (verdict.kind, verdict.falsified) == (kind, falsified), verdict.cases.T
+
+
+def test_a_member_that_guesses_has_nothing_to_lose():
+    asked = dict(prompt="Options:\nA. one\nB. two\n", reply="A")
+    moves = scores.falls_of_turned(corners(33, 4, 33, 4, n=64).assign(**asked), drawn_rows([30, 31, 32], 30))
+    assert moves.empty and gains.more_than_turned(turned.against_draws(moves)).kind == "cannot be known here"

@@ -26,11 +26,11 @@ def study(
     Columns member, sides ("none" for T itself), draw, what, value. `what` is "hamming" and "edit", mean distance over
     layers from the pretrained pattern of neurons (mean activation > 0) on a part of the first corpus, and "nats,
     <corpus>", the rise of −log p per token over the pretrained member on the first `words` words of `texts` documents
-    that were not profiled. What the store holds is not measured again. Raises as `turned.draws` and
+    that were not profiled. What the store holds is not measured again. Raises as `models.turned` and
     `ablation.held_out` do.
     """
     names = [member.name for member in family.studied[1:]]
-    drawn = turned.draws(family, names, draws, seed, dtype)
+    drawn = models.turned(family, names, draws, seed, dtype)
     own = next(iter(family.corpora))
     pretrained = models.Opened(family, family.pretrained.name, dtype)
     tokens = corpus.tokens(family, own, pretrained.tokenizer, store)

@@ -350,6 +350,40 @@ def negation_of_specialists(
     return _readable_of(of, family.specialists)
 
 
+def negation_of_turned(
+    family: Family,
+    benchmarks: Mapping[str, Mapping[str, Task]],
+    scales: Sequence[float],
+    *,
+    draws: int,
+    seed: int,
+    dtype: str,
+    limit: int | None = None,
+    batch: int = BATCH,
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """θ_ft − λ · turned T of every specialist on the benchmarks of its own domain, by `models.turned`; no texts.
+
+    Rows of `run`, each in the member's own format, with columns member, sides, draw and scale. Raises as
+    `models.turned` and `run` do.
+    """
+    drawn = {
+        member.name: models.turned(family, [member.name], draws, seed, dtype, scales) for member in family.specialists
+    }
+
+    def of(member: FineTuned) -> Iterator[pd.DataFrame]:
+        asked = {name: task for name, task in benchmarks.get(member.domain, {}).items() if _main(task) != "rouge1"}
+        if asked:
+            told = pd.DataFrame([about | dict(model=model.name) for about, model in drawn[member.name]])
+            swept = [model for _, model in drawn[member.name]]
+            part = run(swept, asked, limit=limit, batch=batch, store=store)
+            found = part.merge(told, on="model")
+            found.attrs |= part.attrs
+            yield found
+
+    return _readable_of(of, family.specialists)
+
+
 def negated(scale: float, own: bool = True) -> str:
     """How θ_ft − λT is called, prompted in the member's own format or in plain text."""
     return f"λ = {scale:g}" + ("" if own else ", plain text")

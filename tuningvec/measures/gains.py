@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from tuningvec.measures import floors
+from tuningvec.measures import floors, turned
 from tuningvec.measures.directions import MEDICINE
 from tuningvec.measures.scores import (
     ALPHA,
@@ -19,6 +19,7 @@ from tuningvec.measures.scores import (
     holm_known,
     task_name,
     values,
+    ways,
 )
 from tuningvec.stats import paired_contrast, paired_ratio
 from tuningvec.verdict import Verdict, judge, unknown
@@ -85,13 +86,8 @@ def _form_alone(judged: pd.DataFrame, cases: pd.DataFrame, least: float, directi
 def _ways(gaps: pd.DataFrame) -> pd.DataFrame:
     """Cases of accuracy by the way of scoring; of each member's benchmark the first and the last way decide."""
     rows = gaps[gaps.what.isin(["score", "lenient"]) & (gaps.metric != "rouge1")]
-    way = np.select(
-        [rows.task.str.endswith(LIKELIHOOD), rows.what == "lenient", rows.metric == "passed"],
-        ["by likelihood", "in any form", "by assertions"],
-        "in the form asked for",
-    )
     order = ["by assertions", "in the form asked for", "in any form", "by likelihood"]
-    cases = _cases(rows).assign(way=pd.Categorical(way, order)).sort_values("way", kind="stable")
+    cases = _cases(rows).assign(way=pd.Categorical(ways(rows), order)).sort_values("way", kind="stable")
     group = ["member", "benchmark"]
     last = ~cases.duplicated(group, keep="last")
     free = cases.way.isin(["in any form", "by likelihood"])
@@ -158,6 +154,19 @@ def _otherwise(cases: pd.DataFrame, least: float, direction: Literal[1, -1]) -> 
     worst = cases.low if direction > 0 else -cases.high
     shown = (worst > -least) & (2 * 0.5**cases.n < ALPHA)
     return True if (cases.outcome == "against").any() else False if shown.all() else None
+
+
+def more_than_turned(compared: pd.DataFrame, least: float = 5.0) -> Verdict:
+    """Whether removing T costs more than removing a turned T; `compared` is of `turned.against_draws` of falls."""
+    rule = (
+        f"the fall without T is at least {least:g} points larger than the mean fall of the draws, turned on the left "
+        "and on both sides, on every benchmark and in every way of scoring in which the fine-tuned member is above "
+        f"guessing among the options (one-sided binomial); {turned.intervals(compared)}, widened by what other items "
+        "would change"
+    )
+    if compared.empty:
+        return unknown(rule, "no specialist is above guessing on its domain's benchmarks", smallest=least)
+    return turned.judged(compared, rule, least, direction=1, unit="points", digits=0, smallest=least)
 
 
 def lost_with_the_weights(parts: pd.DataFrame, falls: pd.DataFrame, least: float = 5.0) -> Verdict:

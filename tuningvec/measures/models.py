@@ -1,9 +1,10 @@
 """Members of a family as models in memory, from the same weights that the measures on disk read."""
 
 import gc
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import (
@@ -114,6 +115,27 @@ class Turned(Opened):
         begun = members.weights(family, start or family.pretrained.name)
         self.weights = begun.fitted + Combination({Rotated(T, matrices, seed, sides): scale})
         self.prompted = begun.like
+
+
+def turned(
+    family: Family, members: Sequence[str], count: int, seed: int, dtype: str, removed: Sequence[float] = ()
+) -> list[tuple[dict[str, Any], Turned]]:
+    """T of each member turned `count` times on the left and on both sides, each with what tells it; not yet loaded.
+
+    The model is θ_pre + turned T; with `removed`, θ_ft − λ · turned T for each λ in it. What tells it is member, sides,
+    draw and, with `removed`, scale. Draw i has the seed `seed` + i. Raises TuningVecError for fewer than three draws,
+    and as `Turned` does.
+    """
+    if count < 3:
+        raise TuningVecError(f"draws is {count}; a spread needs three or more")
+    found = []
+    for member, scale, sides, draw in itertools.product(members, removed or (None,), get_args(Sides), range(count)):
+        about: dict[str, Any] = dict(member=member, sides=sides, draw=draw)
+        where: dict[str, Any] = {}
+        if scale is not None:
+            about, where = about | dict(scale=scale), dict(start=member, scale=-scale)
+        found.append((about, Turned(family, member, seed + draw, dtype, sides, **where)))
+    return found
 
 
 def negated(family: Family, member: str, scale: float, dtype: str = "float32") -> Arithmetic:

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from scipy.stats import norm
 
 from tuningvec.family.spec import Family
+from tuningvec.measures import turned
 from tuningvec.stats import (
     bootstrap_difference,
     bootstrap_mean,
@@ -283,6 +284,49 @@ def lost(items: pd.DataFrame, seed: int) -> pd.DataFrame:
 def without(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     """θ_ft − T minus θ_ft of one member, in the member's own format; as `differences`."""
     return lost(items[items.scale.isin([0, 1])], seed)
+
+
+def falls_of_turned(items: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
+    """What θ_ft loses with T and with each turned T, on the same items; a row a move, for `turned.against_draws`.
+
+    `items` are of `evals.negation_of_specialists`, `drawn` of `evals.negation_of_turned`, whose λ must be among theirs.
+    Columns member, what (benchmark, way of scoring and λ), sides, draw, value (the fall in points) and error, the
+    standard error over items of the fall by T less the mean fall by the draws. A way in which θ_ft is not above
+    `guessing` is left out: it has nothing to lose.
+    """
+    rows, own = [], items[items.own]
+    for (member, task, scale), part in drawn.groupby(["member", "task", "scale"], sort=False):
+        mine = own[(own.member == member) & (own.task == task)]
+        for what, column in _compared(part, task).items():
+            if what not in ("score", "lenient"):
+                continue
+            before, with_T = (_of_one(mine[mine.scale == c], column) for c in (0, scale))
+            if not above_guessing(before, guessing(mine, task)):
+                continue
+            (way,) = ways(pd.DataFrame([dict(task=task, what=what, metric=column)]))
+            about = dict(member=member, what=f"{task_name(task.removesuffix(LIKELIHOOD))}, {way}, λ = {scale:g}")
+            rows.append(about | dict(sides=turned.NONE, draw=0, value=100 * (before - with_T).mean(), error=0.0))
+            for sides, some in part.groupby("sides", sort=False):
+                found = {draw: _of_one(one, column) for draw, one in some.groupby("draw")}
+                gap = np.mean(list(found.values()), axis=0) - with_T
+                error = 100 * float(np.std(gap, ddof=1)) / len(gap) ** 0.5
+                falls = [dict(draw=i, value=100 * (before - x).mean(), error=error) for i, x in found.items()]
+                rows += [about | dict(sides=sides) | fall for fall in falls]
+    return pd.DataFrame(rows, columns=["member", "what", "sides", "draw", "value", "error"])
+
+
+def _of_one(items: pd.DataFrame, column: str) -> Values:
+    """A score an item of one model's items of one task, in the order of the items."""
+    return items.sort_values("item")[column].to_numpy(float)
+
+
+def ways(rows: pd.DataFrame) -> np.ndarray:
+    """How scores of accuracy count what is right, by their task, what is compared and its metric."""
+    return np.select(
+        [rows.task.str.endswith(LIKELIHOOD), rows.what == "lenient", rows.metric == "passed"],
+        ["by likelihood", "in any form", "by assertions"],
+        "in the form asked for",
+    )
 
 
 def two_by_two(items: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -3,41 +3,15 @@
 A turned T is as long as T and has its spectrum; what T does beyond its draws is a matter of its direction.
 """
 
-import itertools
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import pandas as pd
 from scipy.stats import t
 
-from tuningvec.errors import TuningVecError
-from tuningvec.family.spec import Family
-from tuningvec.measures import models
 from tuningvec.verdict import Verdict, judge
 
-SIDES = ("left", "both")
 NONE = "none"  # sides of T itself
 WORDS = {"left": "on the left", "both": "on both sides"}
-
-
-def draws(
-    family: Family, members: Sequence[str], count: int, seed: int, dtype: str, removed: Sequence[float] = ()
-) -> list[tuple[dict[str, Any], models.Turned]]:
-    """T of each member turned `count` times on either kind of side, with member, sides and draw; not yet loaded.
-
-    The model is θ_pre + turned T; with `removed`, θ_ft − λ · turned T for each λ in it, named as scale. Draw i has the
-    seed `seed` + i. Raises TuningVecError for fewer than three draws, and as `models.Turned` does.
-    """
-    if count < 3:
-        raise TuningVecError(f"draws is {count}; a spread needs three or more")
-    found = []
-    for member, scale, sides, draw in itertools.product(members, removed or (None,), SIDES, range(count)):
-        about: dict[str, Any] = dict(member=member, sides=sides, draw=draw)
-        where: dict[str, Any] = {}
-        if scale is not None:
-            about, where = about | dict(scale=scale), dict(start=member, scale=-scale)
-        found.append((about, models.Turned(family, member, seed + draw, dtype, sides, **where)))
-    return found
 
 
 def against_draws(moves: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
@@ -60,7 +34,8 @@ def against_draws(moves: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
         about = dict(member=member, what=what, sides=sides, value=value, mean=mean, sd=sd, draws=n)
         about |= dict(no_more=int((values <= value).sum()), effect=value - mean)
         rows.append(about | dict(low=value - mean - half, high=value - mean + half))
-    return pd.DataFrame(rows)
+    columns = ["member", "what", "sides", "value", "mean", "sd", "draws", "no_more", "effect", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def intervals(compared: pd.DataFrame) -> str:

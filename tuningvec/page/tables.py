@@ -109,10 +109,10 @@ def distances(table: pd.DataFrame) -> pd.DataFrame:
     return means[["criterion", "member", *means.columns[-4:]]]
 
 
-def aim(compared: pd.DataFrame) -> pd.DataFrame:
+def turned(compared: pd.DataFrame, digits: int = 4) -> pd.DataFrame:
     """What T does beside draws of T turned on either kind of side, by member and measure."""
     rows = compared.assign(
-        drawn=texts(compared, "{mean:.4f} ± {sd:.4f} ({no_more} of {draws})"),
+        drawn=texts(compared, f"{{mean:.{digits}f}} ± {{sd:.{digits}f}} ({{no_more}} of {{draws}})"),
         sides=compared.sides.map({"left": "turned on the left", "both": "on both sides"}),
     )
     wide = _wide(rows, ["member", "what"], "sides", "drawn")
