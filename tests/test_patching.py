@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
-from tuningvec.measures import models, patching
+from tuningvec.measures import models, patching, turned
 from tuningvec.measures.patching import METHODS, SITES, Maps, Patcher, Plan
 from tuningvec.measures.prompts import Prompt, Prompts, align, answers
 from tuningvec.store import Store
@@ -169,7 +169,18 @@ def test_a_study_averages_over_pairs_and_is_kept(tmp_path, monkeypatch):
     )
     alike = patching.similarity(maps, "pretrained", seed=0, splits=20, draws=20)
     assert len(alike) == 4 * 2 * 3 and set(alike.left_out[alike.kind == "same"]) == {"1 pairs, of which halves need 4"}
+    moves = patching.moves(family, plan, maps, ["one"], draws=3, seed=0, store=store)
+    assert moves.groupby(["member", "sides", "what"]).size().groupby("sides").unique().map(list).to_dict() == {
+        "none": [1], "left": [3], "both": [3]
+    }  # fmt: skip
+    assert moves.value.between(1e-6, 2).all() and moves[moves.sides != "none"].value.nunique() == 4 * 3 * 6
     monkeypatch.setattr(models, "load", lambda *_: 1 / 0)
+    again = patching.moves(family, plan, maps, ["one"], draws=3, seed=0, store=store)
+    pd.testing.assert_frame_equal(again, moves)
+    with pytest.raises(ZeroDivisionError):
+        patching.moves(family, plan, maps, ["one"], draws=3, seed=1, store=store)
+    with pytest.raises(TuningVecError, match=r"pairs\.yaml: pairs: none of kind 'other'"):
+        patching.moves(family, plan, maps, ["other"], draws=3, seed=0, store=store)
     again = patching.study(family, plan, needed, store=store)
     assert again.metrics.equals(maps.metrics) and again.agreement.equals(maps.agreement)
     with pytest.raises(ZeroDivisionError):
@@ -284,6 +295,32 @@ def test_what_cannot_be_compared_is_left_out_with_the_reason():
     assert verdict.numbers["left_out"] == "none: no effect differs from another in the pretrained member"
     verdict = judged(maps._replace(effects={key: x * (key[0] == "pre") for key, x in maps.effects.items()}))
     assert verdict.kind == "reversed" and verdict.falsified  # a member in which nothing has an effect
+
+
+def test_maps_are_alike_up_to_size_and_sign_and_without_places_of_no_effect():
+    one, other = (torch.tensor(x[:1]).float() for x in (ONE, OTHER))
+    assert patching._alike(one, -3 * one) == pytest.approx(1)
+    assert patching._alike(one, torch.nn.functional.pad(other, (0, 0))) < 0.5
+    wide = [torch.nn.functional.pad(x, (30, 0)) for x in (one, other)]
+    assert patching._alike(*wide) == pytest.approx(patching._alike(one, other))
+    assert np.isnan(patching._alike(one, torch.zeros_like(one))) and np.isnan(patching._alike(0 * one, 0 * one))
+
+
+@pytest.mark.parametrize(
+    ("value", "draws", "kind", "falsified"),
+    [
+        (0.05, [0.04, 0.05, 0.06, 0.05], "holds", False),
+        (0.60, [0.04, 0.05, 0.06, 0.05], "differs", True),
+        (0.01, [0.50, 0.52, 0.51, 0.49], "differs", True),
+        (0.05, [0.01, 0.50, 0.20, 0.40], "within chance", False),
+    ],
+)
+def test_a_move_of_maps_is_judged_by_that_of_draws(value, draws, kind, falsified):
+    about = dict(member="m", what="wrong, mlp")
+    rows = [about | dict(sides="none", draw=0, value=value)]
+    rows += [about | dict(sides=sides, draw=i, value=x) for sides in ("left", "both") for i, x in enumerate(draws)]
+    verdict = patching.as_turned_moves(turned.against_draws(pd.DataFrame(rows)))
+    assert (verdict.kind, verdict.falsified) == (kind, falsified)
 
 
 def metrics(**members):

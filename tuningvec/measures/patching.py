@@ -22,10 +22,10 @@ from transformers import PreTrainedModel
 
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
-from tuningvec.measures import models
+from tuningvec.measures import models, turned
 from tuningvec.measures.prompts import Aligned, Prompt, Prompts, answers
 from tuningvec.stats import holm, mean_interval
-from tuningvec.store import Store, joined
+from tuningvec.store import Record, Store, joined
 from tuningvec.verdict import Verdict, judge, unknown
 
 SITES = ("residual", "attention", "mlp")  # output of a block, of its attention, of its feed-forward layer
@@ -160,12 +160,13 @@ def _chosen(depth: int, layers: int | None) -> list[int]:
 class Plan(NamedTuple):
     """How much is measured: up to `pairs` of each kind, in so many `steps`, exactly in so many `layers`.
 
+    Without `layers` maps are of integrated attribution alone, which is all that `moves` needs of a turned T.
     `chat` gives the statement as a user's turn of the chat template, else it is plain text.
     """
 
     pairs: int
     steps: int
-    layers: int
+    layers: int | None
     chat: bool = False
 
 
@@ -197,23 +198,14 @@ def study(
     Of the first pair of a kind also plain attribution and exact patching. What the store holds is not measured again.
     Raises as `Prompts.check`, `prompt` and `answers` do, and TuningVecError where a metric or an effect is no number.
     """
-    given = Prompts.read(family.root / family.patching)
-    given.check(needed, family.root / family.patching)
+    given = _given(family, needed)
     metrics, effects, examples, agreement, runs = [], {}, {}, [], []
     columns: list[str] = []
-    about = dict(prompts=given.model_dump(), **plan._asdict())
     bar = tqdm(total=len(family.studied) * len(given.kinds), desc="patching")
     for member in models.opened(family, dtype):
-        tokens = answers(member.tokenizer, given.answers, plan.chat)
-        record = member.record(store, "patching", __name__, **about)
-        for kind in given.kinds:
-            some = [pair for pair in given.pairs if pair.kind == kind][: plan.pairs]
-            aligned = [given.aligned(member.tokenizer, pair, plan.chat) for pair in some]
+        record, pairs = _record(family, member, given, given.kinds, plan, store, bar)
+        for kind, aligned in pairs.items():
             columns = list(dict.fromkeys(aligned[0].corrupt.columns))
-            if kind not in record:
-                names = [f"{family.file}: {member.name}: {kind} {pair.clean} against {pair.corrupt}" for pair in some]
-                record.add(kind, *_measured(Patcher(member.model, tokens), aligned, names, columns, plan))
-            bar.update()
             arrays = record.arrays(kind)
             effects[member.name, kind] = arrays.pop("effects")
             examples[member.name, kind] = aligned[0], {method: arrays[method] for method in METHODS}
@@ -225,15 +217,40 @@ def study(
     return Maps(joined(metrics, runs), effects, columns, examples, pd.DataFrame(agreement))
 
 
+def _given(family: Family, needed: Sequence[str]) -> Prompts:
+    given = Prompts.read(family.root / family.patching)
+    given.check(needed, family.root / family.patching)
+    return given
+
+
+def _record(
+    family: Family, one: models.Opened, given: Prompts, kinds: Sequence[str], plan: Plan, store: Store | None, bar: tqdm
+) -> tuple[Record, dict[str, list[Aligned]]]:
+    """The record of a model with a piece for each of these kinds, and their pairs as it reads them."""
+    tokens, found = answers(one.tokenizer, given.answers, plan.chat), {}
+    record = one.record(store, "patching", __name__, prompts=given.model_dump(), **plan._asdict())
+    for kind in kinds:
+        some = [pair for pair in given.pairs if pair.kind == kind][: plan.pairs]
+        found[kind] = aligned = [given.aligned(one.tokenizer, pair, plan.chat) for pair in some]
+        if kind not in record:
+            names = [f"{family.file}: {one.name}: {kind} {pair.clean} against {pair.corrupt}" for pair in some]
+            columns = list(dict.fromkeys(aligned[0].corrupt.columns))
+            record.add(kind, *_measured(Patcher(one.model, tokens), aligned, names, columns, plan))
+        bar.update()
+    return record, found
+
+
 def _measured(
     patcher: Patcher, pairs: Sequence[Aligned], names: Sequence[str], columns: Sequence[str], plan: Plan
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    """Metrics of each pair; maps of all pairs by column, and of the first pair by token and method."""
+    """Metrics of each pair; maps of all pairs by column, and, with `layers`, of the first pair by token and method."""
     found = [
         _finite(patcher.attribution(pair, plan.steps), pair, name) for pair, name in zip(pairs, names, strict=True)
     ]
     rows = [dict(clean=one.clean, corrupt=one.corrupt) for one in found]
     sums = torch.stack([_by_column(one.effect, pair, columns) for one, pair in zip(found, pairs, strict=True)])
+    if plan.layers is None:
+        return rows, {"effects": sums}
     chosen = _chosen(sums.shape[2], plan.layers)
     plain = _finite(patcher.attribution(pairs[0]), pairs[0], names[0])
     exact = _finite(patcher.exact(pairs[0], plan.layers), pairs[0], names[0], chosen)
@@ -271,6 +288,52 @@ def _agreement(maps: dict[str, Tensor]) -> list[dict[str, object]]:
             values = [float(correlation(one.numpy(), other.numpy()).statistic) for correlation in (pearsonr, spearmanr)]
             rows.append(dict(method=method, site=site, pearson=values[0], spearman=values[1], places=len(one)))
     return rows
+
+
+def moves(
+    family: Family,
+    plan: Plan,
+    maps: Maps,
+    kinds: Sequence[str],
+    *,
+    draws: int,
+    seed: int,
+    dtype: str = "float32",
+    store: Store | None = None,
+) -> pd.DataFrame:
+    """How far T moves the maps of θ_pre, and T turned at random (`models.turned`); a row a move, kind and site.
+
+    Columns member, sides, draw, what (kind and site) and value: 1 − the correlation over layers and columns of the mean
+    |effect| over pairs with that of θ_pre, in [0, 2]. `maps` are of `study` with the same plan. Raises as `study` and
+    `models.turned` do.
+    """
+    given, pretrained = _given(family, kinds), family.pretrained.name
+    drawn = models.turned(family, [member.name for member in family.studied[1:]], draws, seed, dtype)
+    found = [
+        (dict(member=member.name, sides=turned.NONE, draw=0), {kind: maps.effects[member.name, kind] for kind in kinds})
+        for member in family.studied[1:]
+    ]
+    runs, bar = [], tqdm(total=len(drawn) * len(kinds), desc="turned T")
+    for (about, _), one in zip(drawn, models.in_turn([model for _, model in drawn]), strict=True):
+        record, _ = _record(family, one, given, kinds, plan._replace(layers=None), store, bar)
+        found.append((about, {kind: record.arrays(kind)["effects"] for kind in kinds}))
+        runs += record.runs
+    bar.close()
+    rows = [
+        about
+        | dict(what=f"{kind}, {site}", value=1 - _alike(maps.effects[pretrained, kind][:, i], effects[kind][:, i]))
+        for about, effects in found
+        for kind, (i, site) in itertools.product(kinds, enumerate(SITES))
+    ]
+    return joined([pd.DataFrame(rows)], runs)
+
+
+def _alike(one: Float[Tensor, "pair L column"], other: Float[Tensor, "pair L column"]) -> float:
+    """Correlation of two maps of mean |effect|, without places where neither has any; NaN where a map is flat."""
+    size = torch.maximum(one.abs(), other.abs()).amax(0)
+    used = size > NOTHING * size.max()
+    both = torch.stack([x.abs().double().mean(0)[used] for x in (one, other)])
+    return float(torch.corrcoef(both)[0, 1]) if used.sum() > 1 else np.nan
 
 
 def knowledge(maps: Maps) -> pd.DataFrame:
@@ -414,6 +477,16 @@ def same_regions(alike: pd.DataFrame, *, least: float = 0.1, level: float = 0.95
     cases = known.drop(columns="left_out").assign(effect=margin, **ends, clear=lost | kept)
     falsified = True if lost.any() else False if kept.all() else None
     return judge(cases, rule, least=0, unit="of correlation", falsified=falsified, **numbers)
+
+
+def as_turned_moves(compared: pd.DataFrame, least: float = 0.1) -> Verdict:
+    """Whether T moves the maps as far as a turned T does; `compared` is of `turned.against_draws` of `moves`."""
+    rule = (
+        "1 − the correlation with the pretrained member's map, of the mean |effect| over the same pairs, is within "
+        f"{least:g} of the mean of the draws, for every kind of pair and site, turned on the left and on both sides; "
+        f"{turned.intervals(compared)}"
+    )
+    return turned.judged(compared, rule, least, unit="of correlation", smallest=least)
 
 
 def tells_truth(known: pd.DataFrame, named: str, wrong: str, *, least: float = 0.4, level: float = 0.95) -> Verdict:
