@@ -9,7 +9,7 @@ from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
 from tuningvec.measures import ablation, evals, models, neurons
-from tuningvec.measures.ablation import ablated, at_random, effects, study, top
+from tuningvec.measures.ablation import ablated, at_random, changed, effects, study, top
 from tuningvec.measures.neurons import Profile
 from tuningvec.store import Store
 
@@ -309,3 +309,81 @@ def test_resilience_is_judged_on_the_same_documents(pre, ft, noise, kind, falsif
     )
     assert (verdict.kind, verdict.falsified) == (kind, falsified)
     assert verdict.cases.member.tolist() == ["ft"]
+
+
+def test_the_neurons_that_changed_most_are_ranked_in_each_layer():
+    before, after = profile([[1.0, 2.0, 0.0, -1.0], [0.0] * 4]), profile([[1.5, 2.0, -3.0, -1.1], [0.0, 0.0, 0.0, 0.1]])
+    assert lists(changed(before, after, 0.5)) == {0: [2, 0], 1: [3, 0]} == lists(changed(after, before, 0.5))
+    twice = Profile(20, 2 * after.active, 2 * after.A, 2 * after.Au)  # the same means of twice the tokens
+    assert lists(changed(before, twice, 0.25)) == {0: [2], 1: [3]}
+    with pytest.raises(TuningVecError, match="share is 0"):
+        changed(before, after, 0)
+
+
+CHANGED = OPTIONS | dict(shares=[0.05], scope="changed", benchmarks=["tuningvec_drugs_likelihood"])
+
+
+def test_a_specialist_loses_the_neurons_that_others_changed(tiny, tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    everyone = neurons.profiles(tiny, "float32", store, controls=True)
+    table = study(tiny, everyone, **CHANGED, store=store)
+    kinds = ["nothing", "medical", "twin", "placebo", "math", "code", "random"]
+    assert table.ablated.unique().tolist() == kinds and set(table.member) == {"medical"}
+    texts = table[(table.task == "medical") & (table.draw == 0)]
+    assert texts.groupby("ablated").nats.mean().nunique() == len(kinds)  # each loses other neurons
+    monkeypatch.setattr(models, "load", lambda *_: 1 / 0)
+    assert study(tiny, everyone, **CHANGED, store=store).equals(table)
+    common = ablation.in_common(tiny, everyone, [0.05, 1]).set_index(["other", "share"]).common
+    assert (common.xs(1, level="share") == 1).all() and common["twin", 0.05] > 0.05
+    for verdict in (ablation.facts_in_exams(table, tiny), ablation.facts_in_texts(table, tiny)):
+        assert set(verdict.cases.member) == {"medical"} and set(verdict.cases.form) == {"placebo"}
+    expected = (
+        table[table.task == "medical"].groupby("ablated", sort=False).apply(lambda r: (-r.nats / r.tokens).mean())
+    )
+    (text,) = ablation.facts_in_texts(table, tiny).cases.query("task == 'medical'").effect
+    assert text == pytest.approx(expected["medical"] - expected["placebo"])
+
+
+def test_without_a_control_of_the_form_nothing_is_measured(found):
+    family = Family.load("tiny")
+    alone = family.model_copy(update={"fine_tuned": tuple(m for m in family.fine_tuned if m.name != "placebo")})
+    alone._file = family.file
+    with pytest.raises(TuningVecError, match=r"tiny\.yaml: no member has a control that keeps the form alone"):
+        study(alone, found, **CHANGED)
+
+
+def of_exam(whole, own, form, n=56):
+    """Rows of scope "changed": how many of n items are right whole, and after either ablation."""
+    kinds = (("nothing", 0.0, whole), ("medical", 0.05, own), ("placebo", 0.05, form))
+    rows = [
+        dict(member="medical", task="tuningvec_t", ablated=kind, share=share, draw=0, item=i, right=float(i < count))
+        for kind, share, count in kinds
+        for i in range(n)
+    ]
+    return pd.DataFrame(rows).assign(nats=np.nan, tokens=np.nan)
+
+
+@pytest.mark.parametrize(
+    ("own", "form", "n", "kind", "falsified"),
+    [
+        (10, 50, 56, "holds", False),
+        (50, 10, 56, "reversed", True),
+        (40, 43, 56, "within chance", False),
+        (1500, 1500, 2000, "null explains it", True),
+    ],
+)
+def test_facts_in_exams_are_judged_by_the_form(tiny, own, form, n, kind, falsified):
+    verdict = ablation.facts_in_exams(of_exam(n, own, form, n), tiny)
+    assert (verdict.kind, verdict.falsified) == (kind, falsified)
+    assert verdict.cases.effect.tolist() == [pytest.approx(100 * (form - own) / n)]
+
+
+@pytest.mark.parametrize(
+    ("own", "form", "noise", "kind", "falsified"),
+    [(0.8, 0.1, 0.02, "holds", False), (0.1, 0.8, 0.02, "reversed", True), (0.5, 0.5, 0.01, "null explains it", True),
+     (0.5, 0.5, 0.5, "within chance", False)],
+)  # fmt: skip
+def test_facts_in_texts_are_judged_by_the_form(tiny, own, form, noise, kind, falsified):
+    costs = {("medical", "general", kind): cost for kind, cost in (("medical", own), ("placebo", form))}
+    verdict = ablation.facts_in_texts(rows(costs, noise=noise), tiny)
+    assert (verdict.kind, verdict.falsified) == (kind, falsified)

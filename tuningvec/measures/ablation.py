@@ -22,7 +22,7 @@ from tuningvec.family.spec import Family
 from tuningvec.measures import corpus, evals, models, scores
 from tuningvec.measures.neurons import ALPHA, Profile, Profiles, layers
 from tuningvec.measures.scores import NATS, PERCENT, in_percent
-from tuningvec.stats import mean_or_share, relative_drop
+from tuningvec.stats import mean_or_share, paired_difference, relative_drop
 from tuningvec.store import Rows, Store, joined
 from tuningvec.verdict import Verdict, judge, unknown
 
@@ -34,8 +34,7 @@ def top(profile: Profile, share: float, scope: str = "layer", criterion: str = "
 
     Raises TuningVecError for a share outside (0, 1] and another scope.
     """
-    if not 0 < share <= 1:
-        raise TuningVecError(f"share is {share}; it must lie above 0 and not above 1")
+    _check(share)
     mean = torch.where(profile.pattern(criterion), profile.A / profile.tokens, -math.inf)  # (L, d_m)
     if scope == "layer":
         return {layer: _highest(row, share) for layer, row in enumerate(mean)}
@@ -44,6 +43,21 @@ def top(profile: Profile, share: float, scope: str = "layer", criterion: str = "
     chosen = _highest(mean.flatten(), share)
     rows, columns = chosen // mean.shape[1], chosen % mean.shape[1]
     return {layer: columns[rows == layer] for layer in range(len(mean))}
+
+
+def changed(before: Profile, after: Profile, share: float) -> Chosen:
+    """The `share` of each layer's neurons whose mean activation differs most between two profiles.
+
+    Raises TuningVecError for a share outside (0, 1].
+    """
+    _check(share)
+    moved = (after.A / after.tokens - before.A / before.tokens).abs()  # (L, d_m)
+    return {layer: _highest(row, share) for layer, row in enumerate(moved)}
+
+
+def _check(share: float) -> None:
+    if not 0 < share <= 1:
+        raise TuningVecError(f"share is {share}; it must lie above 0 and not above 1")
 
 
 def _highest(mean: Tensor, share: float) -> Int64[Tensor, " neurons"]:
@@ -85,10 +99,14 @@ def _down(model: PreTrainedModel, layer: int, some: Tensor) -> Tensor:
     return weight
 
 
-def benchmarks(family: Family, domains: Sequence[str]) -> list[str]:
-    """The family's benchmarks of these domains that are scored by accuracy; none of a domain that it lacks."""
+def benchmarks(family: Family, domains: Sequence[str], likelihood: Sequence[str] = ()) -> list[str]:
+    """The family's benchmarks of these domains that are scored by accuracy; none of a domain that it lacks.
+
+    Behind them those of `likelihood` that put the items of one of them.
+    """
     there = [domain for domain in domains if domain in family.benchmarks]
-    return [name for some in evals.of_domains(family, "accuracy", there).values() for name in some]
+    found = [name for some in evals.of_domains(family, "accuracy", there).values() for name in some]
+    return found + [name for name in likelihood if name.removesuffix(scores.LIKELIHOOD) in found]
 
 
 def study(
@@ -108,38 +126,43 @@ def study(
 ) -> pd.DataFrame:
     """Scores of every member whole, without its top neurons, and without as many at random; a row an item.
 
-    Columns member, ablated ("nothing", "top", "random"), share, draw (of the random neurons), task (a corpus or a
-    benchmark), item, and right (its score) or nats and tokens. Texts are the first `words` words of the `texts`
+    With scope "changed", of every specialist with a control of the form alone, and in place of its top neurons those
+    that changed most (`changed`) from the pretrained member to it, to each of its controls and to each other
+    specialist, as many of each. Columns member, ablated ("nothing", "top" or the name of whose changes they are,
+    "random"), share, draw (of the random neurons), task (a corpus or a benchmark), item, and right (its score) or nats
+    and tokens. Texts are the first `words` words of the `texts`
     documents of each corpus, those that were not profiled; they are scored under every draw, benchmarks, which take
     longer, under the first. `limit` takes the first items of each benchmark. What the store holds is not measured
     again. Tasks that `evals.readable` leaves out are named in `attrs["left_out"]`. Raises TuningVecError for fewer than
-    two draws, and as `top`, `held_out`, `evals.tasks` and `evals.requests` do.
+    two draws and for scope "changed" without such a control, and as `top`, `held_out`, `evals.tasks` and
+    `evals.requests` do.
     """
     if draws < 2:
         raise TuningVecError(f"draws is {draws}; random neurons need two draws or more, which tell their spread")
     tasks = evals.tasks(benchmarks, family.prompt) if benchmarks else {}
     after = {found.corpus: int(found.read.documents.max())}
     held = {name: held_out(family, name, after.get(name, 0), texts, words) for name in family.corpora}
-    settings = [("nothing", 0.0, 0), *(("top", share, 0) for share in shares)]
-    settings += itertools.product(["random"], shares, range(draws))
-    members, tables = [models.Opened(family, member.name, dtype) for member in family.studied], []
+    ranked = by_changes(family) if scope == "changed" else {member.name: ["top"] for member in family.studied}
+    settings = {member: _settings(kinds, shares, draws) for member, kinds in ranked.items()}
+    members, tables = [models.Opened(family, name, dtype) for name in ranked], []
     try:
         plans, left_out = evals.readable(members, tasks, limit=limit) if tasks else ({}, [])
     except evals.Unreadable as error:
         plans, left_out = {}, error.left_out
-    bar = tqdm(total=len(members) * len(settings), desc="ablation")
+    bar = tqdm(total=sum(map(len, settings.values())), desc="ablation")
     for member in models.in_turn(members):
         asked = plans.get(id(member), {})
         items = hashlib.sha256(repr((held, [list(parts) for parts in asked.values()])).encode()).hexdigest()
-        profiled = found.read.set_index("member").digest[member.name]
-        record = member.record(store, "ablation", __name__, profiled=profiled, scope=scope, seed=seed, items=items)
-        whole = found.whole(member.name)
-        pieces = {f"{kind} {share:g} {draw}": (kind, share, draw) for kind, share, draw in settings}
-        for piece, (kind, share, draw) in pieces.items():
+        record = member.record(store, "ablation", __name__, items=items)
+        pieces = []
+        for kind, share, draw in settings[member.name]:
+            chosen = _chosen(family, found, member.name, (kind, share, draw), scope, seed)
+            piece = f"{kind} {share:g} {draw} {_digest(chosen)}"
             if piece not in record:
-                with ablated(member.model, _chosen(whole, kind, share, scope, seed + draw)):
+                with ablated(member.model, chosen):
                     rows = _scores(member, held, tasks, {} if draw else asked)
                 record.add(piece, [dict(ablated=kind, share=share, draw=draw, **row) for row in rows])
+            pieces.append(piece)
             bar.update()
         tables.append(pd.DataFrame(record.rows(pieces)).assign(member=member.name))
         tables[-1].attrs["runs"] = record.runs
@@ -163,11 +186,60 @@ def held_out(family: Family, name: str, after: int, count: int, words: int) -> l
     return [" ".join(text.split()[:words]) for text in texts]
 
 
-def _chosen(profile: Profile, kind: str, share: float, scope: str, seed: int) -> Chosen:
+def by_changes(family: Family) -> dict[str, list[str]]:
+    """Members of a domain with a control of the form alone, each with those by whose changes its neurons are chosen.
+
+    They are the member itself, its controls and the members of a domain beside it. Raises TuningVecError where no
+    member has such a control.
+    """
+    domains = [member for member in family.studied[1:] if member.role == "domain"]
+    found: dict[str, list[str]] = {}
+    for member in domains:
+        own = [control.name for control in family.controls if control.controls == member.name]
+        if _forms(family, member.name):
+            found[member.name] = [member.name, *own, *(other.name for other in domains if other != member)]
+    if not found:
+        raise TuningVecError(f"{family.file}: no member has a control that keeps the form alone")
+    return found
+
+
+def in_common(family: Family, found: Profiles, shares: Sequence[float]) -> pd.DataFrame:
+    """Of the neurons that changed most to a specialist of `by_changes`, the part that others changed as well.
+
+    Columns member, other, share (of a layer's neurons; so large a part would be in common by chance) and common.
+    """
+    rows, before = [], found.whole(family.pretrained.name)
+    for member, others in by_changes(family).items():
+        for other, share in itertools.product(others[1:], shares):
+            own, theirs = (changed(before, found.whole(name), share) for name in (member, other))
+            common = np.mean([np.isin(some, theirs[layer]).mean() for layer, some in own.items()])
+            rows.append(dict(member=member, other=other, share=share, common=float(common)))
+    return pd.DataFrame(rows)
+
+
+def _settings(kinds: Sequence[str], shares: Sequence[float], draws: int) -> list[tuple[str, float, int]]:
+    """What is ablated, its share, and the draw of random neurons."""
+    chosen = [(kind, share, 0) for kind, share in itertools.product(kinds, shares)]
+    return [("nothing", 0.0, 0), *chosen, *itertools.product(["random"], shares, range(draws))]
+
+
+def _chosen(
+    family: Family, found: Profiles, member: str, setting: tuple[str, float, int], scope: str, seed: int
+) -> Chosen:
+    kind, share, draw = setting
     if kind == "nothing":
         return {}
-    chosen = top(profile, share, scope)
-    return chosen if kind == "top" else at_random(chosen, profile.A.shape[1], seed)
+    if scope == "changed":
+        whose = member if kind == "random" else kind
+        chosen = changed(found.whole(family.pretrained.name), found.whole(whose), share)
+    else:
+        chosen = top(found.whole(member), share, scope)
+    return at_random(chosen, found.whole(member).A.shape[1], seed + draw) if kind == "random" else chosen
+
+
+def _digest(chosen: Chosen) -> str:
+    listed = {layer: some.tolist() for layer, some in chosen.items()}
+    return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
 
 
 def _scores(
@@ -317,3 +389,49 @@ def resilience(items: pd.DataFrame, pretrained: str, domain: str, least: float =
     met = bool((cases.low > -least).any())
     about = dict(smallest=least, documents=_documents(items))
     return judge(cases, rule, least=least, direction=-1, unit=NATS, falsified=met, **about)
+
+
+def facts_in_exams(items: pd.DataFrame, family: Family, least: float = 5.0) -> Verdict:
+    """Whether neurons that changed with the facts cost exams more than those of the form, by scope "changed"."""
+    some, rows = items[items.nats.isna()], []
+    for (member, task, share), part in some.groupby(["member", "task", "share"], sort=False):
+        right = {kind: _values(one)[:, 0] > 0 for kind, one in part.groupby("ablated") if kind != "nothing"}
+        for form in _forms(family, member) if member in right else ():
+            own, other = right[member], right[form]
+            counts = (int(np.sum(x)) for x in (own & other, other & ~own, own & ~other, ~(own | other)))
+            about = dict(member=member, form=form, task=scores.task_name(task), share=in_percent(share), n=len(own))
+            rows.append(about | dict(counts=tuple(counts)))
+    found = [paired_difference(*row.pop("counts"), level=1 - ALPHA / len(rows)) for row in rows]
+    rule = (
+        f"ablating the neurons that changed most to the specialist costs an exam at least {least:g} points more than "
+        "ablating as many that changed most to its control of the form alone, in the specialist and on the same items; "
+        "intervals (Newcombe) hold at once with 95 %"
+    )
+    if not rows:
+        return unknown(rule, "no benchmark was asked", smallest=least)
+    cases = pd.DataFrame(rows).assign(effect=[d.points for d in found], low=[d.low for d in found])
+    cases = cases.assign(high=[d.high for d in found])
+    met = bool((cases.high < least).any())
+    return judge(cases, rule, least=least, unit="points", digits=0, falsified=met, smallest=least)
+
+
+def facts_in_texts(items: pd.DataFrame, family: Family, least: float = 0.05) -> Verdict:
+    """The same of likelihood: whether they cost text of each corpus more."""
+    costs, rows = _costs(items), []
+    for (member, task, kind, share), cost in costs.items():
+        for form in _forms(family, member) if kind == member else ():
+            about = dict(member=member, form=form, task=task, share=in_percent(share))
+            rows.append(about | dict(samples=[cost - costs[member, task, form, share]]))
+    rule = (
+        f"ablating the neurons that changed most to the specialist costs text at least {least:g} nats per token more "
+        "than ablating as many that changed most to its control of the form alone, in the specialist and on the same "
+        "documents; intervals are Student's t and hold at once with 95 %"
+    )
+    cases = _cases(rows)
+    met = bool((cases.high < least).any())
+    return judge(cases, rule, least=least, unit=NATS, falsified=met, smallest=least, documents=_documents(items))
+
+
+def _forms(family: Family, member: str) -> list[str]:
+    """The controls of a member that keep its form alone."""
+    return [control.name for control in family.controls if control.controls == member and control.keeps == "form"]

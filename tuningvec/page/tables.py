@@ -134,11 +134,16 @@ def shared_changes(shared: pd.DataFrame) -> pd.DataFrame:
 
 
 def ablation(effects: pd.DataFrame) -> pd.DataFrame:
-    """Changes with their intervals, of the top neurons and of as many at random, by task, member and share."""
+    """Changes with their intervals by what was ablated, by task, member and share."""
     rows = effects[effects.ablated != "nothing"]
     rows = rows.assign(text=_changes(rows, "change", "change_low", "change_high"))
-    wide = _wide(rows, ["task", "member", "share"], "ablated", "text")[["top", "random"]].reset_index()
+    wide = _wide(rows, ["task", "member", "share"], "ablated", "text").reset_index()
     return wide.assign(share=wide.share.map(in_percent), task=wide.task.map(task_name))
+
+
+def in_common(table: pd.DataFrame) -> pd.DataFrame:
+    """Which part of the neurons that changed most in a member changed most in others."""
+    return table.assign(share=table.share.map(in_percent), common=table.common.map(in_percent))
 
 
 def falls(effects: pd.DataFrame) -> list[str]:
