@@ -161,8 +161,7 @@ def more_than_turned(compared: pd.DataFrame, least: float = 5.0) -> Verdict:
     rule = (
         f"the fall without T is at least {least:g} points larger than the mean fall of the draws, turned on the left "
         "and on both sides, on every benchmark and in every way of scoring in which the fine-tuned member is above "
-        f"guessing among the options (one-sided binomial); {turned.intervals(compared)}, widened by what other items "
-        "would change"
+        f"guessing among the options (one-sided binomial); {turned.intervals(compared)}, on other items as well"
     )
     if compared.empty:
         return unknown(rule, "no specialist is above guessing on its domain's benchmarks", smallest=least)

@@ -17,11 +17,12 @@ WORDS = {"left": "on the left", "both": "on both sides"}
 def against_draws(moves: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     """What T does beside what its draws do, by member, measure and sides.
 
-    `moves` has a row a move with member, what, sides (NONE for T itself), draw, value and, where values are means of a
-    sample, `error`: the standard error of T less its draws. Columns value, mean and sd of the draws, draws (their
-    number), `no_more` (how many of them do no more than T), and effect = value − mean, from `low` to `high`: the
-    interval that leaves out 0 where T is no further draw of a normal distribution with unknown mean and spread,
-    Student's t, for all rows together (Bonferroni).
+    `moves` has a row a move with member, what, sides (NONE for T itself), draw, value and, where values are means over
+    a sample, `error`, the standard error of T less its draws, and `items`, the sample's size. Columns value, mean and
+    sd of the draws, draws (their number), `no_more` (how many of them do no more than T), and effect = value − mean,
+    from `low` to `high`: the interval that leaves out 0 where T is no further draw of a normal distribution with
+    unknown mean and spread, Student's t (with `error` by Satterthwaite's degrees of freedom), for all rows together
+    (Bonferroni).
     """
     own = moves[moves.sides == NONE].set_index(["member", "what"]).value
     groups = moves[moves.sides != NONE].groupby(["member", "what", "sides"], sort=False)
@@ -29,8 +30,12 @@ def against_draws(moves: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     for (member, what, sides), drawn in groups:
         value, values = own[member, what], drawn.value.to_numpy()
         n, mean, sd = len(values), values.mean(), values.std(ddof=1)
-        error = drawn.error.max() if "error" in drawn else 0.0
-        half = t.ppf(1 - alpha / groups.ngroups / 2, n - 1) * (sd**2 * (1 + 1 / n) + error**2) ** 0.5
+        parts = [(sd**2 * (1 + 1 / n), n - 1)]
+        if "error" in drawn:
+            parts.append((drawn.error.iloc[0] ** 2, drawn["items"].iloc[0] - 1))
+        variance = sum(part for part, _ in parts)
+        freedom = variance**2 / sum(part**2 / df for part, df in parts) if variance else 1.0
+        half = t.ppf(1 - alpha / groups.ngroups / 2, freedom) * variance**0.5
         about = dict(member=member, what=what, sides=sides, value=value, mean=mean, sd=sd, draws=n)
         about |= dict(no_more=int((values <= value).sum()), effect=value - mean)
         rows.append(about | dict(low=value - mean - half, high=value - mean + half))
