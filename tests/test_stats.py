@@ -1,11 +1,15 @@
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.contingency_tables import mcnemar
 
 from tuningvec import stats
+from tuningvec.errors import TuningVecError
 
 
 def test_wilson_agrees_with_newcombes_published_examples():
@@ -150,3 +154,109 @@ def test_the_least_mean_seen_is_seen_so_often():
     least = stats.least_seen_of_mean(3.0, 400)
     means = np.random.default_rng(0).normal(least, 3 / 20, 20_000)
     assert np.mean(np.abs(means) > 1.959964 * 3 / 20) == pytest.approx(0.8, abs=0.01)
+
+
+PAIRS = np.repeat(np.arange(28), 2)  # two items of each of 28 sources
+RANDOM = np.random.default_rng(4)
+FIRST, SECOND, THIRD = (RANDOM.random((3, 28)) < np.array([[0.8], [0.4], [0.3]])).astype(float)
+
+
+def test_the_design_effect_is_the_robust_variance_over_the_independent_one():
+    sources = RANDOM.integers(12, size=60)
+    values = RANDOM.random(12)[sources] + RANDOM.random(60)
+    fit = OLS(values, np.ones(60))
+    robust = fit.fit(cov_type="cluster", cov_kwds=dict(groups=sources)).bse[0]
+    assert stats.design_effect(values, sources) == pytest.approx((robust / fit.fit().bse[0]) ** 2)
+    assert stats.design_effect([1.0, 0.0] * 28, PAIRS) == 1  # opposite items, whose variance would be 0
+
+
+def test_values_that_do_not_differ_are_taken_for_copies():
+    assert stats.design_effect(np.ones(56), PAIRS) == 2
+    assert stats.design_effect(np.zeros(6), [0, 0, 0, 1, 1, 2]) == pytest.approx((9 + 4 + 1) / 6)
+    assert stats.design_effect([0.0, 1.0, 1.0], ["a", "a", "a"]) == 3
+    assert stats.mean_or_share(np.ones(56), 0, sources=PAIRS) == stats.wilson(28, 28)
+
+
+@pytest.mark.parametrize("sources", [["a", "b"], ["a", "b", None], [["a", "b", "c"]]])
+def test_every_item_needs_one_source(sources):
+    with pytest.raises(TuningVecError, match="for 3 items; each item needs one"):
+        stats.design_effect([0.0, 1.0, 1.0], sources)
+
+
+MEASURES = {
+    "share": lambda x, y, z, **of: stats.mean_or_share(x, 0, **of),
+    "mean": lambda x, y, z, **of: stats.mean_or_share(0.3 + x / 2, 0, **of),
+    "shares": lambda x, y, z, **of: stats.paired_shares(x, y, **of),
+    "contrast": lambda x, y, z, **of: stats.paired_contrast([x, y, z], [1, -0.5, -0.5], **of),
+    "ratio": lambda x, y, z, **of: stats.paired_ratio(y, x, **of),
+    "ratio of differences": lambda x, y, z, **of: stats.paired_ratio(y, x, minus=z, **of),
+    "drop": lambda x, y, z, **of: stats.relative_drop(x, y, 0, **of),
+    "flips": lambda x, y, z, **of: (stats.sign_flips(x - y, 0, **of),),
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+def test_sources_of_one_item_change_nothing(measure):
+    own = [f"item {i}" for i in range(28)]
+    assert tuple(measure(FIRST, SECOND, THIRD, sources=own)) == tuple(measure(FIRST, SECOND, THIRD))
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+def test_copies_count_once(measure):
+    copies = [np.repeat(x, 2) for x in (FIRST, SECOND, THIRD)]
+    once = measure(FIRST, SECOND, THIRD)
+    like = pytest.approx(tuple(once), abs=0.03 * np.abs(once).max())
+    assert tuple(measure(*copies, sources=PAIRS)) == like and tuple(measure(*copies)) != like
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+def test_items_that_have_nothing_in_common_count_nearly_all(measure):
+    many = np.random.default_rng(5).random((3, 1000)) < np.array([[0.8], [0.4], [0.39]])
+    sources = np.repeat(np.arange(500), 2)
+    found, alone = measure(*many.astype(float), sources=sources), measure(*many.astype(float))
+    assert found == pytest.approx(alone, rel=0.1, abs=0.02)
+
+
+def test_intervals_are_no_narrower_and_p_no_smaller_than_of_independent_items():
+    first, second = np.tile([1.0, 0.0], 28), np.tile([0.0, 1.0], 28)  # most sources have one of each
+    first[:12], second[:12] = 1, 0
+    assert stats.paired_shares(first, second, PAIRS) == stats.paired_shares(first, second)
+    assert stats.flipped(np.bincount(PAIRS, first - second)) < stats.paired_shares(first, second).p
+    assert stats.sign_flips(first - second, 0, sources=PAIRS) == stats.sign_flips(first - second, 0)
+    apart = np.linspace(0, 1, 28)
+    gaps = np.column_stack([apart, 1 - apart]).ravel()  # of a source they have the same mean
+    assert stats.bootstrap_mean([gaps], 0, sources=[PAIRS]) == stats.bootstrap_mean([gaps], 0)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=9))
+def test_flips_of_whole_sources_agree_with_all_of_them(sums):
+    every = [abs(np.dot(signs, sums)) for signs in itertools.product([1, -1], repeat=len(sums))]
+    assert stats.flipped(sums) == pytest.approx(np.mean(np.array(every) >= abs(sum(sums))))
+
+
+@pytest.mark.parametrize(("only_1", "only_2"), [(9, 2), (3, 3), (0, 0), (30, 12)])
+def test_flips_of_single_items_are_mcnemars(only_1, only_2):
+    sums = np.repeat([1, -1], [only_1, only_2])
+    assert stats.flipped(sums) == pytest.approx(stats.paired_difference(0, only_1, only_2, 5).p)
+
+
+def drawn(rng, p, alike=0.8, groups=40, size=3):
+    """Right answers, of each source mostly the same."""
+    shared = rng.random((groups, 1)) < p
+    return (
+        np.where(rng.random((groups, size)) < alike**0.5, shared, rng.random((groups, size)) < p).astype(float).ravel()
+    )
+
+
+def test_intervals_cover_where_sources_share_their_answers():
+    """300 draws of 40 sources with 3 items each; of 95 % intervals those of independent items miss the truth often."""
+    rng, sources, hits = np.random.default_rng(0), np.repeat(np.arange(40), 3), []
+    for _ in range(300):
+        first, second = drawn(rng, 0.6), drawn(rng, 0.6)
+        for known in (None, sources):
+            share = stats.mean_or_share(first, 0, sources=known)
+            gap = stats.paired_shares(first, second, known)
+            contrast = stats.paired_contrast([first, second], [1, -1], sources=known)
+            hits.append((share.low <= 0.6 <= share.high, gap.low <= 0 <= gap.high, gap.p > 0.05, contrast.p > 0.05))
+    alone, clustered = np.mean(hits[::2], axis=0), np.mean(hits[1::2], axis=0)
+    assert (alone < 0.88).all() and (clustered > 0.93).all(), (alone, clustered)
