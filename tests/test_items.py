@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tuningvec.errors import TuningVecError
+from tuningvec.measures import evals, scores
 from tuningvec.tasks import FOLDER, items
 
 MIRROR = Path(__file__).parents[2] / "shared" / "mirror"
@@ -121,6 +122,26 @@ def test_aci_has_the_hub_s_columns_or_those_of_its_own_files(tmp_path: Path) -> 
         card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test1\n    path: test1.jsonl\n---\n"
         (Path(root) / "wyim" / "aci-bench" / "README.md").write_text(card)
         assert items.load(source("aci1"), root)["test"].to_list() == [{"question": "d", "reference": "n"}]
+
+
+def test_relations_of_one_abstract_share_their_source(tmp_path: Path) -> None:
+    several = dict(relation_entity2=["D010437", "D014456"], relation_type=["Bind", "Conversion"])
+    rows = [BIORED | several | dict(document_text=f"Text {i}.\n\nMore.") for i in range(250)]
+    (task,) = evals.tasks(
+        ["tuningvec_biored"], local_root=laid_out(tmp_path, "gyorilab/BioRED", "test.jsonl", rows)
+    ).values()
+    asked = pd.DataFrame(dict(task="tuningvec_biored", item=range(500)))
+    found = scores.with_sources(asked, {"tuningvec_biored": task})
+    assert (found.groupby("source").size() == 2).all()
+    texts = zip(task.eval_docs["question"], found.source, strict=True)
+    assert all(text.startswith(f"{name}\n\nWhich") for text, name in texts)
+
+
+def test_both_questions_on_a_drug_share_their_source() -> None:
+    for name, task in evals.tasks(["tuningvec_drugs", "tuningvec_drugs_likelihood"]).items():
+        found = scores.with_sources(pd.DataFrame(dict(task=name, item=range(len(task.eval_docs)))), {name: task})
+        assert (found.groupby("source").size() == 2).all() and " " not in "".join(found.source)
+        assert all(drug in text for drug, text in zip(found.source, task.eval_docs["question"], strict=True))
 
 
 def test_a_subset_is_drawn_by_its_seed(tmp_path: Path) -> None:

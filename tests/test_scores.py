@@ -1,16 +1,20 @@
 """What items say: every verdict from raw rows of items, flipped by changing the items."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from tuningvec.family.spec import Family
-from tuningvec.measures import gains, scores, turned
+from tuningvec.measures import evals, gains, scores, turned
 from tuningvec.page.text import each
 from tuningvec.paper import printed
 from tuningvec.stats import least_seen, sign_flips
 
 N = 56
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
 def rows(who, task, columns, n=N, **about):
@@ -405,3 +409,61 @@ def test_a_member_that_guesses_has_nothing_to_lose():
     asked = dict(prompt="Options:\nA. one\nB. two\n", reply="A")
     moves = scores.falls_of_turned(corners(33, 4, 33, 4, n=64).assign(**asked), drawn_rows([30, 31, 32], 30))
     assert moves.empty and gains.more_than_turned(turned.against_draws(moves)).kind == "cannot be known here"
+
+
+def paired(items, n=N):
+    """Items i and i + 1 of every task are of one source."""
+    return items.assign(source=[f"drug {item // 2}" for item in items["item"]])
+
+
+def test_items_of_one_source_are_one_cluster():
+    alone, items = asked(54, 54, 54), paired(asked(54, 54, 54))
+    found, before = gaps(items), gaps(alone)
+    assert set(found.n) == {N} and set(found.sources) == {N // 2} and set(before.sources) == {N}
+    assert (before.n_eff == N).all() and (found.n_eff <= N).all() and (found.n_eff < N).any()
+    assert (found.low <= before.low + 1e-9).all() and (found.p >= before.p).all()
+    assert (scores.seen(found).alone >= scores.seen(before).alone).all()
+    wider = scores.of_tasks(items, 0)
+    assert (wider.high - wider.low > scores.of_tasks(alone, 0).eval("high - low")).all()
+    asked_for = scores.of_instructions(items, 0)
+    assert (asked_for.high - asked_for.low > scores.of_instructions(alone, 0).eval("high - low")).any()
+
+
+def test_a_rule_says_how_items_of_one_source_count():
+    said = "Items that share a source, such as two questions on one drug, count as one cluster"
+    items = asked(54, 54, 54)
+    assert gains.domain_gain(gaps(paired(items))).rule.endswith(said)
+    own = gains.domain_gain(gaps(items.assign(source=items["item"].astype(str))))
+    assert said not in own.rule and own.rule == gains.domain_gain(gaps(items)).rule
+    pd.testing.assert_frame_equal(own.cases, gains.domain_gain(gaps(items)).cases)
+
+
+def test_what_three_items_of_one_source_agree_on_is_chance():
+    few = asked(9, 9, 9, before=(0, 0, 0))
+    clustered = few.assign(source=[f"text {item // 3}" if item < 9 else str(item) for item in few["item"]])
+    assert gains.domain_gain(gaps(few)).cases.clear.all()
+    assert not gains.domain_gain(gaps(clustered)).cases.clear.any()  # three sources: p = .25
+
+
+def test_where_the_prompt_and_the_weights_are_told_apart_sources_count():
+    both = (corners(20, 2, 20, 9), paired(corners(20, 2, 20, 9)))
+    parts = [scores.by_member(some, scores.parts_of_fall, 0) for some in both]
+    assert (parts[1].high - parts[1].low > parts[0].high - parts[0].low).all() and set(parts[1].sources) == {16}
+    tables = [scores.by_member(some, scores.two_by_two, 0) for some in both]
+    assert (tables[1].p >= tables[0].p).all() and (tables[1].p > tables[0].p).any()
+
+
+def test_sources_are_those_of_the_tasks():
+    drugs, notes = "tuningvec_drugs", "tuningvec_visits"
+    items = pd.DataFrame(dict(who="x", task=[drugs, drugs, drugs, notes, "text"], item=[2, 0, 1, 3, 7]))
+    found = scores.with_sources(items, evals.tasks([drugs, notes]))
+    assert found.source.tolist() == ["bumetanide", "imatinib", "imatinib", "3", "7"]
+    assert scores.sources(found, "x", drugs).tolist() == ["imatinib", "imatinib", "bumetanide"]
+    assert scores.sources(found, "x", notes) is None
+
+
+@pytest.mark.parametrize("page", sorted(NOTEBOOKS.glob("*.md")), ids=lambda page: page.stem)
+def test_a_page_tells_the_sources_of_the_items_that_it_scores(page):
+    text = page.read_text(encoding="utf-8")
+    asked = re.findall(r"evals\.(?:run|addition|negation\w*)\(", text)
+    assert text.count("scores.with_sources(") == len(asked)

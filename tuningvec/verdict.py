@@ -22,6 +22,9 @@ MEANING: dict[Kind, str] = {
 }  # fmt: skip
 
 
+CLUSTERED = ". Items that share a source, such as two questions on one drug, count as one cluster"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a measure says of a claim.
@@ -52,6 +55,8 @@ def judge(
 ) -> Verdict:
     """The verdict on cases with columns effect, low, high and, where a correction decides, `clear`.
 
+    Where cases tell the n of their items and have fewer `sources`, the rule says how those are counted.
+
     A case is *for* when its interval leaves out 0 (or `clear` says so), its effect has the sign of `direction` and is
     at least `least` in size; *against* likewise with the other sign; *negligible* when its interval lies within ±least;
     else *open*. With `direction` 0 the claim is that there is no effect that matters: negligible cases are for it, and
@@ -61,6 +66,8 @@ def judge(
     known here.
     """
     known = cases[cases[["effect", "low", "high"]].notna().all(axis=1)]
+    if "sources" in cases and (cases.sources < cases.n).any():
+        rule = rule.removesuffix(".") + CLUSTERED
     outcome = _outcomes(known, least if np.isscalar(least) else least.loc[known.index], direction)
     cases = cases.assign(outcome=outcome.reindex(cases.index).fillna("unknown"))
     count = cases.outcome.value_counts()

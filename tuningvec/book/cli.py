@@ -121,7 +121,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         items.to_json(options.items, orient="records", lines=True, force_ascii=False)
     for row in items.attrs["left_out"]:
         print(f"left out: {row['task']}: {row['reason']}", file=sys.stderr)
-    print(scores.of_metrics(items).to_markdown(index=False, floatfmt=".4g"))
+    print(scores.of_metrics(scores.with_sources(items, tasks)).to_markdown(index=False, floatfmt=".4g"))
 
 
 def _write(options: argparse.Namespace) -> None:

@@ -129,8 +129,8 @@ def study(
     With scope "changed", of every specialist with a control of the form alone, and in place of its top neurons those
     that changed most (`changed`) from the pretrained member to it, to each of its controls and to each other
     specialist, as many of each. Columns member, ablated ("nothing", "top" or the name of whose changes they are,
-    "random"), share, draw (of the random neurons), task (a corpus or a benchmark), item, and right (its score) or nats
-    and tokens. Texts are the first `words` words of the `texts`
+    "random"), share, draw (of the random neurons), task (a corpus or a benchmark), item, source, and right (its score)
+    or nats and tokens. Texts are the first `words` words of the `texts`
     documents of each corpus, those that were not profiled; they are scored under every draw, benchmarks, which take
     longer, under the first. `limit` takes the first items of each benchmark. What the store holds is not measured
     again. Tasks that `evals.readable` leaves out are named in `attrs["left_out"]`. Raises TuningVecError for fewer than
@@ -167,7 +167,7 @@ def study(
         tables.append(pd.DataFrame(record.rows(pieces)).assign(member=member.name))
         tables[-1].attrs["runs"] = record.runs
     bar.close()
-    table = joined(tables)
+    table = scores.with_sources(joined(tables), tasks)
     table.attrs["left_out"] = left_out
     return table
 
@@ -269,11 +269,12 @@ def effects(table: pd.DataFrame, seed: int) -> pd.DataFrame:
         for (kind, share), values in found.items():
             about = dict(member=member, task=task, ablated=kind, share=share, score=values.mean(), unit=_unit(part))
             if _unit(part) == PERCENT:
-                low, high = mean_or_share(values[:, 0], seed)
+                source = part.drop_duplicates("item").sort_values("item").get("source")
+                low, high = mean_or_share(values[:, 0], seed, sources=source)
                 change, change_low, change_high = np.nan, np.nan, np.nan
                 if whole.any():
                     change = 100 * (1 - values.mean() / whole.mean())
-                    change_low, change_high = relative_drop(whole[:, 0], values[:, 0], seed)
+                    change_low, change_high = relative_drop(whole[:, 0], values[:, 0], seed, sources=source)
             else:
                 _, low, high = _crossed(values, 0.95)
                 change, change_low, change_high = _crossed(values - whole, 0.95)

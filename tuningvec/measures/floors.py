@@ -21,7 +21,7 @@ def with_floors(items: pd.DataFrame, benchmarks: Mapping[str, Task]) -> pd.DataF
     ANOTHER hands in the reference of another item; its score is the mean over the OTHERS that follow. EXAMPLE hands in
     the text of the prompt's worked example, where it has one. Where items are told by member, each has both.
     """
-    columns = [column for column in ("member", "who", "task", "item") if column in items]
+    columns = [column for column in ("member", "who", "task", "item", "source") if column in items]
     if "rouge1" not in items:
         return pd.DataFrame(columns=[*columns, "rouge1"])
     texts = items.dropna(subset=["rouge1"])[[*columns, "rouge1"]]
@@ -87,7 +87,7 @@ def texts_are_read(found: pd.DataFrame, least: float = 2.0) -> Verdict:
     members = found[found.who != EXAMPLE]
     if members.empty:
         return unknown(rule, "no benchmark is scored by ROUGE-1")
-    cases = members[["low", "high", "n"]].assign(
+    cases = members[["low", "high", "n", "sources"]].assign(
         member=members.who, benchmark=members.task.map(task_name), effect=members.points, floor=members.before,
         clear=holm_known(members.p) < ALPHA,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,8 +16,10 @@ from tuningvec.measures.scores import (
     LIKELIHOOD,
     above_guessing,
     added,
+    counted,
     guessing,
     holm_known,
+    sources,
     task_name,
     values,
     ways,
@@ -149,10 +152,10 @@ def _changed(cases: pd.DataFrame, rule: str, least: float, direction: Literal[1,
 def _otherwise(cases: pd.DataFrame, least: float, direction: Literal[1, -1]) -> bool | None:
     """Whether a case clearly goes the other way; False where all have items enough to, and are shown not to by `least`.
 
-    Of n items that all go one way p is 2 / 2ⁿ.
+    Of n sources that all go one way p is 2 / 2ⁿ.
     """
     worst = cases.low if direction > 0 else -cases.high
-    shown = (worst > -least) & (2 * 0.5**cases.n < ALPHA)
+    shown = (worst > -least) & (2 * 0.5**cases.sources < ALPHA)
     return True if (cases.outcome == "against").any() else False if shown.all() else None
 
 
@@ -245,18 +248,20 @@ def _sums(
         if task not in set(whole.task):
             continue
         found = {vectors: values(whole, name, task) for vectors, name in who.items()}
-        both = [found["sum"], found[own]]
-        above = above_guessing(found[own], guessing(whole, task))
-        ratio, low, high = paired_ratio(*both) if above else (np.nan,) * 3
-        about = dict(task=task_name(task), n=len(found[own]), ratio=ratio, ratio_low=low, ratio_high=high)
+        both, source = [found["sum"], found[own]], sources(whole, who[own], task)
+        contrast = partial(paired_contrast, sources=source)
+        above = above_guessing(found[own], guessing(whole, task), source)
+        ratio, low, high = paired_ratio(*both, sources=source) if above else (np.nan,) * 3
+        about = dict(task=task_name(task)) | counted(found[own], source)
+        about |= dict(ratio=ratio, ratio_low=low, ratio_high=high)
         about |= {name: 100 * found[key].mean() for name, key in [("sum", "sum"), ("own", own), ("none", "none")]}
         others = [found[other] for other in specialists.values() if other != own]
         about["other"] = 100 * max(other.mean() for other in others)
         less = [other for other in others if other.mean() < found[own].mean()]
-        halves = [paired_contrast([*both, other], [1, -0.5, -0.5]) for other in less]
+        halves = [contrast([*both, other], [1, -0.5, -0.5]) for other in less]
         about |= dict(nearer=any(half.high < 0 for half in halves))
         about |= dict(apart=len(less) == len(others) and all(half.low > 0 for half in halves))
-        gap = paired_contrast(both, [1, -share])
+        gap = contrast(both, [1, -share])
         known = dict(effect=gap.points, low=gap.low, high=gap.high, p=gap.p)
         yield about | (known if np.isfinite(ratio) else dict.fromkeys(known, np.nan))
 
@@ -321,12 +326,13 @@ def _carried(
         if task not in set(items.task):
             continue
         before, own = (values(items, who, task) for who in (pretrained, examined[domain][0]))
-        gain = paired_contrast([own, before], [1, -1])
-        gained = gain.low > 0 and above_guessing(own, guessing(items, task))
+        source = sources(items, pretrained, task)
+        gain = paired_contrast([own, before], [1, -1], sources=source)
+        gained = gain.low > 0 and above_guessing(own, guessing(items, task), source)
         for who in [who for other, names in examined.items() if other != domain for who in names]:
             theirs = values(items, who, task)
-            found = paired_contrast([theirs, own, before], [1, -least, least - 1])
+            found = paired_contrast([theirs, own, before], [1, -least, least - 1], sources=source)
             known = dict(effect=found.points, low=found.low, high=found.high, p=found.p)
-            about = dict(who=who, own=examined[domain][0], task=task_name(task), n=len(own))
+            about = dict(who=who, own=examined[domain][0], task=task_name(task)) | counted(own, source)
             about |= dict(carried=100 * float((theirs - before).mean()), gain=gain.points)
             yield about | (known if gained else dict.fromkeys(known, np.nan))

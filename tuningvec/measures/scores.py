@@ -1,7 +1,7 @@
 """From items to what a table shows and what it says: scores, differences on the same items, averages, verdicts.
 
-`items` are rows of `evals.run`, with a column `who` that names what is compared. Scores are in percent, differences in
-points; intervals are 95 %.
+`items` are rows of `evals.run`, with a column `who` that names what is compared and, `with_sources`, one that names
+each item's source; without it every item is its own. Scores are in percent, differences in points; intervals are 95 %.
 """
 
 import itertools
@@ -21,14 +21,15 @@ from tuningvec.measures import turned
 from tuningvec.stats import (
     bootstrap_difference,
     bootstrap_mean,
+    design_effect,
     exact,
     holm,
     least_seen,
     least_seen_of_mean,
     mean_or_share,
     paired_contrast,
-    paired_difference,
     paired_ratio,
+    paired_shares,
     sign_flips,
     wilson,
 )
@@ -72,6 +73,30 @@ def values(items: pd.DataFrame, who: str, task: str, column: str | None = None) 
     return items.loc[rows, ["item", column]].sort_values("item")[column].to_numpy(float)
 
 
+def with_sources(items: pd.DataFrame, benchmarks: Mapping[str, Any]) -> pd.DataFrame:
+    """Rows of items with `source`, what an item shares with others of its task: the drug or the text it is about.
+
+    `benchmarks` are lm-eval's tasks. A task names it as `cluster` in its metadata, a field of its documents or a
+    template over them as `doc_to_text` is; where it names none every item is a source of its own.
+    """
+
+    def named(name: str, item: int) -> str:
+        task = benchmarks.get(name)
+        cluster = (task.config.metadata or {}).get("cluster") if task else None
+        return str(task.doc_to_text(task.eval_docs[item], cluster) if cluster else item)
+
+    asked = items[["task", "item"]].drop_duplicates().itertuples(index=False, name=None)
+    known = {(name, item): named(name, item) for name, item in asked}
+    return items.assign(source=[known[key] for key in zip(items.task, items["item"], strict=True)])
+
+
+def sources(items: pd.DataFrame, who: str, task: str) -> np.ndarray | None:
+    """The source of each of the `values`; None where every item is its own."""
+    rows = (items.who == who) & (items.task == task)
+    found = items[rows].sort_values("item").source if "source" in items else pd.Series()
+    return None if found.is_unique else found.to_numpy()
+
+
 def guessing(items: pd.DataFrame, task: str) -> float:
     """Share of a task's items that a guess among the options offered gets right; 0 where none are offered.
 
@@ -88,9 +113,15 @@ def guessing(items: pd.DataFrame, task: str) -> float:
     return float(np.mean([1 / n for n in offered])) if offered and min(offered) > 1 else 0.0
 
 
-def above_guessing(found: Values, share: float) -> bool:
+def counted(found: Values, source: np.ndarray | None) -> dict[str, int]:
+    """How many items and how many sources."""
+    return dict(n=len(found), sources=len(found if source is None else set(source)))
+
+
+def above_guessing(found: Values, share: float, source: np.ndarray | None = None) -> bool:
     """Whether more are right than a `share` that guesses get right, one-sided exact binomial at ALPHA."""
-    return share == 0 or exact(int(found.sum()), len(found), 1 - 2 * ALPHA).low > share
+    deff = design_effect(found, source)
+    return share == 0 or exact(found.sum() / deff, len(found) / deff, 1 - 2 * ALPHA).low > share
 
 
 def _with_stopped(items: pd.DataFrame) -> pd.DataFrame:
@@ -106,18 +137,19 @@ def of_tasks(items: pd.DataFrame, seed: int, lenient: bool = False) -> pd.DataFr
         name = metric(items, task)
         column = LENIENT.get(name) if lenient and LENIENT.get(name) in _columns(items, task) else name
         found = values(items, who, task, column)
-        rows.append(dict(who=who, task=task, metric=name, n=len(found)) | _interval(found, seed))
+        about = dict(who=who, task=task, metric=name, n=len(found))
+        rows.append(about | _interval(found, seed, sources(items, who, task)))
     return pd.DataFrame(rows)
 
 
 def of_metrics(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Mean of every metric of every task with its interval, a row each, as lm-eval scales it; for tasks of any kind."""
-    about = ["item", "prompt", "reply", "ended", "model", "who", "task", "chat"]
+    about = ["item", "source", "prompt", "reply", "ended", "model", "who", "task", "chat"]
     rows = []
     for (model, task), part in items.groupby(["model", "task"], sort=False):
-        metrics = part.drop(columns=about, errors="ignore")
+        metrics = part.sort_values("item").drop(columns=about, errors="ignore")
         for name, found in metrics.dropna(axis=1, how="all").items():
-            low, high = mean_or_share(found, seed)
+            low, high = mean_or_share(found, seed, sources=sources(part, part.who.iloc[0], task))
             row = dict(model=model, task=task, metric=name, n=len(found))
             rows.append(row | dict(mean=float(found.astype(float).mean()), low=low, high=high))
     return pd.DataFrame(rows)
@@ -130,12 +162,13 @@ def of_instructions(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     known = [name for name in INSTRUCTIONS if name in asked]
     for who, name in itertools.product(asked.who.unique(), known):
         found = values(asked, who, "all", name)
-        rows.append(dict(who=who, instruction=name, n=len(found)) | _interval(found, seed))
+        about = dict(who=who, instruction=name, n=len(found))
+        rows.append(about | _interval(found, seed, sources(asked, who, "all")))
     return pd.DataFrame(rows, columns=["who", "instruction", "n", "score", "low", "high"])
 
 
-def _interval(found: Values, seed: int) -> dict[str, float]:
-    low, high = mean_or_share(found, seed)
+def _interval(found: Values, seed: int, source: np.ndarray | None) -> dict[str, float]:
+    low, high = mean_or_share(found, seed, sources=source)
     return dict(score=100 * found.mean(), low=100 * low, high=100 * high)
 
 
@@ -158,14 +191,15 @@ def averages(items: pd.DataFrame, benchmarks: Mapping[str, Collection[str]], see
 
 def _average(items: pd.DataFrame, who: str, tasks: Sequence[str], seed: int) -> dict[str, Any]:
     each = [values(items, who, task) for task in tasks]
-    low, high = bootstrap_mean(each, seed)
+    low, high = bootstrap_mean(each, seed, sources=[sources(items, who, task) for task in tasks])
     return dict(who=who, score=100 * np.mean([part.mean() for part in each]), low=100 * low, high=100 * high)
 
 
 def pooled(items: pd.DataFrame) -> pd.DataFrame:
     """The items that have an answer to give, of all tasks, as one task "all"."""
     asked = _with_stopped(items[items.valid.notna()] if "valid" in items else items.head(0))
-    return asked.assign(task="all", item=asked.task + " " + asked["item"].astype(str))
+    kept = [column for column in ("item", "source") if column in asked]
+    return asked.assign(task="all", **{column: asked.task + " " + asked[column].astype(str) for column in kept})
 
 
 def against(items: pd.DataFrame, reference: str) -> list[tuple[str, str]]:
@@ -176,10 +210,11 @@ def against(items: pd.DataFrame, reference: str) -> list[tuple[str, str]]:
 def differences(items: pd.DataFrame, pairs: Sequence[tuple[str, str]], seed: int) -> pd.DataFrame:
     """The first of each pair minus the second on the same items of each task: in score, lenient score, instructions.
 
-    n, points, low, high and p: Newcombe's interval and McNemar's exact p; of ROUGE-1 a bootstrap over items and a
-    sign-flip test. `clear` tells whether it is beyond chance by Holm's p over all rows of one kind, `what`. Of scores,
-    `guessed` tells that the better of both is not above `guessing`, `named` in how many replies of the worse one, in
-    percent, an option is named; `before` is the reference's score.
+    n, sources (how many), n_eff (of independent items), points, low, high and p: Newcombe's interval and McNemar's
+    exact p, of clusters that of sign flips; of ROUGE-1 a bootstrap over items and a sign-flip test. `clear` tells
+    whether it is beyond chance by Holm's p over all rows of one kind, `what`. Of scores, `guessed` tells that the
+    better of both is not above `guessing`, `named` in how many replies of the worse one, in percent, an option is
+    named; `before` is the reference's score.
     """
     items, rows = _with_stopped(items), []
     tasks = items.task.unique()
@@ -189,17 +224,18 @@ def differences(items: pd.DataFrame, pairs: Sequence[tuple[str, str]], seed: int
     for (who, other), task in itertools.product(pairs, tasks):
         for what, column in compared[task].items():
             both = [values(items, one, task, column) for one in (who, other)]
+            source = sources(items, who, task)
             if all(map(len, both)):
                 about = dict(who=who, reference=other, task=task, what=what, metric=column)
                 about |= dict(before=100 * both[1].mean(), guessed=False, named=np.nan)
                 if what in ("score", "lenient"):
-                    about["guessed"] = not any(above_guessing(found, chance[task]) for found in both)
+                    about["guessed"] = not any(above_guessing(found, chance[task], source) for found in both)
                     worse = who if both[0].mean() < both[1].mean() else other
                     if task in options:
                         about["named"] = 100 * values(items, worse, task, "valid_lenient").mean()
-                rows.append(about | _difference(*both, seed))
+                rows.append(about | _difference(*both, seed, source))
     columns = ["who", "reference", "task", "what", "metric", "before", "guessed", "named"]
-    columns += ["n", "points", "low", "high", "p"]
+    columns += ["n", "sources", "n_eff", "points", "low", "high", "p"]
     return _judged(pd.DataFrame(rows, columns=columns))
 
 
@@ -214,31 +250,34 @@ def _judged(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(clear=table.groupby("what").p.transform(holm_known) < ALPHA)
 
 
-def _difference(first: Values, second: Values, seed: int) -> dict[str, float]:
-    n = len(first)
-    if set(np.unique([first, second])) <= {0.0, 1.0}:
-        a, b = first.astype(bool), second.astype(bool)
-        return dict(n=n) | paired_difference(*(int(both.sum()) for both in (a & b, a & ~b, ~a & b, ~a & ~b)))._asdict()
-    low, high = bootstrap_difference([first], [second], seed, benchmarks=False, paired=True)
+def _difference(first: Values, second: Values, seed: int, source: np.ndarray | None) -> dict[str, float]:
     gap = first - second
-    unseen = wilson(0, n).high if np.ptp(gap) == 0 else 0.0  # items that differ may be as rare as this
+    n_eff = len(gap) / design_effect(gap, source)
+    about = counted(gap, source) | dict(n_eff=n_eff)
+    if set(np.unique([first, second])) <= {0.0, 1.0}:
+        return about | paired_shares(first, second, source)._asdict()
+    low, high = bootstrap_difference([first], [second], seed, benchmarks=False, paired=True, sources=[source])
+    unseen = wilson(0, n_eff).high if np.ptp(gap) == 0 else 0.0  # items that differ may be as rare as this
     points = dict(points=100 * gap.mean(), low=100 * (low - unseen), high=100 * (high + unseen))
-    return dict(n=n) | points | dict(p=sign_flips(gap, seed))
+    return about | points | dict(p=sign_flips(gap, seed, sources=source))
 
 
 def seen(gaps: pd.DataFrame) -> pd.DataFrame:
     """The smallest difference in score that each task could show with 80 % power, by itself and as one of all.
 
-    Columns task, n, comparisons (rows of `differences` that Holm's correction counts together), alone and corrected, in
-    points: of shares `least_seen`, of ROUGE-1 by the widest of the task's intervals.
+    Columns task, n, comparisons (rows of `differences` that Holm's correction counts together, those of a member where
+    it is told), alone and corrected, in points: of shares `least_seen` at the task's smallest n_eff, of ROUGE-1 by the
+    widest of its intervals.
     """
     rows = gaps[gaps.what == "score"]
-    count, found = len(rows), []
+    counts, found = rows.groupby(rows.get("member", rows.what)).what.transform("size"), []
     for task, part in rows.groupby("task", sort=False):
-        n = int(part.n.iloc[0])
-        sd = ((part.high - part.low).max() / 2) / norm.ppf(0.975) * n**0.5
-        of = partial(least_seen_of_mean, sd, n) if part.metric.iloc[0] == "rouge1" else partial(least_seen, n)
-        found.append(dict(task=task, n=n, comparisons=count, alone=of(ALPHA), corrected=of(ALPHA / count)))
+        n, count = int(part.n.iloc[0]), int(counts[part.index[0]])
+        least = partial(least_seen, part.n_eff.min())
+        if part.metric.iloc[0] == "rouge1":
+            sd = ((part.high - part.low).max() / 2) / norm.ppf(0.975) * n**0.5
+            least = partial(least_seen_of_mean, sd, n)
+        found.append(dict(task=task, n=n, comparisons=count, alone=least(ALPHA), corrected=least(ALPHA / count)))
     return pd.DataFrame(found, columns=["task", "n", "comparisons", "alone", "corrected"])
 
 
@@ -255,7 +294,8 @@ def curves(items: pd.DataFrame, task: str, seed: int) -> pd.DataFrame:
     rows = []
     for (scale, who), what in itertools.product(swept, known):
         found = values(asked, who, task, what)
-        rows.append(dict(scale=scale, what=what, n=len(found)) | _interval(found, seed))
+        about = dict(scale=scale, what=what, n=len(found))
+        rows.append(about | _interval(found, seed, sources(asked, who, task)))
     return pd.DataFrame(rows)
 
 
@@ -355,9 +395,9 @@ def two_by_two(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     named = [effects[pair] for pair in zip(table.who, table.reference, strict=True)]
     table = table.assign(effect=[effect for effect, _ in named], compared=[words for _, words in named])
     rows = []
-    for task, what, (a, b, c, d) in _in_corners(items):
+    for task, what, (a, b, c, d), source in _in_corners(items):
         about = dict(task=task, what=what, effect="interaction", compared="interaction")
-        rows.append(about | _difference(a - b, c - d, seed))
+        rows.append(about | _difference(a - b, c - d, seed, source))
     return _judged(pd.concat([table, pd.DataFrame(rows)], ignore_index=True)) if rows else table
 
 
@@ -366,15 +406,15 @@ def _corners(items: pd.DataFrame) -> dict[tuple[float, bool], str]:
     return {(row.scale, row.own): row.who for row in ends.itertuples()}
 
 
-def _in_corners(items: pd.DataFrame) -> Iterator[tuple[str, str, list[Values]]]:
-    """Of everything compared: task, what, and the items of θ_ft and θ_pre in chat, then in plain text."""
+def _in_corners(items: pd.DataFrame) -> Iterator[tuple[str, str, list[Values], np.ndarray | None]]:
+    """Of everything compared: task, what, the items of θ_ft and θ_pre in chat, then in plain text, and their source."""
     corner = _corners(items)
     for task in [task for task in items[~items.own].task.unique() if not task.endswith(LIKELIHOOD)]:
         for what, column in _compared(items, task).items():
             order = [(0, True), (1, True), (0, False), (1, False)]
             found = [values(items, corner[place], task, column) for place in order]
             if all(map(len, found)):
-                yield task, what, found
+                yield task, what, found, sources(items, corner[0, True], task)
 
 
 def parts_of_fall(items: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -385,15 +425,16 @@ def parts_of_fall(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     Fieller's interval, is the prompt's in percent of a fall that is clearly above 0.
     """
     rows = []
-    for task, what, (a, b, _, d) in _in_corners(items):
+    for task, what, (a, b, _, d), source in _in_corners(items):
         if what not in ("score", "lenient"):
             continue
-        fall, weights, prompt = (_difference(x, y, seed) for x, y in ((a, b), (a, d), (d, b)))
-        about = dict(task=task, what=what, metric=_compared(items, task)[what], n=len(a), fall=fall["points"])
+        fall, weights, prompt = (_difference(x, y, seed, source) for x, y in ((a, b), (a, d), (d, b)))
+        about = dict(task=task, what=what, metric=_compared(items, task)[what], fall=fall["points"])
+        about |= counted(a, source)
         about |= dict(weights=weights["points"], prompt=prompt["points"], p_weights=weights["p"])
-        share = paired_ratio(d, a, minus=b)
+        share = paired_ratio(d, a, minus=b, sources=source)
         about |= {name: 100 * value for name, value in zip(("share", "share_low", "share_high"), share, strict=True)}
-        rows.append(about | paired_contrast([a, d, b], [1, -2, 1])._asdict())
+        rows.append(about | paired_contrast([a, d, b], [1, -2, 1], sources=source)._asdict())
     return pd.DataFrame(rows)
 
 
@@ -437,11 +478,12 @@ def normalised(items: pd.DataFrame, specialist: str, task: str) -> pd.DataFrame:
 
     NaN where the specialist's score is not clearly above 0, or not above `guessing`.
     """
-    own = values(items, specialist, task)
-    above = above_guessing(own, guessing(items, task))
+    own, source = values(items, specialist, task), sources(items, specialist, task)
+    above = above_guessing(own, guessing(items, task), source)
     rows = []
     for who in items[items.task == task].who.unique():
-        ratio, low, high = paired_ratio(values(items, who, task), own) if above else (np.nan,) * 3
+        found = values(items, who, task)
+        ratio, low, high = paired_ratio(found, own, sources=source) if above else (np.nan,) * 3
         if who == specialist and own.any() and above:
             ratio = low = high = 1.0
         rows.append(dict(who=who, task=task, n=len(own), ratio=ratio, low=low, high=high))
