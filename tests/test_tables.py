@@ -94,6 +94,15 @@ def test_effects_have_a_row_for_each_pair():
     assert table.compared.tolist() == ["ft − pre"] * 2 and table["stopped, token"].str.startswith("0").all()
 
 
+def test_a_caption_tells_clusters_and_what_could_be_shown():
+    items = pd.DataFrame(dict(task="tuningvec_drugs", item=[0, 1, 2], source=["a", "a", "b"]))
+    assert tables.clusters(items) == " Items that share a source count as one cluster: drugs, 3 items of 2 sources."
+    assert tables.clusters(items.assign(source=["a", "b", "c"])) == ""
+    found = pd.DataFrame(dict(task=["tuningvec_drugs", "few"], corrected=[28.04, np.nan]))
+    assert tables.could_show(found).endswith("in points: drugs 28.0, few –.")
+    assert tables.could_show(found.head(0)).endswith("in points: –.")
+
+
 def test_replies_are_quoted_as_they_are():
     replies = ["<think>x|y</think>\n**B**", "long " * 50]
     items = pd.DataFrame(dict(who=["a", "b"], task="tuningvec_t", item=0, reply=replies))

@@ -10,7 +10,7 @@ from IPython.display import Markdown, display
 
 from tuningvec.family.spec import GGUF, Family, Hub, Member
 from tuningvec.measures.scores import PERCENT, in_percent, task_name
-from tuningvec.page.text import formatted, number, quoted, texts
+from tuningvec.page.text import formatted, listed, number, quoted, texts
 from tuningvec.paper import printed as paper
 from tuningvec.stats import mean_interval, wilson
 from tuningvec.weights.components import KINDS, MATRICES, SYMBOLS
@@ -446,6 +446,23 @@ def benchmarks(
 def seen(found: pd.DataFrame) -> pd.DataFrame:
     """The smallest differences that could be seen, by benchmark."""
     return found.assign(task=found.task.map(task_name)).rename(columns={"task": "benchmark"})
+
+
+def could_show(found: pd.DataFrame) -> str:
+    """The sentence of a caption with the smallest differences that could be seen; `found` is of `scores.seen`."""
+    each = [f"{task_name(row.task)} {number(row.corrected, 3)}" for row in found.itertuples()]
+    return (
+        " The smallest difference that is seen with a probability of 80 %, at the first step of Holm's correction, in "
+        f"points: {', '.join(each) or '–'}."
+    )
+
+
+def clusters(items: pd.DataFrame) -> str:
+    """The sentence of a caption on tasks with items that share a source; empty where there are none."""
+    counts = items.groupby("task", sort=False)[["item", "source"]].nunique()
+    shared = counts[counts.source < counts["item"]]
+    each = [f"{task_name(row.Index)}, {row[1]} items of {row.source} sources" for row in shared.itertuples()]
+    return f" Items that share a source count as one cluster: {listed(each)}." if each else ""
 
 
 def instructions(found: pd.DataFrame, gaps: pd.DataFrame | None = None) -> pd.DataFrame:
