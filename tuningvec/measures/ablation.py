@@ -22,7 +22,7 @@ from tuningvec.family.spec import Family
 from tuningvec.measures import corpus, evals, models, scores
 from tuningvec.measures.neurons import ALPHA, Profile, Profiles, layers
 from tuningvec.measures.scores import NATS, PERCENT, in_percent
-from tuningvec.stats import mean_or_share, paired_difference, relative_drop
+from tuningvec.stats import mean_or_share, paired_shares, relative_drop
 from tuningvec.store import Rows, Store, joined
 from tuningvec.verdict import Verdict, judge, unknown
 
@@ -269,7 +269,7 @@ def effects(table: pd.DataFrame, seed: int) -> pd.DataFrame:
         for (kind, share), values in found.items():
             about = dict(member=member, task=task, ablated=kind, share=share, score=values.mean(), unit=_unit(part))
             if _unit(part) == PERCENT:
-                source = part.drop_duplicates("item").sort_values("item").get("source")
+                source = _sources(part)
                 low, high = mean_or_share(values[:, 0], seed, sources=source)
                 change, change_low, change_high = np.nan, np.nan, np.nan
                 if whole.any():
@@ -290,6 +290,11 @@ def _values(rows: pd.DataFrame) -> Float[np.ndarray, "items draws"]:
     """A value an item and draw."""
     values = rows.right if _unit(rows) == PERCENT else -rows.nats / rows.tokens
     return rows.assign(value=values.astype(float)).pivot(index="item", columns="draw", values="value").to_numpy()
+
+
+def _sources(rows: pd.DataFrame) -> np.ndarray | None:
+    """The source of each item in the order of `_values`; None where rows do not tell it."""
+    return rows.drop_duplicates("item").sort_values("item").source.to_numpy() if "source" in rows else None
 
 
 def _costs(items: pd.DataFrame) -> dict[tuple[str, str, str, float], Float[np.ndarray, "documents draws"]]:
@@ -396,13 +401,13 @@ def facts_in_exams(items: pd.DataFrame, family: Family, least: float = 5.0) -> V
     """Whether neurons that changed with the facts cost exams more than those of the form, by scope "changed"."""
     some, rows = items[items.nats.isna()], []
     for (member, task, share), part in some.groupby(["member", "task", "share"], sort=False):
-        right = {kind: _values(one)[:, 0] > 0 for kind, one in part.groupby("ablated") if kind != "nothing"}
+        right = {kind: _values(one)[:, 0] for kind, one in part.groupby("ablated") if kind != "nothing"}
         for form in _forms(family, member) if member in right else ():
-            own, other = right[member], right[form]
-            counts = (int(np.sum(x)) for x in (own & other, other & ~own, own & ~other, ~(own | other)))
-            about = dict(member=member, form=form, task=scores.task_name(task), share=in_percent(share), n=len(own))
-            rows.append(about | dict(counts=tuple(counts)))
-    found = [paired_difference(*row.pop("counts"), level=1 - ALPHA / len(rows)) for row in rows]
+            about = dict(member=member, form=form, task=scores.task_name(task), share=in_percent(share))
+            source = _sources(part)
+            about |= scores.counted(right[member], source)
+            rows.append(about | dict(both=(right[form], right[member], source)))
+    found = [paired_shares(*row.pop("both"), level=1 - ALPHA / len(rows)) for row in rows]
     rule = (
         f"ablating the neurons that changed most to the specialist costs an exam at least {least:g} points more than "
         "ablating as many that changed most to its control of the form alone, in the specialist and on the same items; "

@@ -330,9 +330,9 @@ def falls_of_turned(items: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
     """What θ_ft loses with T and with each turned T, on the same items; a row a move, for `turned.against_draws`.
 
     `items` are of `evals.negation_of_specialists`, `drawn` of `evals.negation_of_turned`, whose λ must be among theirs.
-    Columns member, what (benchmark, way of scoring and λ), sides, draw, value (the fall in points), items (their
-    number) and error, the standard error over them of the fall by T less the mean fall by the draws. A way in which
-    θ_ft is not above `guessing` is left out: it has nothing to lose.
+    Columns member, what (benchmark, way of scoring and λ), sides, draw, value (the fall in points), items (how many are
+    independent: their sources) and error, the standard error over them of the fall by T less the mean fall by the
+    draws. A way in which θ_ft is not above `guessing` is left out: it has nothing to lose.
     """
     rows, own = [], items[items.own]
     for (member, task, scale), part in drawn.groupby(["member", "task", "scale"], sort=False):
@@ -341,19 +341,20 @@ def falls_of_turned(items: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
             if what not in ("score", "lenient"):
                 continue
             before, with_T = (_of_one(mine[mine.scale == c], column) for c in (0, scale))
-            if not above_guessing(before, guessing(mine, task)):
+            source = sources(mine[mine.scale == 0], mine[mine.scale == 0].who.iloc[0], task)
+            if not above_guessing(before, guessing(mine, task), source):
                 continue
             (way,) = ways(pd.DataFrame([dict(task=task, what=what, metric=column)]))
             about = dict(
                 member=member,
-                items=len(before),
+                items=counted(before, source)["sources"],
                 what=f"{task_name(task.removesuffix(LIKELIHOOD))}, {way}, λ = {scale:g}",
             )
             rows.append(about | dict(sides=turned.NONE, draw=0, value=100 * (before - with_T).mean(), error=0.0))
             for sides, some in part.groupby("sides", sort=False):
                 found = {draw: _of_one(one, column) for draw, one in some.groupby("draw")}
                 gap = np.mean(list(found.values()), axis=0) - with_T
-                error = 100 * float(np.std(gap, ddof=1)) / len(gap) ** 0.5
+                error = 100 * float(np.std(gap, ddof=1)) * (design_effect(gap, source) / len(gap)) ** 0.5
                 falls = [dict(draw=i, value=100 * (before - x).mean(), error=error) for i, x in found.items()]
                 rows += [about | dict(sides=sides) | fall for fall in falls]
     return pd.DataFrame(rows, columns=["member", "what", "sides", "draw", "value", "items", "error"])
