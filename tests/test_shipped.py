@@ -125,6 +125,26 @@ def test_another_spec_is_refused_and_other_words_are_not(families, measured, cha
         kept(Family.load("mine"), "alignment", aligned)
 
 
+def test_other_weights_of_the_family_beside_are_refused(families, tmp_path, make_checkpoint, monkeypatch):
+    for name in ("base", "tuned"):
+        shutil.copytree(families / name, families / f"other_{name}")
+    spec = yaml.safe_load(SPEC.replace("path: base", "path: other_base").replace("path: tuned", "path: other_tuned"))
+    (families / "other.yaml").write_text(yaml.safe_dump(spec))
+    (families / "mine.yaml").write_text(yaml.safe_dump(yaml.safe_load(SPEC) | dict(beside="other")))
+    monkeypatch.setenv(shipped.STAGE, str(tmp_path / "stage"))
+    family = shipped.exportable("mine")
+    kept(family, "alignment", aligned)
+    shipped.export(tmp_path / "stage", family, dict(commit="abc", dtype="float32"))
+    monkeypatch.delenv(shipped.STAGE)
+    assert "other/tuned" in shipped.provenance(shipped.folder(family))["weights"]
+    shutil.rmtree(families / "tuned")
+    assert len(kept(Family.load("mine"), "alignment", aligned))
+    shutil.rmtree(families / "other_tuned")
+    make_checkpoint("again", seed=7).rename(families / "other_tuned")
+    with pytest.raises(TuningVecError, match="weights of other/tuned have changed since"):
+        kept(Family.load("mine"), "alignment", aligned)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"tables": {}}'])
 def test_an_unreadable_provenance_is_refused(families, measured, text):
     family = Family.load("mine")

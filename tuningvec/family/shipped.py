@@ -23,7 +23,7 @@ from tuningvec.codec import decoded, encoded
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
 from tuningvec.family.members import weights
-from tuningvec.family.spec import GGUF, Family, Hub
+from tuningvec.family.spec import GGUF, Family, Hub, Member
 from tuningvec.store import Store
 
 T = TypeVar("T")
@@ -167,11 +167,15 @@ def _write(stage: Path, name: str, found: Any, asked: dict[str, Any]) -> None:
 
 
 def changes(family: Family, about: dict[str, Any]) -> Iterator[str]:
-    """What of the family's spec, its texts and its tasks is no longer what was measured."""
+    """What of the family's spec, its texts, and the weights of the family beside is no longer what was measured."""
     if about["spec"] != _spec(family):
         yield "the family's spec has changed since in more than its words"
     if about["reading"] != (now := _reading(family)):
         yield f"texts have changed since: {_difference(about['reading'], now)}"
+    for prefix, other in _beside(family):
+        for member in other.fine_tuned if other.shipped is None else ():
+            if not _digests(other, member).items() <= about["weights"].get(prefix + member.name, {}).items():
+                yield f"weights of {prefix}{member.name} have changed since"
 
 
 def _stale(family: Family, why: str) -> TuningVecError:
@@ -237,12 +241,22 @@ def _reading(family: Family) -> dict[str, str]:
 
 
 def _weights(family: Family) -> dict[str, dict[str, str]]:
-    """Where each member's weights come from, and the checksums of its files, as the store knows weights by."""
-    store, found = Store(), {}
-    for member in family.members:
-        terms, source = weights(family, member.name).own.terms, member.source
-        files = {file.name: store.digest(file) for term in list(terms)[-1:] for file in term.files}
-        if isinstance(source, GGUF):
-            files[Path(source.file).name] = source.sha256
-        found[member.name] = files | ({source.repo: source.revision} if isinstance(source, Hub) else {})
+    """Where weights come from, and checksums of their files, by member; of the family beside by "family/member"."""
+    found = {}
+    for prefix, one in [("", family), *_beside(family)]:
+        for member in one.members:
+            source, files = member.source, _digests(one, member)
+            if isinstance(source, GGUF):
+                files[Path(source.file).name] = source.sha256
+            found[prefix + member.name] = files | ({source.repo: source.revision} if isinstance(source, Hub) else {})
     return found
+
+
+def _digests(family: Family, member: Member) -> dict[str, str]:
+    store, terms = Store(), list(weights(family, member.name).own.terms)
+    return {file.name: store.digest(file) for file in terms[-1].files}  # before an adapter stands its base
+
+
+def _beside(family: Family) -> list[tuple[str, Family]]:
+    """The family that page 06 sets beside it, with how its members are told from the family's own."""
+    return [(f"{family.beside}/", Family.load(family.beside))] if family.beside else []
