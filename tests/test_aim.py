@@ -2,10 +2,12 @@
 
 import pandas as pd
 import pytest
+import torch
 
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
 from tuningvec.measures import aim, models, turned
+from tuningvec.measures.ablation import held_out
 from tuningvec.store import Store
 
 FEW = dict(draws=3, texts=2, words=12, seed=0)
@@ -27,6 +29,20 @@ def test_every_member_stands_beside_its_own_draws(moves):
     assert (drawn > 1).all()
     distances = table[table.what.isin(["edit", "hamming"])].value
     assert distances.between(0, 1, inclusive="right").all()
+
+
+def test_a_text_that_becomes_likelier_has_a_change_above_0(moves):
+    table, family = moves[0], Family.load("tiny")
+    held = held_out(family, "general", 0, FEW["texts"], FEW["words"])
+    found = {}
+    for name in ("pretrained", "medical"):
+        one = models.Opened(family, name)
+        start = torch.tensor([[one.tokenizer.bos_token_id or one.tokenizer.eos_token_id]])
+        rows = [torch.cat([start, one.tokenizer(text, return_tensors="pt")["input_ids"]], 1) for text in held]
+        losses = [one.model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1) for ids in rows]
+        found[name] = -sum(losses) / sum(ids.shape[1] - 1 for ids in rows)
+    own = table[(table.member == "medical") & (table.sides == "none") & (table.what == "nats, general")]
+    assert own.value.item() == pytest.approx(found["medical"] - found["pretrained"], abs=1e-4) != 0
 
 
 def test_stored_draws_need_no_model(moves, monkeypatch):

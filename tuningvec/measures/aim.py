@@ -25,8 +25,8 @@ def study(
 
     Columns member, sides ("none" for T itself), draw, what, value. `what` is "hamming" and "edit", mean distance over
     layers from the pretrained pattern of neurons (mean activation > 0) on a part of the first corpus, and "nats,
-    <corpus>", the rise of −log p per token over the pretrained member on the first `words` words of `texts` documents
-    that were not profiled. What the store holds is not measured again. Raises as `models.turned` and
+    <corpus>", the change of log p per token from the pretrained member, above 0 for likelier text, on the first `words`
+    words of `texts` documents that were not profiled. What the store holds is not measured again. Raises as `models.turned` and
     `ablation.held_out` do.
     """
     names = [member.name for member in family.studied[1:]]
@@ -56,7 +56,7 @@ def study(
 
 
 def _measured(model: models.Opened, tokens: Tokens, held: dict[str, list[str]]) -> tuple[Rows, dict[str, Tensor]]:
-    """−log p per token of each corpus as one row, and the pattern of neurons."""
+    """log p per token of each corpus as one row, and the pattern of neurons."""
     profile = neurons.activation_profile(model.model, tokens, shards=SHARDS, parts=[PART])[0]
     lm = evals.InMemory(model.model, model.tokenizer)
     scored = {name: evals.score_texts(lm, texts) for name, texts in held.items()}
@@ -76,11 +76,11 @@ def as_turned_changes(compared: pd.DataFrame, least: float = 0.2) -> Verdict:
 
 
 def as_turned_costs(compared: pd.DataFrame, least: float = 0.05) -> Verdict:
-    """Whether T raises the loss of text as far as a turned T does; `compared` is of `turned.against_draws`."""
+    """Whether T changes the likelihood of text as far as a turned T does; `compared` is of `turned.against_draws`."""
     cases = compared[~compared.what.isin(neurons.DISTANCES)]
     cases = cases.assign(text=cases.what.str.removeprefix("nats, "))
     rule = (
-        f"the rise of nats per token that T makes is within {least:g} of the mean of the draws, on every corpus, "
+        f"the change of log p per token that T makes is within {least:g} of the mean of the draws, on every corpus, "
         f"turned on the left and on both sides; {turned.intervals(cases)}"
     )
     return turned.judged(cases, rule, pd.Series(least, index=cases.index))
