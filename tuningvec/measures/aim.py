@@ -26,8 +26,8 @@ def study(
     Columns member, sides ("none" for T itself), draw, what, value. `what` is "hamming" and "edit", mean distance over
     layers from the pretrained pattern of neurons (mean activation > 0) on a part of the first corpus, and "nats,
     <corpus>", the change of log p per token from the pretrained member, above 0 for likelier text, on the first `words`
-    words of `texts` documents that were not profiled. What the store holds is not measured again. Raises as `models.turned` and
-    `ablation.held_out` do.
+    words of `texts` documents that were not profiled. What the store holds is not measured again. Raises as
+    `models.turned` and `ablation.held_out` do.
     """
     names = [member.name for member in family.studied[1:]]
     drawn = models.turned(family, names, draws, seed, dtype)
