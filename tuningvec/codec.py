@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from tuningvec.errors import TuningVecError
 from tuningvec.store import Told
@@ -26,10 +25,11 @@ def encoded(value: Any) -> Any:
         columns = [_column(value.iloc[:, i]) for i in range(value.shape[1])]
         told = {name: [_told(one) for one in many] for name, many in value.attrs.items()}
         return {"table": columns, "index": _index(value.index), "named": value.columns.name, "told": told}
-    if isinstance(value, torch.Tensor | np.ndarray):
+    is_tensor = type(value).__module__ == "torch"  # which this module does not import: the command line needs none
+    if is_tensor or isinstance(value, np.ndarray):
         array = np.asarray(value)
         data = base64.b64encode(array.tobytes()).decode()
-        return {"array": data, "dtype": str(array.dtype), "shape": array.shape, "torch": torch.is_tensor(value)}
+        return {"array": data, "dtype": str(array.dtype), "shape": array.shape, "torch": is_tensor}
     if isinstance(value, dict):
         return {"dict": [[encoded(k), encoded(v)] for k, v in value.items()]}
     if isinstance(value, list):
@@ -60,12 +60,18 @@ def decoded(value: Any) -> Any:
         return table
     if "array" in value:
         array = np.frombuffer(bytearray(base64.b64decode(value["array"])), value["dtype"]).reshape(value["shape"])
-        return torch.from_numpy(array) if value["torch"] else array
+        return _tensor(array) if value["torch"] else array
     if "dict" in value:
         return {decoded(k): decoded(v) for k, v in value["dict"]}
     if "tuple" in value:
         return tuple(map(decoded, value["tuple"]))
     return _class(value["record"])(*map(decoded, value["of"]))
+
+
+def _tensor(array: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(array)
 
 
 def _fields(kind: type) -> tuple[str, ...]:

@@ -22,7 +22,6 @@ import pandas as pd
 from tuningvec.codec import decoded, encoded
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
-from tuningvec.family.members import weights
 from tuningvec.family.spec import GGUF, Family, Hub, Member
 from tuningvec.store import Store
 
@@ -253,6 +252,8 @@ def _weights(family: Family) -> dict[str, dict[str, str]]:
 
 
 def _digests(family: Family, member: Member) -> dict[str, str]:
+    from tuningvec.family.members import weights
+
     store, terms = Store(), list(weights(family, member.name).own.terms)
     return {file.name: store.digest(file) for file in terms[-1].files}  # before an adapter stands its base
 
