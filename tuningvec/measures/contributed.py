@@ -49,10 +49,10 @@ RULES = (
         lambda t: (t.E_par >= 0) & (t.E_perp >= -ROUNDING * t.E_par),
     ),
     Rule(
-        ("E_par", "E_perp", "SSA"), "SSA = E∥ / (E∥ + E⊥), which is ‖T‖²",
+        ("layer", "E_par", "E_perp", "SSA"), "SSA = E∥ / (E∥ + E⊥), which is ‖T‖²",
         lambda t: np.isclose(t.SSA * (t.E_par + t.E_perp), t.E_par, rtol=ROUNDING),
     ),
-    Rule(("k", "null"), "k at least 1 and k / d_out at most 1", lambda t: (t.k >= 1) & t.null.between(0, 1)),
+    Rule(("k", "null"), "k at least 0 and k / d_out at most 1", lambda t: (t.k >= 0) & t.null.between(0, 1)),
     _between(("SSA",), 0, 1),
     _between(("cosine",), -1, 1),
     Rule(("cosine", "ceiling"), "|cosine| at most its ceiling", lambda t: t.cosine.abs() <= t.ceiling + ROUNDING),
