@@ -154,7 +154,7 @@ def tables(value: Any) -> Iterator[pd.DataFrame]:
 
 
 def _write(stage: Path, name: str, found: Any, asked: dict[str, Any]) -> None:
-    """Raises TuningVecError for an object that would not come back as it is, and for a name that is taken."""
+    """Stage an object with what was asked; raises TuningVecError for one that would not come back as it is."""
     text = json.dumps(encoded(found), separators=(",", ":"))
     if json.dumps(encoded(decoded(json.loads(text))), separators=(",", ":")) != text:
         raise TuningVecError(f"{name}: what the call returns does not come back the same from JSON")

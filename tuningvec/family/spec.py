@@ -1,5 +1,6 @@
 """A family: one pretrained model, its fine-tuned members, where their weights come from, how they are prompted."""
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,9 +16,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 class Source(Spec):
     """Where a member's weights come from."""
 
+    @abstractmethod
     def missing(self, root: Path) -> list[Path]:
         """The files that have to be there and are not."""
-        raise NotImplementedError
 
     def at_hand(self, root: Path) -> bool:
         """Whether the weights can be opened without being fetched or made first."""
