@@ -1,6 +1,7 @@
 # `make book` and `make test` are all that a reader needs; `make help` lists the rest.
 PYTHON ?= python3
-FAMILIES ?= smollm2
+FAMILIES ?= smollm2 smollm2_full
+MEASURED := $(notdir $(wildcard data/measured/*))# families whose weights are not at hand; what was measured of them ships
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,9 +22,9 @@ help:  ## list the targets
 book: $(VENV)/installed  ## execute the notebooks on FAMILIES and build the book
 	$(BIN)/python -m tuningvec book $(FAMILIES)
 
-test: $(VENV)/installed  ## unit tests, and every notebook on the family tiny, from nothing measured before
+test: $(VENV)/installed  ## unit tests, every notebook on the family tiny, and on what ships of others
 	rm -rf build/nbmake
-	$(BIN)/python -m tuningvec prepare tiny --to build/nbmake
+	$(BIN)/python -m tuningvec prepare tiny $(MEASURED) --to build/nbmake
 	TUNINGVEC_STORE=$(CURDIR)/build/nbmake/store OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -p no:cacheprovider --nbmake --nbmake-timeout=600 build/nbmake tests
 
 bench: export TQDM_DISABLE := 1

@@ -206,6 +206,7 @@ def test_a_family_without_a_recipe_is_told_so(tmp_path, capsys):
     assert "recipe: this family has none" in capsys.readouterr().err
 
 
-def test_an_unknown_member_is_refused_before_training(capsys):
-    assert main(["tiny", "law"]) == 1
+@pytest.mark.parametrize("family", ["tiny", "smollm2", "smollm2_full"])
+def test_an_unknown_member_is_refused_before_training(family, capsys):
+    assert main([family, "law"]) == 1
     assert "no member 'law'" in capsys.readouterr().err
