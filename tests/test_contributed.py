@@ -67,7 +67,7 @@ def cell(column, value, row=3):
         ("04_2-energy", cell("E_par", 1.0), "SSA = E∥"),
         ("04_2-energy", cell("E_perp", -1.0), "no energy below 0"),
         ("04_2-energy", cell("SSA", 1.5), "SSA from 0 to 1"),
-        ("04_2-energy", cell("k", 0), "k at least 1"),
+        ("04_2-energy", cell("k", -1), "k at least 0"),
         ("02_4-similarity", cell("cosine", 0.9), "cosine at least"),
         ("02_4-similarity", cell("r", 0.5), "orthogonal = 1"),
         ("02_4-similarity", cell("r", float("inf")), "r: not finite"),
