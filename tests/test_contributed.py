@@ -71,7 +71,7 @@ def cell(column, value, row=3):
         ("02_4-similarity", cell("cosine", 0.9), "cosine at least"),
         ("02_4-similarity", cell("r", 0.5), "orthogonal = 1"),
         ("02_4-similarity", cell("r", float("inf")), "r: not finite"),
-        ("03_3-cosines", cell("cosine", 2.0), "cosine at most its ceiling"),
+        ("03_3-cosines", cell("cosine", 2.0), r"cosine\| at most its ceiling"),
         ("02_2-shared", cell("phi", -1.1), "phi from -1 to 1"),
         ("02_1-activated", cell("low", 1.0), "low at most high"),
         ("03_3-items", cell("acc", 0.5), "acc is 0.5, the reply scores"),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 from tqdm import tqdm
 
@@ -154,13 +155,14 @@ def _replies(row: dict[str, Any]) -> list[Any]:
     return [tuple(one) for one in json.loads(row["reply"])]
 
 
-class _Stored:
+class _Stored(LM):
     """In a model's place: the replies that were given."""
 
     def __init__(self, replies: list[Any]):
-        self._replies, self.marks = replies, True
+        super().__init__()
+        self._replies = replies
 
     def generate_until(self, calls: list[Instance], disable_tqdm: bool = True) -> list[Any]:
         return self._replies
 
-    loglikelihood = generate_until
+    loglikelihood = loglikelihood_rolling = generate_until

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 from tqdm import tqdm
@@ -159,7 +160,7 @@ def _rendered(
         return tokenizer.apply_chat_template([merged, *rest], **options)
 
 
-def answer(lm: InMemory, task: Task, asked: Sequence[Sequence[Instance]]) -> Rows:
+def answer(lm: LM, task: Task, asked: Sequence[Sequence[Instance]]) -> Rows:
     """A row an item: item, prompt, reply (a text, or log p of each option), ended (None: unknown), and its metrics."""
     lm.marks = not (task.config.generation_kwargs or {}).get("until")
     task._instances = [instance for group in asked for instance in group]  # whose replies lm-eval's filters see
