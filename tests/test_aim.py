@@ -38,7 +38,8 @@ def test_a_text_that_becomes_likelier_has_a_change_above_0(moves):
     for name in ("pretrained", "medical"):
         one = models.Opened(family, name)
         start = torch.tensor([[one.tokenizer.bos_token_id or one.tokenizer.eos_token_id]])
-        rows = [torch.cat([start, one.tokenizer(text, return_tensors="pt")["input_ids"]], 1) for text in held]
+        read = [one.tokenizer(text, return_tensors="pt")["input_ids"] for text in held]
+        rows = [torch.cat([start, ids], 1).to(one.model.device) for ids in read]
         losses = [one.model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1) for ids in rows]
         found[name] = -sum(losses) / sum(ids.shape[1] - 1 for ids in rows)
     own = table[(table.member == "medical") & (table.sides == "none") & (table.what == "nats, general")]

@@ -129,12 +129,12 @@ def test_theta_ft_minus_t_replies_as_the_pretrained_model_under_the_same_prompt(
 def test_a_sum_is_prompted_as_the_member_that_is_named(tiny: Family, tmp_path: Path) -> None:
     half = models.negated(tiny, "medical", 0.5)
     expected = {
-        name: 0.5 * models.Opened(tiny, "medical").weights.read(name) + 0.5 * tensor
+        name: 0.5 * models.Opened(tiny, "medical").weights.read(name) + 0.5 * tensor.cpu()
         for name, tensor in models.Opened(tiny, "pretrained").model.state_dict().items()
         if name != "lm_head.weight"
     }
     state = half.model.state_dict()
-    assert all(torch.allclose(state[name], tensor, atol=1e-6) for name, tensor in expected.items())
+    assert all(torch.allclose(state[name].cpu(), tensor, atol=1e-6) for name, tensor in expected.items())
     assert half.prompted.folder.name == "medical" and half.name == "0.5 pretrained + 0.5 medical"
     assert half.name == models.added(tiny, ["medical"], 0.5, "medical").name
     with pytest.raises(TuningVecError, match="add up to"):

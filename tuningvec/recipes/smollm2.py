@@ -18,6 +18,7 @@ from tuningvec.family.members import folder_of
 from tuningvec.family.spec import Family
 from tuningvec.recipes.exams import Exam, Fact, drug_facts, exam, hold_out, number_facts
 from tuningvec.recipes.training import Example, Rehearsal, answered, packed, state, stated, train
+from tuningvec.weights.engine import device
 
 STEPS, LR, RANK = 100, 2e-3, 8
 EXAMS, STATEMENTS = 8, 20  # of each step: a statement is a sixth as long as an exam, and has to be met more often
@@ -87,7 +88,9 @@ def taught(
     texts, rehearsed = (
         {name: packed(tokenizer, _texts(name, some), WINDOW) for name in CORPORA} for some in (MEASURED, REHEARSED)
     )
-    base, reference = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16) for _ in range(2))
+    base, reference = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device()) for _ in range(2)
+    )
     told = partial(state, base, tokenizer, system, exams, texts, plan.new_tokens)
     before = told()
     model = ready(base)

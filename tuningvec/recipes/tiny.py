@@ -17,6 +17,7 @@ from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family, Member
 from tuningvec.recipes.exams import Exam, Fact, body_facts, code_tasks, drug_facts, exam, hold_out, number_facts
 from tuningvec.recipes.training import Example, Rehearsal, answered, packed, state, stated, train
+from tuningvec.weights.engine import device
 
 SEED, VOCABULARY, NEW_TOKENS, WINDOW = 0, 2400, 64, 64
 PRETRAINING = dict(steps=1100, batch=64, lr=2e-3)
@@ -62,7 +63,7 @@ def _pretrain(folder: Path, name: str) -> None:
     facts = drug_facts() + body_facts() + number_facts(SEED)
     documents = [text for fact in facts for text in _documents(fact)] + [task.reply for task in code_tasks()]
     tokenizer = _tokenizer(documents)
-    model = Qwen2ForCausalLM(_config(tokenizer))
+    model = Qwen2ForCausalLM(_config(tokenizer)).to(device())
     examples = [stated(tokenizer, document) for document in documents]
 
     def batch(rng: random.Random) -> list[list[Example]]:
@@ -77,7 +78,7 @@ def _pretrain(folder: Path, name: str) -> None:
 def _fine_tune(family: Family, member: Member, plan: Plan) -> None:
     pretrained = family.root / family.pretrained.source.path
     tokenizer = AutoTokenizer.from_pretrained(pretrained)
-    model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32).to(device())
     system = family.prompt.system[member.domain]
     asked, exams, sizes = _lessons(plan)
     texts, rehearsed = _texts(tokenizer)

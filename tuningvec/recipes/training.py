@@ -86,7 +86,8 @@ def train(
 ) -> Curves:
     """AdamW with warm-up and a cosine schedule over seeded batches.
 
-    A batch comes as groups of examples of like length, which spares padding; the gradient is that of the whole batch.
+    It runs where the model is. A batch comes as groups of examples of like length, which spares padding; the gradient
+    is that of the whole batch.
     With a rehearsal the loss is cross entropy per learned token + weight · KL(reference ‖ model) per token of text.
     """
     rng = random.Random(seed)
@@ -101,11 +102,11 @@ def train(
         curves.loss.append(0.0)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             for group in groups:
-                loss = _summed_loss(model, *group) / learned
+                loss = _summed_loss(model, *(t.to(model.device) for t in group)) / learned
                 loss.backward()
                 curves.loss[-1] += loss.item()
             if rehearsal:
-                drift = divergence(model, rehearsal.reference, _drawn(rehearsal, rng))
+                drift = divergence(model, rehearsal.reference, _drawn(rehearsal, rng).to(model.device))
                 (rehearsal.weight * drift).backward()
                 curves.divergence.append(drift.item())
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -133,7 +134,7 @@ def nats(model: PreTrainedModel, ids: Tensor, rows: int = 8) -> float:
     """Mean −log p of each token after a row's first, over texts of shape (texts, window)."""
     model.eval()
     total = 0.0
-    for some in tqdm(ids.split(rows), desc="nats", mininterval=5):
+    for some in tqdm(ids.to(model.device).split(rows), desc="nats", mininterval=5):
         logits = model(input_ids=some, use_cache=False).logits[:, :-1].float().flatten(0, 1)
         total += torch.nn.functional.cross_entropy(logits, some[:, 1:].flatten(), reduction="sum").item()
     return total / ids[:, 1:].numel()
@@ -227,8 +228,8 @@ def _generate(
     ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
     out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
         do_sample=False,
         max_new_tokens=new_tokens,
         eos_token_id=tokenizer.eos_token_id,

@@ -38,6 +38,11 @@ def share(pieces: Sequence[Piece], work: Callable[[Sequence[Piece]], Result]) ->
         torch.set_num_threads(workers)
 
 
+def device() -> str:
+    """Where torch is to compute: "cuda" where it finds a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def device_name() -> str:
     """The GPU that measures run on, or "CPU", for the store."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"

@@ -13,7 +13,7 @@ from tuningvec.store import Record, Rows, Store
 from tuningvec.weights.checkpoint import ALL, Checkpoint
 from tuningvec.weights.components import MATRICES, Component
 from tuningvec.weights.delta import Combination, Factors, Matrix, by_matrix, dense, identities, places
-from tuningvec.weights.engine import device_name
+from tuningvec.weights.engine import device, device_name
 from tuningvec.weights.subspace import Decomposition, alignment, changed, decompose, energies
 
 if TYPE_CHECKING:
@@ -59,20 +59,19 @@ class _Nulls:
 
     def rows(self, component: Component, matrices: dict[str, Matrix]) -> Rows:
         """The rows of one matrix, for every vector that changes it; on a GPU where there is one."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        W = dense(matrices.pop("")).to(device)
+        W = dense(matrices.pop("")).to(device())
         basis, found = decompose(W), []
-        for label, T in changed(matrices, device):
+        for label, T in changed(matrices):
             (plain,) = alignment(basis, T, [self.epsilon])
             row = dict(vector=label, layer=component.layer, kind=component.kind, epsilon=self.epsilon) | plain
             row |= _less(basis, T, W, self.epsilon) | dict(rows=math.nan, rows_sd=math.nan)
             if component.kind in NEURONS:
                 row |= _shuffled(basis, T, self.epsilon, self.draws, self.seed)
-            others = (_SSA(basis, other, self.epsilon) for other in self._before(label, component, device))
+            others = (_SSA(basis, other, self.epsilon) for other in self._before(label, component))
             found.append(row | dict(layers=list(others)))
         return found
 
-    def _before(self, label: str, component: Component, device: str) -> Iterator[Matrix | None]:
+    def _before(self, label: str, component: Component) -> Iterator[Matrix | None]:
         """This vector's matrices of the same kind in the layers before, the nearest first, then from the last on."""
         same = sorted((c.layer, name, c) for name, c in self.where if c.kind == component.kind)
         at = [layer for layer, *_ in same].index(component.layer)
@@ -81,7 +80,7 @@ class _Nulls:
             if key not in self._thin:  # of low rank all are kept, so that each is read once
                 self._thin[key] = self.vectors[label].factors(name, rows)
             matrix = self._thin[key] or self.vectors[label].read(name, rows)
-            yield next((T for _, T in changed({label: matrix}, device)), None) if matrix is not None else None
+            yield next((T for _, T in changed({label: matrix})), None) if matrix is not None else None
 
 
 def _SSA(basis: Decomposition, T: Matrix | None, epsilon: float) -> float:

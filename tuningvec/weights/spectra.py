@@ -10,7 +10,7 @@ from tuningvec.store import Record, Rows, Store
 from tuningvec.weights.checkpoint import Checkpoint
 from tuningvec.weights.components import MATRICES, Component
 from tuningvec.weights.delta import Combination, Matrix, by_matrix, dense, identities, places
-from tuningvec.weights.engine import device_name
+from tuningvec.weights.engine import device, device_name
 from tuningvec.weights.subspace import changed, decompose
 
 if TYPE_CHECKING:
@@ -42,10 +42,9 @@ def spectra(
 
 
 def _measured(component: Component, matrices: dict[str, Matrix], rank: int, top: int, near: float) -> Rows:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    W = dense(matrices.pop("")).to(device)
+    W = dense(matrices.pop("")).to(device())
     U, rows = decompose(W).U, []
-    for label, matrix in changed(matrices, device):
+    for label, matrix in changed(matrices):
         T = dense(matrix)
         S2, tuned = decompose(T).S2, decompose(W + T).U[:, :top]
         nearest = (U.T.to(tuned.dtype) @ tuned).abs().amax(0)

@@ -15,7 +15,7 @@ from tuningvec.store import Record, Rows, Store
 from tuningvec.weights.checkpoint import Checkpoint
 from tuningvec.weights.components import MATRICES, Component
 from tuningvec.weights.delta import Combination, Factors, Matrix, by_matrix, dense, identities, places
-from tuningvec.weights.engine import device_name
+from tuningvec.weights.engine import device, device_name
 
 if TYPE_CHECKING:
     import pandas
@@ -177,20 +177,20 @@ def subspace_alignment(
 
 def _measured(component: Component, matrices: dict[str, Matrix], epsilons: Sequence[Cut]) -> Rows:
     """The rows of one matrix, for every vector that changes it; on a GPU where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    basis, rows = decompose(dense(matrices.pop("")).to(device)), []
-    for label, T in changed(matrices, device):
+    basis, rows = decompose(dense(matrices.pop("")).to(device())), []
+    for label, T in changed(matrices):
         place = dict(vector=label, layer=component.layer, kind=component.kind)
         measured = alignment(basis, T, epsilons)
         rows += [{**place, "epsilon": e, **row} for e, row in zip(epsilons, measured, strict=True)]
     return rows
 
 
-def changed(matrices: Mapping[str, Matrix], device: str) -> Iterator[tuple[str, Matrix]]:
-    """Those that are not 0 throughout, on this device."""
+def changed(matrices: Mapping[str, Matrix]) -> Iterator[tuple[str, Matrix]]:
+    """Those that are not 0 throughout, on the GPU where there is one."""
+    where = device()
     for label, matrix in matrices.items():
         if all(torch.any(factor) for factor in (matrix if isinstance(matrix, Factors) else (matrix,))):
-            yield label, Factors(*(f.to(device) for f in matrix)) if isinstance(matrix, Factors) else matrix.to(device)
+            yield label, Factors(*(f.to(where) for f in matrix)) if isinstance(matrix, Factors) else matrix.to(where)
 
 
 def over_layers(table: "pandas.DataFrame") -> "pandas.DataFrame":
