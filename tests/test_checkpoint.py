@@ -84,7 +84,8 @@ def test_a_truncated_file_is_named(make_checkpoint):
 
 def test_a_shard_outside_the_folder_is_refused(make_checkpoint):
     folder = make_checkpoint("model")
-    (folder / INDEX).write_text(json.dumps({"weight_map": {Q: "../model/model.safetensors"}}))
+    (folder / SINGLE).rename(folder / "weights.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {Q: "../model/weights.safetensors"}}))
     with pytest.raises(TuningVecError, match="not a file name inside"):
         Checkpoint(folder)
 

@@ -1,5 +1,8 @@
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tuningvec.errors import TuningVecError
@@ -9,6 +12,8 @@ from tuningvec.measures import models, preflight
 from tuningvec.store import Store
 from tuningvec.weights.checkpoint import Checkpoint
 from tuningvec.weights.delta import Combination, TuningVector
+
+Q = "model.layers.0.self_attn.q_proj.weight"
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "phi3", "gemma3"])
@@ -130,3 +135,58 @@ def test_draws_are_told_apart_by_what_is_stored_of_them(tmp_path):
     assert [m.weights.identity(store) for _, m in again] == [m.weights.identity(store) for _, m in drawn[:6]]
     with pytest.raises(TuningVecError, match="no member 'law'; there are"):
         models.turned(family, ["law"], 3, 0, "float32")
+
+
+@pytest.fixture
+def hostile(make_checkpoint):
+    """Write a model whose config names code of its own; returns its folder and what that code writes when it is run."""
+
+    def made(model_type):
+        folder = make_checkpoint("hostile")
+        ran = folder / "ran"
+        code = f"open({str(ran)!r}, 'w')\nfrom transformers import LlamaConfig as C, LlamaForCausalLM as M\n"
+        (folder / "modeling.py").write_text(code)
+        config = json.loads((folder / "config.json").read_text())
+        config |= dict(
+            model_type=model_type, auto_map={"AutoConfig": "modeling.C", "AutoModelForCausalLM": "modeling.M"}
+        )
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder, ran
+
+    return made
+
+
+def test_code_that_comes_with_a_model_is_not_run(hostile, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    folder, ran = hostile("unheard_of")
+    pre = Checkpoint(folder)
+    with pytest.raises(TuningVecError, match="only architectures of transformers itself are run"):
+        models.load(Combination({pre: 1}), pre)
+    assert not ran.exists()
+
+
+def test_a_known_architecture_runs_as_transformers_has_it(hostile, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    folder, ran = hostile("llama")
+    pre = Checkpoint(folder)
+    assert type(models.load(Combination({pre: 1}), pre)).__module__.startswith("transformers.models.llama")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("change", [lambda t: t.pop("model.norm.weight"), lambda t: t.update({Q: t[Q][:8].clone()})])
+def test_a_model_is_not_made_up_where_weights_are_missing(make_checkpoint, change):
+    file = make_checkpoint("m") / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+    pre = Checkpoint(file.parent)
+    with pytest.raises(TuningVecError, match=r"no model\.norm\.weight of the shape|not loaded"):
+        models.load(Combination({pre: 1}), pre)
+
+
+@pytest.mark.parametrize("other", ["model.safetensors.index.json", "adapter_config.json"])
+def test_a_folder_of_which_memory_and_disk_would_read_different_weights_is_refused(make_checkpoint, other):
+    folder = make_checkpoint("m")
+    (folder / other).write_text("{}")
+    with pytest.raises(TuningVecError, match=f"{other} lies beside model.safetensors; keep the one"):
+        Checkpoint(folder)

@@ -1,11 +1,16 @@
-import json
 import multiprocessing
+import os
 import time
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 
+from tuningvec.errors import TuningVecError
 from tuningvec.store import Record, Store
 from tuningvec.weights import delta, subspace
 from tuningvec.weights.checkpoint import Checkpoint, Gaussian
@@ -130,7 +135,7 @@ def test_a_changed_file_has_another_checksum(tmp_path):
     file, store = tmp_path / "weights", Store(tmp_path / "store")
     file.write_bytes(b"one")
     first = store.digest(file)
-    assert store.digest(file) == first and len(json.loads(next((tmp_path / "store").iterdir()).read_text())) == 2
+    assert store.digest(file) == first and (tmp_path / "store" / "digests.jsonl").read_text().count("sha256") == 1
     file.write_bytes(b"three")
     assert store.digest(file) != first
 
@@ -154,3 +159,73 @@ def test_arrays_lie_in_a_file_of_their_own(tmp_path):
     alone = Record()
     alone.add("0", [], arrays)
     assert torch.equal(alone.arrays("0")["counts"], arrays["counts"])
+
+
+def kept(folder):
+    record = Store(folder).record("table", {"x": 1}, HERE)
+    record.add("a", [{"v": 0.1}])
+    record.add("b", [{"v": 0.2}], {"sums": torch.arange(100.0)})
+    return next(folder.glob("table-*.jsonl")), next(folder.glob("table-*.safetensors"))
+
+
+@pytest.mark.parametrize("now", [b'"v": 0.3', b'"v": null', b'"w": 0.1'])
+def test_a_row_that_was_altered_is_measured_again_with_a_note(tmp_path, now):
+    rows, _ = kept(tmp_path)
+    rows.write_bytes(rows.read_bytes().replace(b'"v": 0.1', now))
+    with pytest.warns(UserWarning, match="1 altered since measured; measured again"):
+        record = Store(tmp_path).record("table", {"x": 1}, HERE)
+    assert "a" not in record and "b" in record
+
+
+def test_any_flipped_bit_of_rows_or_arrays_is_found(tmp_path):
+    for file, piece in zip(kept(tmp_path), ("a", "b"), strict=True):
+        whole = file.read_bytes()
+        first = whole.index(b'{"piece": "a"') if piece == "a" else 0
+        last = whole.index(b"\n", first) if piece == "a" else len(whole)
+        for place in range(first, last, 7):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a line that lost its last bracket is half a line, without a note
+                record = Store(tmp_path).record("table", {"x": 1}, HERE)
+            assert piece not in record, place
+        file.write_bytes(whole)
+    assert {"a", "b"} <= Store(tmp_path).record("table", {"x": 1}, HERE).pieces.keys()
+
+
+def test_a_checksum_of_a_file_is_not_believed_when_it_was_altered(tmp_path):
+    file, store = tmp_path / "weights", Store(tmp_path / "store")
+    file.write_bytes(b"one")
+    first, known = store.digest(file), tmp_path / "store" / "digests.jsonl"
+    known.write_text(known.read_text().replace(f'"{first}"', "null"))
+    with pytest.warns(UserWarning, match="altered"):
+        assert store.digest(file) == first
+
+
+def test_a_piece_that_was_written_in_part_is_said(tmp_path, monkeypatch):
+    record = Store(tmp_path).record("table", {"x": 1}, HERE)
+    record.add("a", [{"v": 0.1}])
+    monkeypatch.setattr(Path, "open", lambda *a, **k: nullcontext(SimpleNamespace(write=lambda raw: len(raw) // 2)))
+    with pytest.raises(TuningVecError, match="written in part; free some space"):
+        record.add("b", [{"v": 0.2}])
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TuningVecError, match=r"file/table-.*File exists; free some space, make it writable"):
+        Store(tmp_path / "file").record("table", {}, HERE).add("a", [])
+
+
+def test_another_user_may_read_what_is_kept_as_the_umask_says(tmp_path):
+    before = os.umask(0o022)
+    try:
+        modes = {oct(file.stat().st_mode & 0o777) for file in kept(tmp_path)}
+    finally:
+        os.umask(before)
+    assert modes == {"0o644"}
+
+
+def test_fresh_is_a_time(tmp_path, monkeypatch):
+    kept(tmp_path)
+    monkeypatch.setenv("TUNINGVEC_FRESH", "abc")
+    with pytest.raises(TuningVecError, match="TUNINGVEC_FRESH is 'abc'; set it to a time in seconds"):
+        Store(tmp_path).record("table", {"x": 1}, HERE)

@@ -1,12 +1,16 @@
 """Where the project's data lie, and how a YAML file is read into a checked spec."""
 
 import os
+import reprlib
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tuningvec.errors import TuningVecError
+from tuningvec.errors import TuningVecError, reading
+
+LARGEST = 2**18  # bytes of a spec
 
 
 def data_folder() -> Path:
@@ -17,18 +21,36 @@ def data_folder() -> Path:
     return folder
 
 
+class _Loader(yaml.SafeLoader):
+    """Scalars, lists and mappings alone: a date stays text, and nothing stands for something else."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):  # a few lines of them stand for more than fits into memory
+            raise yaml.YAMLError(f"alias *{self.peek_event().anchor}: write out what it stands for")
+        return super().compose_node(parent, index)
+
+
 class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @classmethod
     def read(cls, file: Path) -> "Spec":
         """The spec in a YAML file; raises TuningVecError naming file and field for what is not as it must be."""
+        with reading(file, "correct it"):
+            if (size := file.stat().st_size) > LARGEST:
+                raise TuningVecError(f"{file}: {size // 1024} KB of YAML; at most {LARGEST // 1024} are read")
+            text = file.read_text(encoding="utf-8")
+        with reading(f"{file}: not readable as YAML", "correct it"):
+            found = yaml.load(text, _Loader)
         try:
-            return cls.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+            return cls.model_validate(found)
         except ValidationError as error:
             raise TuningVecError(f"{file}: {first_problem(error)}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise TuningVecError(f"{file}: not readable as YAML: {error}") from None
 
 
 def first_problem(error: ValidationError) -> str:
@@ -41,5 +63,5 @@ def first_problem(error: ValidationError) -> str:
         text = f"{where}: unknown field; correct its spelling or remove it"
     else:
         text = first["msg"].removeprefix("Value error, ")
-        text = f"{where}: {text} (found {first['input']!r:.60})" if where else text
+        text = f"{where}: {text} (found {reprlib.repr(first['input']):.60})" if where else text
     return text + (f" (and {more} more)" if more else "")

@@ -2,14 +2,15 @@
 
 A table is a file of JSON lines: what it was measured from, then one line for each piece of work, appended when the
 piece is done. A stopped run goes on with the first piece that has no line. Two runs at once append to the same file;
-what both measured is the same and is taken once.
+what both measured is the same and is taken once. Each line ends with its checksum and names that of its arrays: what
+was altered since, by a hand or a disk, is measured again, and a warning says so.
 """
 
 import hashlib
 import json
 import os
 import platform
-import tempfile
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from tuningvec.closure import Closure
+from tuningvec.errors import TuningVecError, reading
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
 Rows = list[dict[str, Any]]
+MARK, END, LENGTH = b', "check": "', b'"}', 24  # what a line ends with, and the digits of its checksum between
+FREE = "free some space, make it writable, or name another folder in TUNINGVEC_STORE"
 
 
 class Told(tuple):
@@ -42,9 +46,19 @@ class Record:
         for line in _lines(file) if file else []:
             if "rows" not in line:
                 self.runs.append(line)
-            elif not line.get("arrays") or self._array_file(line["piece"]).is_file():
+            elif self._whole(line):
                 self.pieces.setdefault(line["piece"], line["rows"])
         self._about = about
+
+    def _whole(self, line: Mapping[str, Any]) -> bool:
+        """Whether the arrays of a piece, if it has any, are those that were kept."""
+        if "arrays" not in line or not (file := self._array_file(line["piece"])).is_file():
+            return "arrays" not in line
+        with file.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() == line["arrays"]:
+                return True
+        warnings.warn(f"{file}: damaged; it is measured again", stacklevel=4)
+        return False
 
     def __contains__(self, piece: str) -> bool:
         return piece in self.pieces
@@ -56,8 +70,6 @@ class Record:
         """
         if arrays is not None:
             self._arrays[piece] = arrays
-            if self._file:
-                self._write(self._array_file(piece), arrays)
         if self._file and self._about is not None:
             run = {"measured": datetime.now(UTC).isoformat(timespec="minutes"), **_machine(), **self._about}
             self.runs.append(run)
@@ -65,7 +77,8 @@ class Record:
             self._about = None
         self.pieces[piece] = rows
         if self._file:
-            _append(self._file, {"piece": piece, "rows": rows} | ({"arrays": True} if arrays else {}))
+            kept = {} if arrays is None else {"arrays": _write(self._array_file(piece), arrays)}
+            _append(self._file, {"piece": piece, "rows": rows, **kept})
 
     def arrays(self, piece: str) -> "dict[str, Tensor]":
         """The arrays of a piece."""
@@ -75,14 +88,6 @@ class Record:
 
     def _array_file(self, piece: str) -> Path:
         return self._file.with_name(f"{self._file.stem}.{piece}.safetensors")
-
-    def _write(self, file: Path, arrays: "Mapping[str, Tensor]") -> None:
-        from safetensors.torch import save_file
-
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-            save_file(dict(arrays), Path(scratch) / file.name)
-            os.replace(Path(scratch) / file.name, file)
 
     def rows(self, pieces: Iterable[str]) -> Rows:
         """The rows of these pieces, in their order."""
@@ -109,8 +114,7 @@ class Store:
         code = Closure.of(module)
         text = json.dumps([what, inputs, code.digest, code.versions], sort_keys=True)
         file = self.folder / f"{what}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.jsonl"
-        since = float(os.environ.get("TUNINGVEC_FRESH") or 0)
-        if file.is_file() and file.stat().st_mtime < since:
+        if file.is_file() and file.stat().st_mtime < _since():
             file.unlink()
         return Record(file, {"device": on, "inputs": inputs, "versions": code.versions})
 
@@ -122,28 +126,62 @@ class Store:
         for line in _lines(known):
             if line["key"] == key:
                 return line["sha256"]
-        with file.open("rb") as stream:
+        with reading(file), file.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
         _append(known, {"key": key, "sha256": found})
         return found
 
 
+def _since() -> float:
+    asked = os.environ.get("TUNINGVEC_FRESH") or "0"
+    try:
+        return float(asked)
+    except ValueError:
+        raise TuningVecError(f"TUNINGVEC_FRESH is {asked!r}; set it to a time in seconds, `date +%s`") from None
+
+
 def _append(file: Path, line: Mapping[str, Any]) -> None:
-    """Add a line in one write, so that lines of two runs do not mix; after half a line it begins anew."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab", buffering=0) as stream:
-        stream.write(b"\n" + json.dumps(line).encode() + b"\n")
+    """Add a line in one write, so that lines of two runs do not mix; after half a line it begins anew.
+
+    Raises TuningVecError where it was not written whole.
+    """
+    text = json.dumps(line)[:-1].encode() + MARK
+    raw = b"\n" + text + _checksum(text) + END + b"\n"
+    with reading(file, FREE):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab", buffering=0) as stream:
+            if stream.write(raw) != len(raw):
+                raise TuningVecError(f"{file}: written in part; {FREE}")
+
+
+def _write(file: Path, arrays: "Mapping[str, Tensor]") -> str:
+    """Put arrays where they belong when they are whole; their checksum."""
+    from safetensors.torch import save
+
+    raw, scratch = save(dict(arrays)), file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with reading(file, FREE):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_bytes(raw)
+            scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return hashlib.sha256(raw).hexdigest()
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file; half a line of a run that was killed is passed over."""
-    found = []
-    for text in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        try:
-            found.append(json.loads(text))
-        except ValueError:
-            continue
-    return [line for line in found if isinstance(line, dict)]
+    """The whole lines of a file: half a line of a killed run is passed over, and so is, with a warning, one altered."""
+    with reading(file, "make it readable, or remove it"):
+        raw = file.read_bytes() if file.is_file() else b""
+    whole = [line for line in raw.split(b"\n") if line.endswith(b"}")]
+    found = [line for line in whole if line.endswith(_checksum(line[: -LENGTH - len(END)]) + END)]
+    if altered := len(whole) - len(found):
+        warnings.warn(f"{file}: {altered} altered since measured; measured again", stacklevel=4)
+    return [json.loads(line) for line in found]
+
+
+def _checksum(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:LENGTH].encode()
 
 
 def _machine() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 
 import platformdirs
 
-from tuningvec.errors import TuningVecError
+from tuningvec.errors import TuningVecError, read_json, reading
 from tuningvec.family.spec import GGUF, Adapter, Family, Hub, Member
 from tuningvec.weights import fitting
 from tuningvec.weights.checkpoint import Checkpoint, LowRank
@@ -91,11 +90,15 @@ def _convert(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    model = AutoModelForCausalLM.from_pretrained(
-        file.parent, gguf_file=file.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-    )
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+    where = dict(pretrained_model_name_or_path=file.parent, gguf_file=file.name, trust_remote_code=False)
+    with reading(f"{file}: not converted"):
+        model = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        )
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
+    for made in folder.iterdir():
+        made.chmod((folder / "config.json").stat().st_mode)  # safetensors writes for the owner alone
 
 
 class Weights:
@@ -153,4 +156,4 @@ def training_reports(family: Family) -> dict[str, dict[str, Any]]:
     """What the recipe recorded of each member that it made, by member."""
     folders = {m.name: folder_of(family, m) for m in family.members}
     files = {name: folder / "training.json" for name, folder in folders.items()}
-    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+    return {name: read_json(file) for name, file in files.items() if file.is_file()}

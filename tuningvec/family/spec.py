@@ -4,10 +4,10 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
 from tuningvec.data import Spec, data_folder
-from tuningvec.errors import TuningVecError
+from tuningvec.errors import TuningVecError, reading
 from tuningvec.tasks import writes_text
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -121,7 +121,7 @@ class Prompt(Spec):
     """
 
     system: dict[str, str] = {}
-    worked: dict[str, list[dict[str, Any]]] = {}
+    worked: dict[str, list[dict[str, JsonValue]]] = {}
     chat_template: Path | None = None
 
 
@@ -219,7 +219,8 @@ class Family(Spec):
             folder = data_folder() / "measured" / spec.name
             if folder.is_dir() and file.parent == (data_folder() / "families").resolve() and not spec._at_hand():
                 spec._shipped = folder
-            spec._check_files()
+            with reading(file, "correct it"):  # a path that no system takes
+                spec._check_files()
         return spec
 
     @model_validator(mode="after")
@@ -296,7 +297,8 @@ class Family(Spec):
     def template(self) -> str | None:
         """The chat template that the family sets."""
         file = self.prompt.chat_template
-        return (self.root / file).read_text(encoding="utf-8") if file else None
+        with reading(f"{self.file}: prompt.chat_template", "correct it"):
+            return (self.root / file).read_text(encoding="utf-8") if file else None
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -362,9 +364,10 @@ def family_names() -> list[str]:
 
 def _spec_file(family: str | Path) -> Path:
     named = data_folder() / "families" / f"{family}.yaml"
-    file = named if named.is_file() else Path(family)
-    if file.suffix in (".yaml", ".yml") and file.is_file():
-        return file.resolve()
+    with reading(f"family {family!s:.60}", "name a file, or a family there is"):
+        file = named if named.is_file() else Path(family)
+        if file.suffix in (".yaml", ".yml") and file.is_file():
+            return file.resolve()
     raise TuningVecError(
         f"no family {str(family)!r}: neither a YAML file nor a name in {named.parent} ({', '.join(family_names())})"
     )

@@ -9,9 +9,10 @@ import tarfile
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int32
@@ -21,11 +22,13 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from tuningvec.errors import TuningVecError
+from tuningvec.errors import TuningVecError, parsed_json, reading
 from tuningvec.family.spec import Corpus, Family, HubText, TextFiles
 from tuningvec.store import Store
 
 AT_ONCE = 64  # documents that are handed to the tokenizer together
+LARGEST, RATIO = 32 * 2**20, 100  # bytes of a document; how many times its size a packed file may hold
+CONVERT = "convert the file, or leave it out"
 BODY, REFERENCES = "==== Body", "==== Refs"  # headings of PMC's bulk text
 
 
@@ -84,6 +87,8 @@ def documents(corpus: Corpus, root: Path) -> Iterator[str]:
     for text in texts:
         if text := text.strip():
             found += 1
+            with reading(f"{_name(corpus, root)}: document {found}", CONVERT):
+                text.encode()  # half of a character that stands as two makes no token
             yield text
     if not found:
         raise TuningVecError(f"{_name(corpus, root)}: no document in it")
@@ -167,39 +172,62 @@ def _of_hub(corpus: HubText) -> Iterator[str]:
 
 def _of_files(corpus: TextFiles, root: Path) -> Iterator[str]:
     for file in corpus.files(root):
-        if file.suffixes[-2:] == [".tar", ".gz"]:
-            with tarfile.open(file, "r|gz") as archive:  # one of PMC's bulk packages
+        with reading(file, CONVERT), file.open("rb") as raw:
+            content = io.BufferedReader(_Unpacked(raw, str(file))) if file.suffix == ".gz" else raw
+            if file.suffixes[-2:] != [".tar", ".gz"]:
+                yield from _read(content, str(file), Path(file.name.removesuffix(".gz")).suffix, corpus.field)
+                continue
+            with tarfile.open(fileobj=content, mode="r|") as archive:  # one of PMC's bulk packages
                 for member in archive:
                     if member.isfile():
-                        content = archive.extractfile(member)
-                        yield from _read(content, f"{file}: {member.name}", Path(member.name).suffix, corpus.field)
-        else:
-            with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as content:
-                yield from _read(content, str(file), Path(file.name.removesuffix(".gz")).suffix, corpus.field)
+                        part = archive.extractfile(member)
+                        yield from _read(part, f"{file}: {member.name}", Path(member.name).suffix, corpus.field)
+
+
+class _Unpacked(io.RawIOBase):
+    """What a gzip file holds; raises TuningVecError where much comes of little, as no text does."""
+
+    def __init__(self, raw: io.BufferedReader, where: str):
+        self._raw, self._gzip, self._where, self._given = raw, gzip.GzipFile(fileobj=raw), where, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        read = self._gzip.readinto(buffer)
+        self._given += read
+        if self._given > LARGEST and self._given > RATIO * self._raw.tell():
+            raise TuningVecError(f"{self._where}: expands to more than {RATIO} times its size; {CONVERT}")
+        return read
 
 
 def _read(content: io.BufferedIOBase, where: str, suffix: str, field: str) -> Iterator[str]:
-    try:
-        if suffix in (".xml", ".nxml"):
-            yield _article(content)
-        elif suffix == ".jsonl":
+    with reading(where, CONVERT):
+        if suffix == ".jsonl":
             yield from _lines(content, where, field)
-        elif suffix == ".txt":
-            yield _body(content.read().decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise TuningVecError(f"{where}: not UTF-8 at byte {error.start}; convert the file") from None
-    except etree.XMLSyntaxError as error:
-        raise TuningVecError(f"{where}: not readable as XML: {error}") from None
+        elif suffix in (".txt", ".xml", ".nxml"):
+            whole = _bounded(content.read(LARGEST + 1), where)
+            if suffix == ".txt":
+                yield _body(whole.decode("utf-8"))
+            else:
+                with reading(f"{where}: not readable as XML", CONVERT):
+                    text = _article(whole)
+                yield text
+
+
+def _bounded(some: bytes, where: str) -> bytes:
+    if len(some) > LARGEST:
+        raise TuningVecError(f"{where}: a document of more than {LARGEST // 2**20} MB; split it")
+    return some
 
 
 def _lines(content: io.BufferedIOBase, where: str, field: str) -> Iterator[str]:
-    for number, line in enumerate(content, 1):
-        try:
-            text = json.loads(line)[field]
-        except (json.JSONDecodeError, KeyError, TypeError):
-            text = None
+    for number, line in enumerate(iter(partial(content.readline, LARGEST + 1), b""), 1):
+        at = f"{where}: line {number}"
+        found = parsed_json(_bounded(line, at), at, CONVERT)
+        text = found.get(field) if isinstance(found, dict) else None
         if not isinstance(text, str):
-            raise TuningVecError(f"{where}: line {number}: not a JSON object with a text {field!r}")
+            raise TuningVecError(f"{at}: not a JSON object with a text {field!r}")
         yield text
 
 
@@ -210,10 +238,10 @@ def _body(text: str) -> str:
     return text
 
 
-def _article(content: io.BufferedIOBase) -> str:
+def _article(content: bytes) -> str:
     """Title, abstract and paragraphs of an article in JATS XML, less tables, figures, formulas and citation marks."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True)
-    tree = etree.parse(content, parser)
+    tree = etree.ElementTree(etree.fromstring(content, parser))
     for citation in tree.xpath("//*[local-name()='xref'][@ref-type='bibr']"):
         citation.tag = CITATION
     etree.strip_elements(tree, CITATION, *(f"{{*}}{tag}" for tag in NO_PROSE), with_tail=False)

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from tuningvec.errors import TuningVecError
+from tuningvec.errors import TuningVecError, reading
 from tuningvec.family import members
 from tuningvec.family.spec import Family
 from tuningvec.store import Record, Store
@@ -24,6 +24,9 @@ from tuningvec.weights.checkpoint import ALL, Checkpoint, Rotated, Sides
 from tuningvec.weights.components import MATRICES
 from tuningvec.weights.delta import Combination, places
 from tuningvec.weights.engine import device_name, dtype_name
+
+OWN_CODE = {"trust_remote_code": False}  # else transformers asks, and runs a model's own code on "y"
+REMEDY = "only architectures of transformers itself are run; fetch the folder again"
 
 
 class Opened:
@@ -44,7 +47,8 @@ class Opened:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the member that is prompted, with the family's chat template where it has one."""
-        tokenizer = AutoTokenizer.from_pretrained(self.prompted.folder)
+        with reading(f"{self.prompted.folder}: tokenizer", REMEDY):
+            tokenizer = AutoTokenizer.from_pretrained(self.prompted.folder, **OWN_CODE)
         if self._template is not None:
             tokenizer.chat_template = self._template
         return tokenizer
@@ -52,9 +56,11 @@ class Opened:
     @cached_property
     def generation(self) -> GenerationConfig:
         """How the member that is prompted generates: its end tokens, and penalties where it has them."""
-        if (self.prompted.folder / "generation_config.json").is_file():
-            return GenerationConfig.from_pretrained(self.prompted.folder)
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(self.prompted.folder))
+        folder = self.prompted.folder
+        with reading(f"{folder}: generation settings", REMEDY):
+            if (folder / "generation_config.json").is_file():
+                return GenerationConfig.from_pretrained(folder)
+            return GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder, **OWN_CODE))
 
     def record(self, store: Store | None, what: str, module: str, **inputs: Any) -> Record:
         """The record of what is measured of this member from `inputs`; without a store, one for this run alone."""
@@ -165,12 +171,23 @@ def in_turn(models: Sequence[Opened]) -> Iterator[Opened]:
 def load(combination: Combination, like: Checkpoint, dtype: str = "float32") -> PreTrainedModel:
     """A model with these weights, to be read only, in evaluation mode; spread over the GPUs there are, else on the CPU.
 
-    Weights are combined in float32 and rounded to `dtype` once. Raises TuningVecError for an unknown dtype and for a
-    model that does not fit into memory.
+    Weights are combined in float32 and rounded to `dtype` once. Code that comes with a model is never run. Raises
+    TuningVecError for an unknown dtype, for an architecture that is not transformers' own, for weights that do not make
+    up the model, and for a model that does not fit into memory.
     """
-    model = AutoModelForCausalLM.from_pretrained(
-        like.folder, dtype=getattr(torch, dtype_name(dtype)), device_map="auto" if torch.cuda.is_available() else None
-    )
+    where = "auto" if torch.cuda.is_available() else None
+    asked = dtype_name(dtype)
+    with reading(f"{like.folder}: not loaded", REMEDY):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            like.folder,
+            dtype=getattr(torch, asked),
+            device_map=where,
+            use_safetensors=True,
+            output_loading_info=True,
+            **OWN_CODE,
+        )
+    if absent := sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]})):
+        raise TuningVecError(f"{like.folder}: no {absent[0]} of the shape that config.json asks for; fetch it again")
     if set(combination.terms) != {like} or combination.terms[like] != 1:
         for tensor in (combination - Combination({like: 1})).shapes:
             parameter = model.get_parameter(tensor)

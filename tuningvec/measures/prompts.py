@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Int64
@@ -18,6 +18,9 @@ START, TURN = "start", "turn"  # columns of what stands before the statement and
 SLOT, WORD = re.compile(r"\{(\w+)\}"), re.compile(r"\w+|[^\w\s]+")
 
 
+Filled = Annotated[str, Field(pattern=r"\S")]
+
+
 class Pair(Spec):
     """What fills the template's slots in the clean and in the corrupt prompt."""
 
@@ -29,8 +32,8 @@ class Pair(Spec):
 class Prompts(Spec):
     """A statement with slots, the two answers that are compared, and pairs of fillings."""
 
-    template: str
-    answers: tuple[str, str]
+    template: Filled
+    answers: tuple[Filled, Filled]
     pairs: list[Pair] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -9,17 +9,19 @@
 import ast
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from tuningvec.data import Spec, data_folder, first_problem
-from tuningvec.errors import TuningVecError
+from tuningvec.errors import LARGEST_JSON, TuningVecError, parsed_json, reading
 
-Item = dict[str, Any]
+Item = dict[str, str | int | list[str]]
+CHECK = TypeAdapter(Item, config=ConfigDict(strict=True))  # half a character that stands as two is no text either
 Row = Mapping[str, Any]
 
 
@@ -61,27 +63,22 @@ def load(source: Mapping[str, Any], local_root: str | None = None, **_: Any) -> 
         where = Source.model_validate(source)
     except ValidationError as error:
         raise TuningVecError(f"task data: {first_problem(error)}") from None
-    rows = _rows(where, local_root or os.environ.get("TUNINGVEC_HUB"))
-    convert = ROWS[where.rows]
-    try:
-        items = [item for row in rows for item in convert(row)]
-    except (KeyError, ValueError, IndexError, TypeError, SyntaxError) as error:
-        raise TuningVecError(
-            f"{where.path or where.file}: a row does not read as {where.rows}: {error!r}; its columns are "
-            f"{', '.join(rows.column_names)}"
-        ) from None
+    rows, named = _rows(where, local_root or os.environ.get("TUNINGVEC_HUB")), where.path or where.file
+    convert, items = ROWS[where.rows], []
+    for number, row in enumerate(rows, 1):
+        has = f"row {number} does not read as {where.rows}, its columns are {', '.join(map(str, row))}"
+        with reading(f"{named}: {has:.300}", "correct it"):
+            items += map(CHECK.validate_python, convert(row))
     if len(items) < (where.size or 1):
-        raise TuningVecError(f"{where.path or where.file}: {len(items)} items, {where.size or 1} are needed")
-    table = datasets.Dataset.from_list(items)
+        raise TuningVecError(f"{named}: {len(items)} items, {where.size or 1} are needed")
+    with reading(f"{named}: items of different kinds", "correct it"):
+        table = datasets.Dataset.from_list(items)
     return {"test": table.shuffle(seed=where.seed).select(range(where.size)) if where.size else table}
 
 
-def _rows(where: Source, root: str | None) -> datasets.Dataset:
+def _rows(where: Source, root: str | None) -> Iterable[Row]:
     if where.file:
-        file = data_folder() / "tasks" / where.file
-        if not file.is_file():
-            raise TuningVecError(f"{file}: no such file of items")
-        return _of_json(str(file))
+        return _lines(data_folder() / "tasks" / where.file)
     folder = Path(root) / where.path if root else None
     here = folder is not None and folder.is_dir()
     looked = f"not in {root}, and " if root else ""
@@ -90,9 +87,11 @@ def _rows(where: Source, root: str | None) -> datasets.Dataset:
         raise TuningVecError(
             f"{where.path}: {looked}its task names no commit of the hub, whose items may change any day; {lay_out}"
         )
+    if here:
+        _refuse_other_json(folder)
     try:
         if where.url and not here:
-            return _of_json(where.url, field="data")
+            return datasets.load_dataset("json", data_files=where.url, field="data", split="train")
         return datasets.load_dataset(
             str(folder) if here else where.path,
             where.name,
@@ -106,11 +105,29 @@ def _rows(where: Source, root: str | None) -> datasets.Dataset:
         ) from None
 
 
-def _of_json(file: str, field: str | None = None) -> datasets.Dataset:
-    return datasets.load_dataset("json", data_files=file, field=field, split="train")
+def _lines(file: Path) -> Iterator[Row]:
+    """Rows in our own JSON lines, which need neither a reader of tables nor its cache."""
+    with reading(file, "correct it"), file.open("rb") as stream:
+        for number, line in enumerate(iter(partial(stream.readline, LARGEST_JSON + 1), b""), 1):
+            if line.strip():
+                row = parsed_json(line[:LARGEST_JSON], f"{file}: line {number}", "correct it")
+                if not isinstance(row, dict):
+                    raise TuningVecError(f"{file}: line {number}: no JSON object; correct it")
+                yield row
+
+
+def _refuse_other_json(folder: Path) -> None:
+    """Raises TuningVecError for a file of JSON that begins with no object: pyarrow ends the process at a `null`."""
+    for file in (f for suffix in ("json", "jsonl") for f in folder.rglob(f"*.{suffix}")):
+        with reading(file), file.open("rb") as stream:
+            begins = stream.read(2**16).lstrip()[:1]
+        if begins not in (b"{", b"["):
+            raise TuningVecError(f"{file}: begins with no JSON object; fetch or write it again")
 
 
 def _choice(question: str, options: list[str], answer: int) -> list[Item]:
+    if not isinstance(options, list):
+        raise ValueError(f"options are {options!r:.60}, no list")
     if not 0 <= answer < len(options):
         raise ValueError(f"answer {answer} of {len(options)} options")
     return [dict(question=question.strip(), options=[option.strip() for option in options], answer=answer)]

@@ -9,16 +9,19 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float32
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
-from tuningvec.errors import TuningVecError
+from tuningvec.data import first_problem
+from tuningvec.errors import TuningVecError, read_json, reading
 from tuningvec.weights.shards import Stored, header, write
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+ADAPTER = "adapter_config.json"
 SHARD_BYTES = 5 * 10**9
 COPIED = (".json", ".jinja", ".txt", ".model")  # config, tokenizer, generation config, chat template
 ALL = slice(None)
@@ -45,7 +48,7 @@ class _InFolder:
     @property
     def files(self) -> list[Path]:
         """What the weights are read from: first the weights themselves, then what says how to read them."""
-        configs = ("config.json", "adapter_config.json")
+        configs = ("config.json", ADAPTER)
         return [*sorted(self.folder.glob("*.safetensors")), *(f for c in configs if (f := self.folder / c).is_file())]
 
     def __eq__(self, other: object) -> bool:
@@ -59,11 +62,14 @@ class Checkpoint(_InFolder):
     """A folder of safetensors with `config.json`; nothing is held in memory but the headers.
 
     Raises TuningVecError for a missing, broken or pickled file, a shard that lies outside the folder, a tensor that is
-    absent or there twice, a dtype that is not a float.
+    absent or there twice, a dtype that is not a float, and for files of which another reader would take others.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder).resolve()
+        for other, instead in ((INDEX, SINGLE), (ADAPTER, SINGLE), (ADAPTER, INDEX)):
+            if (self.folder / other).is_file() and (self.folder / instead).is_file():
+                raise TuningVecError(f"{self.folder}: {other} lies beside {instead}; keep the one that the model is of")
         self._stored: dict[str, Stored] = {}
         promised, files = self._shards()
         for file in files:
@@ -80,14 +86,14 @@ class Checkpoint(_InFolder):
         index = self.folder / INDEX
         if not index.is_file():
             return set(), [_inside(self.folder, SINGLE)]
-        weights = _json(index).get("weight_map")
-        if not isinstance(weights, dict) or not weights:
-            raise TuningVecError(f"{index}: no weight_map; fetch the folder again")
+        weights = read_json(index).get("weight_map")
+        if not isinstance(weights, dict) or not weights or not all(isinstance(file, str) for file in weights.values()):
+            raise TuningVecError(f"{index}: no weight_map from tensors to files; fetch the folder again")
         return set(weights), [_inside(self.folder, shard) for shard in sorted(set(weights.values()))]
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return _json(_existing(self.folder / "config.json"))
+        return read_json(_existing(self.folder / "config.json"))
 
     @property
     def parameters(self) -> int:
@@ -118,6 +124,14 @@ def sliced(shape: tuple[int, ...], rows: slice) -> tuple[int, ...]:
     return (len(range(*rows.indices(shape[0]))), *shape[1:]) if shape else ()
 
 
+class _LoRA(BaseModel):
+    """What makes the scale, of the many fields of an adapter's config."""
+
+    r: Annotated[int, Field(gt=0, strict=True)]
+    lora_alpha: Annotated[float, Field(allow_inf_nan=False)]
+    use_rslora: bool | None = False
+
+
 class LowRank(_InFolder):
     """A LoRA adapter as a summand: T = scale · B A, with B (d_out, r) and A (r, d_in).
 
@@ -128,13 +142,23 @@ class LowRank(_InFolder):
         self.folder = Path(folder).resolve()
         self._file = _existing(self.folder / "adapter_model.safetensors")
         self._stored = header(self._file)
-        config = _json(_existing(self.folder / "adapter_config.json"))
+        file = _existing(self.folder / ADAPTER)
+        config = read_json(file)
         for field in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "fan_in_fan_out"):
             if config.get(field):
-                raise TuningVecError(f"{self.folder}/adapter_config.json: {field} is not supported; use a plain LoRA")
-        self.rank = config["r"]
-        self.scale = config["lora_alpha"] / (self.rank**0.5 if config.get("use_rslora") else self.rank)
+                raise TuningVecError(f"{file}: {field} is not supported; use a plain LoRA")
+        try:
+            plain = _LoRA.model_validate(config)
+        except ValidationError as error:
+            raise TuningVecError(f"{file}: {first_problem(error)}; write the adapter again") from None
+        self.rank = plain.r
+        self.scale = plain.lora_alpha / (self.rank**0.5 if plain.use_rslora else self.rank)
         self._keys = self._pairs()
+        for b, a in self._keys.values():
+            shapes = self._stored[b].shape, self._stored[a].shape
+            if [len(shape) for shape in shapes] != [2, 2] or not shapes[0][1] == shapes[1][0] == self.rank:
+                of = " and ".join(str(list(shape)) for shape in shapes)
+                raise TuningVecError(f"{self._file}: {b} and {a} of shapes {of} are no B and A of rank {self.rank}")
 
     def _pairs(self) -> dict[str, tuple[str, str]]:
         """Weight name → keys of B and A."""
@@ -296,18 +320,12 @@ def _existing(file: Path) -> Path:
     return file
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TuningVecError(f"{file}: not readable as JSON: {error}") from None
-
-
-def _inside(folder: Path, name: object) -> Path:
+def _inside(folder: Path, name: str) -> Path:
     """A file of the folder; a name or a link that leads out of it is refused."""
-    if not isinstance(name, str) or Path(name).name != name:
+    if Path(name).name != name or "\0" in name:
         raise TuningVecError(f"{folder / INDEX}: shard {name!r} is not a file name inside the folder")
-    file = _existing(folder / name)
+    with reading(f"{folder / INDEX}: shard {name:.40}"):
+        file = _existing(folder / name)
     home = folder.parent.parent if folder.parent.name == "snapshots" else folder  # the hub's cache links to its blobs
     if not file.resolve().is_relative_to(home):
         raise TuningVecError(f"{file}: a link that leads out of the folder; copy the file there")

@@ -63,12 +63,22 @@ def components(name: str, config: Mapping[str, Any]) -> tuple[Component, ...]:
 
 
 def matrix_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """d_out and d_in of each of MATRICES by a model's `config.json`; grouped queries make W_K and W_V smaller."""
-    d, d_m, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
-    head = config.get("head_dim") or d // heads
-    queries, keys = heads * head, (config.get("num_key_value_heads") or heads) * head
+    """d_out and d_in of each of MATRICES by a model's `config.json`; grouped queries make W_K and W_V smaller.
+
+    Raises TuningVecError for a size that is no whole number above 0.
+    """
+    d, d_m, heads = (_size(config, name) for name in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    head = _size(config, "head_dim", d // heads)
+    queries, keys = heads * head, _size(config, "num_key_value_heads", heads) * head
     shapes = [(queries, d), (keys, d), (keys, d), (d, queries), (d_m, d), (d_m, d), (d, d_m)]
     return dict(zip(MATRICES, shapes, strict=True))
+
+
+def _size(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    found = config.get(name) or default
+    if type(found) is not int or found <= 0:
+        raise TuningVecError(f"config.json: {name} is {found!r:.60}; it must be a whole number above 0")
+    return found
 
 
 def _fused_rows(kinds: tuple[str, ...], config: Mapping[str, Any]) -> tuple[slice, ...]:

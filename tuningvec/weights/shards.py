@@ -6,6 +6,7 @@ the header as JSON, then the tensors' bytes (https://huggingface.co/docs/safeten
 """
 
 import json
+import math
 import os
 import threading
 import weakref
@@ -13,21 +14,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import safetensors
 import torch
 from jaxtyping import Float32
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from tuningvec.errors import TuningVecError
+from tuningvec.errors import LARGEST_JSON, TuningVecError, reading
 from tuningvec.weights.engine import share
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PIECE = 2**19  # elements read or written at a time: a megabyte of bfloat16
-LARGEST_HEADER = 100 * 2**20
 
 _buffers = threading.local()
+_Count = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 
 class _File:
@@ -66,6 +69,15 @@ def _buffer(size: int) -> Tensor:
     return _buffers.raw[:size]
 
 
+class _Entry(BaseModel):
+    """What a header says of a tensor."""
+
+    model_config = ConfigDict(strict=True)
+    dtype: str
+    shape: Annotated[tuple[_Count, ...], Field(strict=False, max_length=8)]
+    data_offsets: Annotated[tuple[_Count, _Count], Field(strict=False)]
+
+
 def header(path: Path) -> dict[str, Stored]:
     """The tensors of a safetensors file, by name.
 
@@ -74,39 +86,36 @@ def header(path: Path) -> dict[str, Stored]:
     """
     entries, begin, size = _entries(path)
     file, found = _File(path), {}
-    for name, entry in entries.items():
+    for name, raw in entries.items():
         if name == "__metadata__":
             continue
         try:
-            shape, (first, last) = tuple(map(int, entry["shape"])), map(int, entry["data_offsets"])
-            dtype = entry["dtype"]
-        except (KeyError, TypeError, ValueError):
+            entry = _Entry.model_validate(raw)
+        except ValidationError:
             raise TuningVecError(f"{path}: tensor {name}: broken header entry; fetch or write the file again") from None
+        dtype, shape, (first, last) = entry.dtype, entry.shape, entry.data_offsets
         if dtype not in DTYPES:
             raise TuningVecError(f"{path}: tensor {name} has dtype {dtype}; weights are one of {', '.join(DTYPES)}")
-        if last - first != torch.Size(shape).numel() * DTYPES[dtype].itemsize or first < 0:
+        if last - first != math.prod(shape) * DTYPES[dtype].itemsize:
             raise TuningVecError(f"{path}: tensor {name}: {last - first} bytes do not hold {dtype} {list(shape)}")
         if begin + last > size:
             raise TuningVecError(f"{path}: tensor {name} ends after the end of the file; fetch or write it again")
         found[name] = Stored(file, DTYPES[dtype], shape, begin + first)
-    return found
+    with reading(path), safetensors.safe_open(path, "pt"):  # refuses what is left: gaps, overlaps, more bytes
+        return found
 
 
 def _entries(path: Path) -> tuple[dict[str, Any], int, int]:
     """The header's JSON, the position of the first tensor, the file's size."""
     again = "fetch or write it again"
-    try:
-        with path.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > min(size - 8, LARGEST_HEADER):
-                raise TuningVecError(f"{path}: not a whole safetensors file; {again}")
-            text = stream.read(length).decode("utf-8")
+    with reading(path), path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(size - 8, LARGEST_JSON):
+            raise TuningVecError(f"{path}: not a whole safetensors file; {again}")
+        text = stream.read(length)
+    with reading(f"{path}: the header is not JSON"):
         entries = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, path))
-    except OSError as error:
-        raise TuningVecError(f"{path}: {error.strerror}") from None
-    except ValueError:
-        raise TuningVecError(f"{path}: the header is not JSON; {again}") from None
     if not isinstance(entries, dict):
         raise TuningVecError(f"{path}: the header is no table of tensors; {again}")
     return entries, 8 + length, size
