@@ -241,6 +241,20 @@ def test_the_ceiling_is_the_largest_cosine_that_the_input_factors_allow(theta, a
     assert ceiling == pytest.approx(max(cosine, (back.norm() / whole.norm()).item()), rel=1e-4) and ceiling < 0.5
 
 
+def test_beside_a_full_fine_tune_the_ceiling_is_what_of_it_the_adapter_could_be(theta, tune, adapter):
+    factors = drawn(0)
+    T = {"medical": adapter("thin", factors), "math": tune("full", scaled({}), 1)}
+    table = cosines(theta, T)
+    names = [f"model.layers.{layer}.self_attn.q_proj.weight" for layer in range(3)]
+    inside = [
+        T["math"].read(n).double() @ torch.linalg.pinv(A.double()) @ A.double()
+        for n, (_, A) in zip(names, factors, strict=True)
+    ]
+    norm = sum(T["math"].read(n).double().square().sum() for n in T["math"].shapes) ** 0.5
+    expected = (sum(part.square().sum() for part in inside) ** 0.5 / norm).item()
+    assert table[table.kind == "all"].ceiling.item() == pytest.approx(expected, rel=1e-4) and expected < 0.9
+
+
 def test_a_cosine_of_adapters_is_judged_by_what_they_allow(theta, adapter):
     one, other = drawn(0), drawn(1)
     toward = [(B @ A @ torch.linalg.pinv(C), C) for (B, A), (_, C) in zip(one, other, strict=True)]

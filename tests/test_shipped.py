@@ -145,6 +145,33 @@ def test_other_weights_of_the_family_beside_are_refused(families, tmp_path, make
         kept(Family.load("mine"), "alignment", aligned)
 
 
+def test_one_page_is_measured_again_and_the_others_stay(families, tmp_path, monkeypatch):
+    def export(commit, *names, only=()):
+        stage = tmp_path / commit
+        monkeypatch.setenv(shipped.STAGE, str(stage))
+        family = shipped.exportable("mine")
+        kept_ones = shipped.still(family, only, "float32") if only else None
+        found = {name: kept(family, name, aligned) for name in names}
+        shipped.export(stage, family, dict(commit=commit, dtype="float32"), kept_ones)
+        monkeypatch.delenv(shipped.STAGE)
+        return found
+
+    first = export("one", "02_5-maps", "03_1-items")
+    export("two", "02_5-moves", only=["02_5"])
+    tables = shipped.provenance(shipped.folder(Family.load("mine")))["tables"]
+    assert {name: one["commit"] for name, one in tables.items()} == {"02_5-moves": "two", "03_1-items": "one"}
+    assert sorted(f.name for f in shipped.folder(Family.load("mine")).glob("*.xz")) == [f"{n}.json.xz" for n in tables]
+    monkeypatch.setattr(shipped, "_reading", lambda family: {})
+    with pytest.raises(TuningVecError, match="reading changed since; export all pages of mine"):
+        shipped.still(Family.load("mine"), ["02_5"], "float32")
+    monkeypatch.undo()
+    monkeypatch.setenv("TUNINGVEC_DATA", str(families.parent))
+    shutil.rmtree(families / "tuned")
+    family = Family.load("mine")
+    assert_frame_equal(kept(family, "03_1-items", aligned), first["03_1-items"], check_exact=True)
+    assert "`two` and `one`" in shipped.notice(family)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"tables": {}}'])
 def test_an_unreadable_provenance_is_refused(families, measured, text):
     family = Family.load("mine")

@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "execute a family's pages and keep what they measure in data/measured/, for readers without its weights"
     export = commands.add_parser("export", help=text, description=text)
     export.add_argument("families", nargs=1, metavar="family", help="a name in data/families/")
+    only = "pages to measure again, such as 02_5; what ships of the others stays"
+    export.add_argument("--only", nargs="+", default=[], metavar="page", help=only)
     export.set_defaults(run=_export, fresh=False)
     text = "whether what ships of a family can be what was measured"
     check = commands.add_parser("check", help=text, description=text)
@@ -129,15 +132,15 @@ def _write(options: argparse.Namespace) -> None:
     print(one.weights.write(options.to, one.like, one.prompted).folder)
 
 
-def _execute(options: argparse.Namespace, every: bool = False) -> list[Page]:
-    """Execute the pages that are due, or `every` page of the families whatever was executed before."""
+def _execute(options: argparse.Namespace, only: Sequence[str] | None = None) -> list[Page]:
+    """Execute the pages that are due, or of the families all, or `only` these, whatever was executed before."""
     os.environ.setdefault("OMP_NUM_THREADS", str(joblib.cpu_count(only_physical_cores=True)))
     bars = dict(TQDM_MININTERVAL="1", TQDM_NCOLS="100", TQDM_NROWS="20")  # of kernels, which are read here, not shown
     os.environ |= bars
     pages = compendium.plan(Project.here(), options.families)
     if options.fresh:
         os.environ["TUNINGVEC_FRESH"] = str(time.time())  # for the notebooks' kernels
-    some = [page for page in pages if page.family] if every else compendium.due(pages, options.fresh)
+    some = compendium.due(pages, options.fresh) if only is None else compendium.numbered(pages, only)
     known = times.expected(some)
     with Progress([str(page) for page in some], known) as progress:
         progress.say(times.announced(pages, some, known))
@@ -162,10 +165,12 @@ def _export(options: argparse.Namespace) -> None:
 
     (name,) = options.families
     family, project = shipped.exportable(name), Project.here()
+    about = dict(commit=project.commit(), dtype=engine.dtype_name())
+    kept = shipped.still(family, options.only, about["dtype"]) if options.only else None
     with tempfile.TemporaryDirectory() as stage:
         os.environ[shipped.STAGE] = stage  # for the notebooks' kernels
-        _execute(options, every=True)
-        print(shipped.export(Path(stage), family, dict(commit=project.commit(), dtype=engine.dtype_name())))
+        _execute(options, options.only)
+        print(shipped.export(Path(stage), family, about, kept))
 
 
 def _check(options: argparse.Namespace) -> None:

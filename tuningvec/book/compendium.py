@@ -168,6 +168,15 @@ def plan(project: Project, names: Sequence[str]) -> list[Page]:
     return pages
 
 
+def numbered(pages: Sequence[Page], numbers: Sequence[str]) -> list[Page]:
+    """The pages of families with these numbers, such as 02_5, or all; raises TuningVecError for a number of none."""
+    own = [page for page in pages if page.family]
+    for number in numbers:
+        if not any(page.notebook.stem.startswith(f"{number}_") for page in own):
+            raise TuningVecError(f"no page {number}; there are {', '.join(page.notebook.stem for page in own)}")
+    return [p for p in own if not numbers or any(p.notebook.stem.startswith(f"{number}_") for number in numbers)]
+
+
 def due(pages: Sequence[Page], fresh: bool = False) -> list[Page]:
     """The pages whose inputs changed since they were executed; all with `fresh`."""
     return [page for page in pages if fresh or not page.is_current()]

@@ -12,7 +12,7 @@ import lzma
 import os
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import CodeType
 from typing import Any, TypeVar
@@ -86,10 +86,12 @@ def notice(family: Family) -> str:
     """What a page says above its numbers: where they were measured, and how to measure them again."""
     about = provenance(family.shipped)
     first, last = (time[:16].replace("T", " ") for time in about["measured"])
+    own = dict.fromkeys(one.get("commit", about["commit"]) for one in about["tables"].values())
+    commits = " and ".join(f"`{commit}`" for commit in own)
     return (
         ":::{admonition} Measured elsewhere\n:class: note\n"
         f"The weights of {family.title} are not at hand. What follows was measured from {first} to {last} (UTC) on "
-        f"{'; '.join(about['machines'])}, by the code of commit `{about['commit']}`. The cells below read it from "
+        f"{'; '.join(about['machines'])}, by the code of commit {commits}. The cells below read it from "
         f"`data/measured/{family.name}/`; cells that need the weights themselves are left out. "
         f"To measure it again: {_again(family)}.\n:::"
     )
@@ -115,15 +117,31 @@ def exportable(name: str) -> Family:
     return family
 
 
-def export(stage: Path, family: Family, about: dict[str, Any]) -> Path:
+def still(family: Family, pages: Sequence[str], dtype: str) -> dict[str, Any]:
+    """The tables that ship of a family's other pages; raises TuningVecError where what was measured has changed."""
+    source = folder(family)
+    about = provenance(source)
+    now = dict(spec=_spec(family), reading=_reading(family), weights=_weights(family), dtype=dtype)
+    if changed := [field for field, value in now.items() if about[field] != value]:
+        raise TuningVecError(f"{source}: {changed[0]} changed since; export all pages of {family.name}")
+    kept = {name: dict(commit=about["commit"]) | one for name, one in about["tables"].items()}
+    return {name: one for name, one in kept.items() if name.partition("-")[0] not in pages}
+
+
+def export(stage: Path, family: Family, about: dict[str, Any], kept: dict[str, Any] | None = None) -> Path:
     """Make `data/measured/<family>/` of what was staged while its pages ran, with `about` in its provenance.
 
-    An older export is replaced when the new one is whole. Raises TuningVecError where nothing was staged.
+    `kept` are the tables of an older export that remain (`still`); the others are replaced when the new ones are whole.
+    Raises TuningVecError where nothing was staged.
     """
-    staged = {f.name.removesuffix(".about.json"): json.loads(f.read_text()) for f in sorted(stage.glob("*.about.json"))}
-    if not staged:
+    new = {f.name.removesuffix(".about.json"): json.loads(f.read_text()) for f in sorted(stage.glob("*.about.json"))}
+    if not new:
         raise TuningVecError(f"{family.file}: no page of this family measured anything")
-    files = {name: stage / f"{name}.json.xz" for name in staged}
+    target = data_folder() / "measured" / family.name
+    files = {name: (stage if name in new else target) / f"{name}.json.xz" for name in sorted({*new, *(kept or {})})}
+    staged = dict(
+        sorted(({name: dict(one, commit=about["commit"]) for name, one in new.items()} | (kept or {})).items())
+    )
     runs = [run for file in files.values() for table in tables(_unpacked(file)) for run in table.attrs.get("runs", ())]
     times = sorted(run["measured"] for run in runs)
     about = dict(
@@ -132,12 +150,11 @@ def export(stage: Path, family: Family, about: dict[str, Any]) -> Path:
         versions=dict(sorted(pair for run in runs for pair in run["versions"].items())),
         spec=_spec(family), reading=_reading(family), weights=_weights(family), tables=staged,
     )  # fmt: skip
-    target = data_folder() / "measured" / family.name
     target.mkdir(parents=True, exist_ok=True)
-    for file in target.iterdir():
+    for file in set(target.iterdir()) - set(files.values()):
         file.unlink()
-    for file in files.values():
-        shutil.move(file, target / file.name)
+    for name in new:
+        shutil.move(files[name], target / files[name].name)
     (target / PROVENANCE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return target
 

@@ -93,11 +93,10 @@ class Arithmetic(Opened):
 
 
 class Turned(Opened):
-    """θ + c · (T of a member, turned): every matrix of the blocks in T rotated (`Rotated`), the rest of T kept.
+    """θ + c · (T of a member, turned): every matrix in T rotated (`Rotated`); norms and biases keep their T.
 
     θ is the pretrained member unless `start` names another, and what is prompted; c is `scale`. θ_ft − λ · turned T
-    starts at the member with c = −λ. Embedding, head, norms and biases are no matrices that are rotated: the first two
-    have too many rows. Raises TuningVecError for an unknown member.
+    starts at the member with c = −λ. Raises TuningVecError for an unknown member.
     """
 
     def __init__(
@@ -116,7 +115,7 @@ class Turned(Opened):
         if start is not None:
             self.name = f"{start} {scale:+g} · ({self.name}, seed {seed})"
         matrices: dict[str, list[slice]] = {}
-        for tensor, component in places({member: T}, self.like, MATRICES):
+        for tensor, component in places({member: T}, self.like, (*MATRICES, "embedding", "head")):
             matrices.setdefault(tensor, []).append(component.rows or ALL)
         begun = members.weights(family, start or family.pretrained.name)
         self.weights = begun.fitted + Combination({Rotated(T, matrices, seed, sides): scale})

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BLOCK = 2**14  # products summed in float32 before float64 takes over
 RANK_FROM = 1e-6  # of the largest singular value of a float32 factor; what is smaller is rounding
+WHOLE = 1 - 1e-4  # share of a vector in the rows of another from which rounding alone keeps it from being whole
 
 
 class Factors(NamedTuple):
@@ -360,9 +361,9 @@ def cosine_matrix(products: "pandas.DataFrame", null: "pandas.DataFrame | None" 
     """cos(A, B) = ⟨A, B⟩ / (‖A‖ ‖B‖) of all pairs, by component and for the whole model (`kind` "all"; paper A.4).
 
     With `rotation_null`, null_sd is the standard deviation of the cosine under a random left rotation of each matrix,
-    z = cosine / null_sd, and ceiling the largest cosine that one of the two could have with the other as it is: for
-    low-rank matrices B A with their A kept and any B, max(‖A P_B‖ / ‖A‖, ‖B P_A‖ / ‖B‖); 1 where one is full. Raises
-    TuningVecError when there is only one vector.
+    z = cosine / null_sd, and ceiling the largest cosine that a low-rank one of the two, with its input factor kept,
+    could have with the other as it is: of two such the larger of ‖A P_B‖ / ‖A‖ and ‖B P_A‖ / ‖B‖, beside a full one
+    the full one's share in the rows of the other, 1 of two full ones. Raises TuningVecError for one vector alone.
     """
     if products.a.nunique() < 2:
         raise TuningVecError("one tuning vector has no cosine; name the page in the family's left_out, with the reason")
@@ -377,8 +378,9 @@ def cosine_matrix(products: "pandas.DataFrame", null: "pandas.DataFrame | None" 
         pairs["null_sd"] = rows.null_variance**0.5 / scale
         pairs["z"] = pairs.cosine / pairs.null_sd
         sizes = {x: [norms[key] ** 2 for key in zip(pairs[x], pairs.kind, strict=True)] for x in "ab"}
-        share = (rows.reach_a / sizes["a"]).combine(rows.reach_b / sizes["b"], max)
-        pairs["ceiling"] = share.clip(upper=1) ** 0.5
+        shares = rows[[]].assign(**{x: (rows[f"reach_{x}"] / sizes[x]).clip(upper=1) for x in "ab"})
+        bound = shares.where(shares < WHOLE).max(axis=1)  # a vector lies whole in the rows of a full one
+        pairs["ceiling"] = bound.where(bound.notna() | shares.isna().any(axis=1), 1.0) ** 0.5
     return pairs.drop(columns="inner")
 
 
