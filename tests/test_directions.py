@@ -323,3 +323,19 @@ def test_alignment_of_a_specialist_is_set_against_that_of_its_placebo(theta, tun
     means = over_layers(subspace_alignment(theta, T, [0.05]))
     verdict = directions.as_any_training(means, family_with_controls(), least=0.5)
     assert verdict.kind == kind
+
+
+def test_cosines_of_the_blocks_leave_out_embedding_and_head(theta):
+    one, other = (Gaussian(theta.shapes, seed=seed) for seed in (0, 1))
+    T = {"medical": TuningVector({one: 1}), "math": TuningVector({one: 1, other: 1})}
+    null = rotation_null(T, theta)
+    found = directions.of_blocks(cosine_matrix(inner_products(T, theta), null), null)
+    inside = [name for name in theta.shapes if "embed" not in name and "lm_head" not in name]
+    a, b = (torch.cat([vector.read(name).double().flatten() for name in inside]) for vector in T.values())
+    assert found.cosine.item() == pytest.approx((a @ b / (a.norm() * b.norm())).item(), abs=1e-6)
+
+
+def test_adapters_have_no_other_cosine_in_the_blocks(theta, adapter):
+    T = {"medical": adapter("one", drawn(0)), "math": adapter("other", drawn(1))}
+    null = rotation_null(T, theta)
+    assert directions.of_blocks(cosine_matrix(inner_products(T, theta), null), null).empty

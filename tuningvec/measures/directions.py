@@ -20,6 +20,7 @@ from tuningvec.weights.components import SYMBOLS
 from tuningvec.weights.subspace import over_layers
 
 GATE_UP = ("W_gate", "W_up")
+OUTSIDE = ("embedding", "head")  # of the blocks
 EDGE_CUT, MEMBERS = "edge", "members"  # another k, and no null of chance
 CHANCE = ("rotation", "less W", "rows", "layers")  # nulls of a T that knows nothing of this W, as 04_1 tells
 FEWEST_LAYERS = 8  # from which the orders of layers have a spread that tells something
@@ -102,6 +103,23 @@ def pairs(cosines: pd.DataFrame, family: Family, alpha: float = 0.05) -> pd.Data
     return pd.concat([found, pd.DataFrame(rows, index=found.index)], axis=1)
 
 
+def of_blocks(cosines: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
+    """Cosines of the blocks alone, without embedding and head, as rows of kind "all"; of pairs that changed those both.
+
+    `cosines` and `null` are of `cosine_matrix` and `rotation_null`. A low-rank vector has no part in the embedding, so
+    that both of such a pair are full, and reach is ‖T‖².
+    """
+    parts = cosines[cosines.kind != "all"].merge(null, on=["a", "b", "kind"])
+    outside = parts.kind.isin(OUTSIDE)
+    pairs = parts.loc[outside & (parts.reach_a * parts.reach_b > 0), ["a", "b"]].drop_duplicates()
+    inside = pairs.merge(parts[~outside], on=["a", "b"])
+    inside["inner"] = inside.cosine.fillna(0) * (inside.reach_a * inside.reach_b) ** 0.5
+    sums = inside.groupby(["a", "b"], sort=False)[["inner", "null_variance", "reach_a", "reach_b"]].sum().reset_index()
+    scale = (sums.reach_a * sums.reach_b) ** 0.5
+    found = sums[["a", "b"]].assign(kind="all", cosine=sums.inner / scale, null_sd=sums.null_variance**0.5 / scale)
+    return found.assign(z=found.cosine / found.null_sd, ceiling=1.0)
+
+
 def _common(one: FineTuned, other: FineTuned) -> str:
     if (one.controls or one.name) == (other.controls or other.name):
         return "form" if "form" in (one.keeps, other.keeps) else "facts"
@@ -150,9 +168,9 @@ def orthogonal(
 
 
 def facts_beyond_form(twins: pd.DataFrame, least: float = 0.1) -> Verdict:
-    """Whether two trainings on the same facts share more than a training on the form alone does with them (`pairs`)."""
+    """Whether two trainings on the same facts share more than one on words and form alone does with them (`pairs`)."""
     rule = (
-        "Effect: 1 minus the cosine of a vector with that of a control that keeps the form alone, over the cosine of "
+        "Effect: 1 minus the cosine of a vector with that of a control that keeps words and form alone, over that of "
         "two trainings on the same facts whose ceiling by input factors is nearest. Interval: over the spread of the "
         f"null in both cosines, for all pairs together if it is normal. Smallest effect that matters: {least:g}. "
         f"Direction: up. {NO_RUN}"
@@ -228,12 +246,12 @@ def _of_mean(sds: Any) -> pd.Series:
 
 
 def as_any_training(means: pd.DataFrame, family: Family, least: float = 0.1, alpha: float = 0.05) -> Verdict:
-    """Whether a control that keeps the form alone has the excess of SSA that its specialist has, kind by kind."""
+    """Whether a control that keeps words and form alone has the excess of SSA that its specialist has, kind by kind."""
     placebo = {c.controls: c.name for c in family.controls if c.keeps == "form"}
     rule = (
-        "Effect: the excess of SSA of a specialist's $T$ minus that of the control that keeps the form alone, mean "
-        f"over layers, in each kind of matrix. Smallest difference that matters: {least:g} of the room above the null. "
-        "No direction: the claim is that there is none that matters. Interval: "
+        "Effect: the excess of SSA of a specialist's $T$ minus that of the control that keeps words and form alone, "
+        f"mean over layers, in each kind of matrix. Smallest difference that matters: {least:g} of the room above the "
+        "null. No direction: the claim is that there is none that matters. Interval: "
     )
     if not placebo:
         return unknown(rule + "none", "no specialist has a placebo")

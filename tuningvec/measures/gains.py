@@ -36,7 +36,7 @@ def domain_gain(gaps: pd.DataFrame, least: float = 5.0) -> Verdict:
 
 
 def beyond_form(gaps: pd.DataFrame, least: float = 5.0) -> Verdict:
-    """A specialist gains more than a control that learned the form alone; `gaps` are of `own_domain` against it."""
+    """A specialist gains more than a control of words and form alone; `gaps` are of `own_domain` against it."""
     return _in_any_form(gaps, "specialist minus placebo", least, 1)
 
 

@@ -434,8 +434,8 @@ def of_the_domain(shared: pd.DataFrame, least: float = 0.1) -> Verdict:
     """
     rule = (
         "φ of the neurons that a specialist and its twin change (another training run on the same facts, of several "
-        "the one most like it), minus φ with its placebo (the same form without the facts), is above 0 and at least "
-        f"{least:g}, by both criteria; "
+        "the one most like it), minus φ with its placebo (the same words and form without the facts), is above 0 and "
+        f"at least {least:g}, by both criteria; "
     )
     means = shared.groupby(["member", "keeps", "other"], sort=False).phi.mean()
     samples = {}
@@ -446,15 +446,17 @@ def of_the_domain(shared: pd.DataFrame, least: float = 0.1) -> Verdict:
         twin, placebo = (kept[keeps].idxmax() for keeps in ("facts", "form"))
         values = shared[shared.member == member].set_index(["other", "criterion", "part"]).phi
         samples[member, twin, placebo] = values[twin] - values[placebo]
+    others = shared.groupby("keeps").phi.mean()
+    about = dict(smallest=least, domain=others.get("", np.nan), spectrum=others.get("spectrum", np.nan))
     if not samples:
-        return unknown(rule + "none has both", "no specialist has both a twin and a placebo")
+        return unknown(rule + "none has both", "no specialist has both a twin and a placebo", **about)
     gaps = pd.concat(samples, names=["member", "twin", "placebo"])
     cases = _over_parts(gaps)
     of = shared.groupby(["member", "other", "criterion"]).phi.mean()
     for who in ("twin", "placebo"):
         cases[f"phi_{who}"] = [of[m, o, c] for m, o, c in zip(cases.member, cases[who], cases.criterion, strict=True)]
     rule += AT_ONCE.format(parts=gaps.index.unique("part").size)
-    return judge(cases, rule, least=least, falsified=bool((cases.high < least).any()), smallest=least)
+    return judge(cases, rule, least=least, falsified=bool((cases.high < least).any()), **about)
 
 
 def _means(found: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

@@ -479,14 +479,14 @@ def same_regions(alike: pd.DataFrame, *, least: float = 0.1, level: float = 0.95
     return judge(cases, rule, least=0, unit="of correlation", falsified=falsified, **numbers)
 
 
-def as_turned_moves(compared: pd.DataFrame, least: float = 0.1) -> Verdict:
+def as_turned_moves(compared: pd.DataFrame, least: float = 0.2) -> Verdict:
     """Whether T moves the maps as far as a turned T does; `compared` is of `turned.against_draws` of `moves`."""
     rule = (
         "1 − the correlation with the pretrained member's map, of the mean |effect| over the same pairs, is within "
-        f"{least:g} of the mean of the draws, for every kind of pair and site, turned on the left and on both sides; "
+        f"{least:.0%} of the mean of the draws, for every kind of pair and site, turned on the left and on both sides; "
         f"{turned.intervals(compared)}"
     )
-    return turned.judged(compared, rule, least, unit="of correlation", smallest=least)
+    return turned.judged(compared, rule, least * compared["mean"], unit="of correlation", smallest=least)
 
 
 def tells_truth(known: pd.DataFrame, named: str, wrong: str, *, least: float = 0.4, level: float = 0.95) -> Verdict:

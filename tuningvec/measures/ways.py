@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +12,9 @@ from tuningvec.errors import TuningVecError
 from tuningvec.family import members
 from tuningvec.family.spec import Family
 from tuningvec.measures import directions, evals, gains, models, neurons, scores
+from tuningvec.stats import paired_shares
 from tuningvec.store import Store
-from tuningvec.verdict import Verdict, judge
+from tuningvec.verdict import Verdict, judge, unknown
 from tuningvec.weights.components import MATRICES
 from tuningvec.weights.delta import Combination, cosine_matrix, inner_products, rotation_null, weight_similarity
 from tuningvec.weights.nulls import alignment_nulls
@@ -83,13 +85,13 @@ def verdicts(way: Way, family: Family, printed: pd.DataFrame, seed: int) -> dict
             way.changes, way.distances
         ),
         ("02_2", "A rotated $T$ of the same spectrum changes it as much"): neurons.as_a_rotated_T(way.changes),
-        ("02_2", "The neurons that change are those of the domain"): neurons.of_the_domain(way.shared),
+        ("02_2", "The neurons that change are those of the facts"): neurons.of_the_domain(way.shared),
         ("02_4", "The weights stay nearly parallel"): directions.nearly_parallel(way.similarity, printed),
         ("02_4", "The cosine says more than how short the move is"): directions.more_than_length(way.similarity),
         ("03_1", "Fine-tuning makes it better at its domain"): gains.domain_gain(gaps),
-        ("03_1", "What it gives is more than the form of the exam"): gains.beyond_form(over_form),
+        ("03_1", "What it gives is more than words and form"): gains.beyond_form(over_form),
         ("03_3", "Vectors of medicine and maths are orthogonal"): directions.orthogonal(cosines, domain, twins),
-        ("03_3", "One domain's share is more than the form"): directions.facts_beyond_form(twins),
+        ("03_3", "One domain's share is more than words and form"): directions.facts_beyond_form(twins),
         ("04_1", "$W_\\text{gate}$, $W_\\text{up}$ get more new directions"): directions.against_nulls(
             beside, gate_up, [*attention, "W_down"]
         ),
@@ -99,7 +101,7 @@ def verdicts(way: Way, family: Family, printed: pd.DataFrame, seed: int) -> dict
         ("04_1", "$W_\\text{Q}$, $W_\\text{O}$ get more than $W_\\text{K}$, $W_\\text{V}$"): directions.against_nulls(
             beside, ["W_Q", "W_O"], ["W_K", "W_V"]
         ),
-        ("04_1", "A training on the form alone is aligned likewise"): directions.as_any_training(aligned, family),
+        ("04_1", "A training on words and form alone is aligned likewise"): directions.as_any_training(aligned, family),
         ("04_2", "Most orthogonal energy is in gate and up"): directions.energy_concentrated(way.nulls),
         ("04_2", "Medical vectors have less energy"): directions.medicine_lowest(way.nulls, domain),
     }
@@ -113,12 +115,13 @@ def _own(items: pd.DataFrame, family: Family, seed: int) -> tuple[pd.DataFrame, 
 
 
 def beside(judged: Mapping[str, Mapping[tuple[str, str], Verdict]]) -> pd.DataFrame:
-    """The verdicts of each way, a row a claim: page, claim, one column a way, and whether they agree."""
+    """The verdicts of each way, a row a claim: page, claim, a column a way (mixed ones with counts), and same."""
     ways = list(judged)
     rows = []
     for page, claim in judged[ways[0]]:
-        kinds = {way: judged[way][page, claim].kind for way in ways}
-        rows.append(dict(page=page, claim=claim, **kinds, agree=len(set(kinds.values())) == 1))
+        found = [judged[way][page, claim] for way in ways]
+        told = [f"{v.kind}: {v.why}" if v.kind == "mixed" else v.kind for v in found]
+        rows.append(dict(page=page, claim=claim, **dict(zip(ways, told, strict=True)), same=len(set(told)) == 1))
     return pd.DataFrame(rows)
 
 
@@ -148,7 +151,7 @@ def trained(ways: Mapping[str, Way], one: Family) -> pd.DataFrame:
     for member, (label, way) in itertools.product(one.specialists, ways.items()):
         report, moved = way.reports[member.name], way.similarity
         before, after = report["before"], report["after"]
-        row = dict(member=member.name, way=label, loss=float(np.mean(report["loss"][-LAST:])))
+        row = dict(member=member.name, way=label, lr=report["lr"], loss=float(np.mean(report["loss"][-LAST:])))
         row["r"] = moved[(moved.vector == member.name) & (moved.kind == "all")].r.item()
         row["right"] = f"{after['right']} of {after['n']}"
         rows.append(row | {f"{text} text": nats - before["nats"][text] for text, nats in after["nats"].items()})
@@ -175,23 +178,49 @@ def by_kind(found: pd.DataFrame) -> pd.DataFrame:
     return means.sort_values("kind", key=lambda kinds: kinds.map(MATRICES.index), kind="stable")
 
 
-def differences(ways: Mapping[str, Way], one: Family, seed: int) -> pd.DataFrame:
-    """Score of each specialist tuned the second way minus the first, on the same items of its domain."""
-    parts = [way.items.assign(who=way.items.who + f", {label}") for label, way in ways.items()]
+def differences(ways: Mapping[str, Way], one: Family, other: Family) -> pd.DataFrame:
+    """Score of each training run on facts the second way minus the first, where both met the same batches.
+
+    `one` is tuned the first way, `other` the second. A specialist stands beside the specialist, a control that keeps
+    its facts beside those of the same order. Items are the same, and those of the specialist's domain. Columns those of
+    `scores.differences` with intervals for all rows together (Bonferroni), where who and reference are training runs.
+    """
     first, second = ways
-    pairs = [(f"{m.name}, {second}", f"{m.name}, {first}") for m in one.specialists]
-    gaps = scores.differences(pd.concat(parts, ignore_index=True), pairs, seed)
-    own = scores.own_domain(gaps.assign(who=gaps.who.str.removesuffix(f", {second}")), one, one.benchmarks)
-    return own[own.what == "score"]
+    runs = {label: _runs(family, ways[label]) for label, family in ((first, one), (second, other))}
+    pairs = [
+        (f"{b}, {second}", f"{a}, {first}")
+        for (b, of_b), (a, of_a) in itertools.product(runs[second].items(), runs[first].items())
+        if of_a == of_b
+    ]
+    tasks = {f"{m.name}, {second}": other.benchmarks.get(m.domain, ()) for m in other.fine_tuned}
+    items = pd.concat([w.items.assign(who=w.items.who + f", {n}") for n, w in ways.items()], ignore_index=True)
+    rows = []
+    for (who, reference), task in itertools.product(pairs, items.task.unique()):
+        both = [scores.values(items, name, task) for name in (who, reference)]
+        if task.removesuffix(scores.LIKELIHOOD) in tasks[who] and all(map(len, both)):
+            source = scores.sources(items, who, task)
+            about = dict(who=who, reference=reference, task=scores.task_name(task))
+            rows.append(about | scores.counted(both[0], source) | dict(both=(*both, source)))
+    found = [paired_shares(*row.pop("both"), level=1 - scores.ALPHA / len(rows)) for row in rows]
+    return pd.DataFrame(rows).assign(**{name: [getattr(d, name) for d in found] for name in ("points", "low", "high")})
+
+
+def _runs(family: Family, way: Way) -> dict[str, tuple[str, bool, Any]]:
+    """The runs on facts of a family: domain, whether it is the specialist itself, and the order of its batches."""
+    studied = {m.name for m in family.specialists}
+    some = [m for m in family.fine_tuned if m.name in studied or (m.controls in studied and m.keeps == "facts")]
+    return {m.name: (m.domain, m.name in studied, way.reports.get(m.name, {}).get("order")) for m in some}
 
 
 def alike_in_score(gaps: pd.DataFrame, least: float = 5.0) -> Verdict:
     """Whether both ways score alike on what they were trained for; `gaps` are of `differences`."""
     rule = (
-        "Effect: score of the second way minus that of the first on the same items, in points. Interval: Newcombe's, "
-        f"95 % each. Smallest effect that matters: {least:g}. No direction: the claim is that there is none that "
-        "matters. It says nothing of another training run."
+        "Effect: score of the second way minus that of the first on the same items, in points, of two training runs "
+        "that met the same batches. Interval: Newcombe's, 95 % for all pairs of runs together. Smallest effect that "
+        f"matters: {least:g}. No direction: the claim is that there is none that matters."
     )
+    if gaps.empty:
+        return unknown(rule, "no benchmark was asked of both", smallest=least)
     cases = gaps.assign(effect=gaps.points)
     return judge(
         cases,
@@ -206,35 +235,28 @@ def alike_in_score(gaps: pd.DataFrame, least: float = 5.0) -> Verdict:
 
 
 def same_direction(cosines: pd.DataFrame, one: Family, labels: tuple[str, str], least: float = 0.5) -> Verdict:
-    """Whether a specialist's T of one way points where its T of the other way does, as far as two runs of one way do.
+    """Whether a specialist's T of the first way points where its T of the second does, as far as its factors allow.
 
-    `cosines` are of `across`. Effect: cosine of a specialist's two T over that of its T of the second way with that of
-    a control which keeps its facts, the second way too.
+    `cosines` are of `across`. Effect: cosine of a specialist's two T over its ceiling, the share of the second T in the
+    rows that the adapter reads. Beside it stands what two trainings of the second way on its facts share.
     """
-    first, second = labels
     whole = cosines[cosines.kind == "all"]
     by_pair = {frozenset(pair): row for *pair, row in zip(whole.a, whole.b, whole.itertuples(), strict=True)}
     rows = []
-    for control in (c for c in one.controls if c.keeps == "facts"):
-        own = f"{control.controls}, {second}"
-        both = by_pair.get(frozenset([own, f"{control.controls}, {first}"]))
-        twins = by_pair.get(frozenset([own, f"{control.name}, {second}"]))
-        if both is not None and twins is not None:
-            rows.append(
-                dict(
-                    member=control.controls,
-                    cosine=both.cosine,
-                    twins=twins.cosine,
-                    ceiling=both.ceiling,
-                    sd=both.null_sd / twins.cosine,
-                )
-            )
+    for name in (member.name for member in one.specialists):
+        own, again = (f"{name}, {label}" for label in labels[::-1])
+        twins = [f"{c.name}, {labels[1]}" for c in one.controls if c.controls == name and c.keeps == "facts"]
+        shared = [by_pair[pair].cosine for twin in twins if (pair := frozenset([own, twin])) in by_pair]
+        if both := by_pair.get(frozenset([own, again])):
+            about = dict(member=name, cosine=both.cosine, twins=max(shared, default=np.nan), ceiling=both.ceiling)
+            rows.append(about | dict(sd=both.null_sd / both.ceiling))
     cases = pd.DataFrame(rows, columns=["member", "cosine", "twins", "ceiling", "sd"])
     sds = directions.sds_of(len(cases))
-    effect, half = cases.cosine / cases.twins, sds * cases.sd
+    effect, half = cases.cosine / cases.ceiling, sds * cases.sd
     cases = cases.assign(effect=effect, low=effect - half, high=effect + half)
     rule = (
-        "Effect: the cosine of a specialist's two vectors, over that of two trainings of the second way on its facts. "
+        "Effect: the cosine of a specialist's two vectors, over the largest that any adapter with these input factors "
+        "has with that of the second way. "
         f"Interval: {directions.spread(sds)} Smallest effect that matters: {least:g}. Direction: up."
     )
     return judge(cases, rule, least=least, falsified=bool((cases.high < least).any()), smallest=least)
@@ -248,6 +270,9 @@ def more_intruders(found: pd.DataFrame, one: Family, labels: tuple[str, str], le
         for m in one.specialists
     ]
     cases = pd.DataFrame(rows)
+    if not cases[["first", "second"]].to_numpy().any():
+        why = "neither way has one: no T is long enough beside the leading singular values of W to bring one"
+        return unknown("Effect: intruder dimensions a matrix, of the first way minus the second.", why, smallest=least)
     effect = cases["first"] - cases["second"]
     cases = cases.assign(effect=effect, low=effect, high=effect)
     rule = (
@@ -255,4 +280,5 @@ def more_intruders(found: pd.DataFrame, one: Family, labels: tuple[str, str], le
         f"both are exact for these weights. Smallest effect that matters: {least:g}. Direction: up. "
         "It says nothing of another training run."
     )
-    return judge(cases, rule, least=least, falsified=bool((effect < least).any()), smallest=least)
+    found = judge(cases, rule, least=least, falsified=bool((effect < least).any()), smallest=least)
+    return replace(found, kind="differs") if found.kind == "null explains it" else found  # exact: there is no null

@@ -266,7 +266,7 @@ def cosines(table: pd.DataFrame, parameters: int) -> pd.DataFrame:
 
 
 COMMON = {  # of two vectors, as `directions.pairs` names it
-    "facts": "facts and form", "form": "form alone", "domain": "domain", "neither": "neither",
+    "facts": "facts, words, form", "form": "words and form", "domain": "domain", "neither": "neither",
 }  # fmt: skip
 
 
