@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -60,6 +61,37 @@ def test_a_full_disk_is_said_and_leaves_nothing(make_checkpoint, tmp_path, monke
     with pytest.raises(TuningVecError, match="was written in part"):
         write_checkpoint(tmp_path / "copy", whole, whole.read)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_what_a_killed_write_left_is_removed_by_the_next(make_checkpoint, tmp_path):
+    whole = Checkpoint(make_checkpoint("model"))
+    (tmp_path / ".copy.unfinished").mkdir()
+    (tmp_path / ".copy.unfinished" / "half").write_bytes(b"half")
+    (tmp_path / ".copy.lock").touch()
+    before = os.umask(0o022)
+    try:
+        write_checkpoint(tmp_path / "copy", whole, whole.read)
+    finally:
+        os.umask(before)
+    assert {file.name for file in tmp_path.iterdir()} == {"model", "copy"}
+    modes = {oct(file.stat().st_mode & 0o777) for file in (tmp_path / "copy").iterdir()}
+    assert modes == {"0o644"} and (tmp_path / "copy").stat().st_mode & 0o777 == 0o755
+
+
+def test_two_runs_do_not_write_one_folder(make_checkpoint, tmp_path):
+    whole = Checkpoint(make_checkpoint("model"))
+    with FileLock(tmp_path / ".copy.lock"), pytest.raises(TuningVecError, match="copy: another run writes it; wait"):
+        write_checkpoint(tmp_path / "copy", whole, whole.read)
+
+
+def test_folders_beside_the_files_are_no_matter(make_checkpoint, tmp_path):
+    folder = make_checkpoint("model")
+    for name in (".git", "onnx"):
+        (folder / name).mkdir()
+        (folder / name / "model.safetensors").write_bytes(b"other")
+    whole = Checkpoint(folder)
+    copy = write_checkpoint(tmp_path / "copy", whole, whole.read)
+    assert copy.shapes == whole.shapes and not (tmp_path / "copy" / ".git").exists()
 
 
 def test_it_overwrites_nothing(make_checkpoint, tmp_path):

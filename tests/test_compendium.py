@@ -317,6 +317,8 @@ def test_ctrl_c_ends_with_one_sentence_and_no_kernel(project):
     while not (file.is_file() and file.read_text()):
         assert running.poll() is None, running.communicate()
         time.sleep(0.1)
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode == 1 and "another run is at work here; wait for it, or work in a copy" in second.stderr
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=30)
     assert running.returncode == 130

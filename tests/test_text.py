@@ -63,3 +63,14 @@ def test_quoted_text_shows_no_markup_and_where_it_was_cut():
     assert text.quoted("<b>*x*</b>\ny|z", 99) == "&lt;b&gt;&#42;x&#42;&lt;/b&gt;<br>y&#124;z"
     assert text.quoted("  ", 9) == "(nothing)"
     assert text.quoted("abcdef", 3) == "abc &#91;…&#93;"
+
+
+def test_a_reply_with_any_sign_stays_in_its_cell_and_line():
+    shown = text.quoted("a\r\nb\x0bc\x0cd\x85e\u2028f\ud800g|<script>\x00", 99)
+    assert len(shown.splitlines()) == 1 and "|" not in shown and "<script" not in shown
+    assert shown.startswith("a<br>b") and "u2028" in shown and "ud800" in shown
+    shown.encode()
+
+
+def test_code_ends_where_it_ends():
+    assert text.code("a`b|c\nd é") == "`a_b_c_d é`"

@@ -1,12 +1,13 @@
 """Where the project's data lie, and how a YAML file is read into a checked spec."""
 
 import os
+import re
 import reprlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from tuningvec.errors import TuningVecError, reading
 
@@ -33,6 +34,23 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):  # a few lines of them stand for more than fits into memory
             raise yaml.YAMLError(f"alias *{self.peek_event().anchor}: write out what it stands for")
         return super().compose_node(parent, index)
+
+
+MARKED = re.compile(r"`[\w .,:=+*/()\[\]'-]+`|\$[A-Za-z0-9_^ .,=+-]+\$")  # code and a letter of a formula
+ACTIVE = re.compile(r"([\\`*\[\]{}<>|~#&$^])")  # what Markdown or HTML would take for more than text
+
+
+def plain(text: str) -> str:
+    """Words as Markdown that shows them as they are, in one line: nothing in them is markup but `code` and $A$."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    parts, begin = [], 0
+    for found in MARKED.finditer(text):
+        parts += [ACTIVE.sub(r"\\\1", text[begin : found.start()]), found[0]]
+        begin = found.end()
+    return "".join([*parts, ACTIVE.sub(r"\\\1", text[begin:])])
+
+
+Words = Annotated[str, AfterValidator(plain)]
 
 
 class Spec(BaseModel):

@@ -32,6 +32,15 @@ def reading(where: object, remedy: str = "fetch or write it again") -> Iterator[
         raise TuningVecError(f"{where}: {reason:.300}; {remedy}") from error
 
 
+@contextmanager
+def writing(where: object, remedy: str = "free some space, or make it writable") -> Iterator[None]:
+    """The boundary of a writer: a full disk or a folder without leave becomes a TuningVecError that names `where`."""
+    try:
+        yield
+    except OSError as error:
+        raise TuningVecError(f"{where}: {error.strerror or error}; {remedy}") from None
+
+
 def read_json(file: Path, remedy: str = "fetch or write it again") -> dict[str, Any]:
     """The object in a JSON file; raises TuningVecError for a file that is absent, too large, or holds anything else."""
     with reading(file, remedy):

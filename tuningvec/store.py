@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from tuningvec.closure import Closure
-from tuningvec.errors import TuningVecError, reading
+from tuningvec.errors import TuningVecError, reading, writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,7 +147,7 @@ def _append(file: Path, line: Mapping[str, Any]) -> None:
     """
     text = json.dumps(line)[:-1].encode() + MARK
     raw = b"\n" + text + _checksum(text) + END + b"\n"
-    with reading(file, FREE):
+    with writing(file, FREE):
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("ab", buffering=0) as stream:
             if stream.write(raw) != len(raw):
@@ -160,7 +160,7 @@ def _write(file: Path, arrays: "Mapping[str, Tensor]") -> str:
 
     raw, scratch = save(dict(arrays)), file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with reading(file, FREE):
+        with writing(file, FREE):
             file.parent.mkdir(parents=True, exist_ok=True)
             scratch.write_bytes(raw)
             scratch.replace(file)

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        with Project.here().alone() if options.alone else nullcontext():
+            options.run(options)
     except TuningVecError as error:
         print(f"tuningvec: {error}", file=sys.stderr)
         return 1
@@ -37,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tuningvec", description=__doc__)
+    parser.set_defaults(alone=False)
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, run, text in (
         ("book", _book, "execute what changed and build the book"),
@@ -45,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("families", nargs="+", help="names in data/families/, or paths of YAML files")
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, alone=name != "prepare")
         if name == "prepare":
             command.add_argument("--to", type=Path, required=True, help="folder to write to")
         else:
@@ -56,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("families", nargs=1, metavar="family", help="a name in data/families/")
     only = "pages to measure again, such as 02_5; what ships of the others stays"
     export.add_argument("--only", nargs="+", default=[], metavar="page", help=only)
-    export.set_defaults(run=_export, fresh=False)
+    export.set_defaults(run=_export, alone=True, fresh=False)
     text = "whether what ships of a family can be what was measured"
     check = commands.add_parser("check", help=text, description=text)
     check.add_argument("family", help="a name in data/families/ and data/measured/")

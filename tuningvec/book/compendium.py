@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
+from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from tuningvec.book.progress import Progress
 from tuningvec.book.template import fill, left_out
 from tuningvec.data import data_folder
-from tuningvec.errors import TuningVecError
+from tuningvec.errors import TuningVecError, writing
 from tuningvec.family import shipped
 from tuningvec.family.spec import Adapter, Family, Folder
 from tuningvec.page.finding import KEY, VERDICTS, badge, meanings
@@ -62,6 +64,22 @@ class Project:
     def results(self) -> Path:
         """What the book shows: complete pages of the families asked for."""
         return self.root / "book" / "results"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Raises TuningVecError where another run is making pages or the book in this tree."""
+        file = self.root / "build" / ".lock"
+        with writing(file, "make the folder writable, or work in a copy"):
+            file.parent.mkdir(exist_ok=True)
+            lock = FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise TuningVecError(f"{self.root}: another run is at work here; wait for it, or work in a copy") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def commit(self) -> str:
         """The short commit, with `+` when tracked files differ from it; empty outside a git checkout."""

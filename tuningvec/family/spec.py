@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
-from tuningvec.data import Spec, data_folder
+from tuningvec.data import Spec, Words, data_folder
 from tuningvec.errors import TuningVecError, reading
 from tuningvec.tasks import writes_text
 
@@ -85,8 +85,8 @@ class Member(Spec):
     """One model of a family."""
 
     name: Name
-    label: str
-    license: str
+    label: Words
+    license: Words
     source: Annotated[Folder | GGUF | Hub | Adapter, Field(discriminator="kind")]
 
 
@@ -98,10 +98,10 @@ class FineTuned(Member):
     """
 
     role: Literal["instruct", "domain", "control"]
-    domain: str
+    domain: Name
     controls: Name | None = None
     keeps: Literal["facts", "form"] | None = None
-    differs: str | None = None
+    differs: Words | None = None
 
     @model_validator(mode="after")
     def _a_control_says_of_what(self) -> "FineTuned":
@@ -181,16 +181,16 @@ def _shipped_corpora() -> dict[str, "Corpus"]:
 class Family(Spec):
     """A validated `data/families/<name>.yaml`; relative paths in it are relative to the file."""
 
-    title: str
-    summary: str
-    limits: str
+    title: Words
+    summary: Words
+    limits: Words
     pretrained: Member
     fine_tuned: Annotated[tuple[FineTuned, ...], Field(min_length=1)]
     prompt: Prompt
     corpora: Annotated[dict[Name, Annotated[Corpus, Field(discriminator="kind")]], Field(min_length=1)] = Field(
         default_factory=_shipped_corpora
     )
-    benchmarks: Annotated[dict[str, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)] = {
+    benchmarks: Annotated[dict[Name, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)] = {
         "medicine": ("tuningvec_drugs", "tuningvec_visits"),
         "math": ("tuningvec_arithmetic",),
         "code": ("tuningvec_functions",),
@@ -198,8 +198,8 @@ class Family(Spec):
     patching: Path = Field(default_factory=lambda: _shipped("patching", "drugs.yaml"))
     recipe: str | None = None
     beside: Name | None = None
-    made: dict[Literal["gain", "form", "length", "directions"], str] = {}
-    left_out: dict[str, str] = {}
+    made: dict[Literal["gain", "form", "length", "directions"], Words] = {}
+    left_out: dict[str, Words] = {}
     _file: Path = PrivateAttr()
     _shipped: Path | None = PrivateAttr(default=None)
     _opened: dict[str, Any] = PrivateAttr(default_factory=dict)

@@ -10,7 +10,7 @@ from IPython.display import Markdown, display
 
 from tuningvec.family.spec import GGUF, Family, Hub, Member
 from tuningvec.measures.scores import PERCENT, in_percent, task_name
-from tuningvec.page.text import formatted, listed, number, quoted, texts
+from tuningvec.page.text import code, formatted, listed, number, quoted, texts
 from tuningvec.paper import printed as paper
 from tuningvec.stats import mean_interval, wilson
 from tuningvec.weights.components import KINDS, MATRICES, SYMBOLS
@@ -206,9 +206,9 @@ def _role(member: Member) -> str:
 
 def _origin(source: Any) -> str:
     if isinstance(source, GGUF):
-        where = f"`{source.package}` {source.version}" if source.package else f"`{source.file}`"
+        where = f"{code(source.package)} {code(source.version)}" if source.package else code(source.file)
     else:
-        where = f"`{source.repo}` at `{source.revision[:10]}`" if isinstance(source, Hub) else f"`{source.path}`"
+        where = f"`{source.repo}` at `{source.revision[:10]}`" if isinstance(source, Hub) else code(source.path)
     return f"{source.kind}: {where}"
 
 

@@ -88,5 +88,11 @@ def listed(parts: Iterable[str], last: str = "and") -> str:
 def quoted(text: str, longest: int) -> str:
     """Text as it is, in a cell of a table, with a mark where it was cut."""
     cut = text.strip()[:longest] + (" […]" if len(text.strip()) > longest else "")
-    shown = html.escape(cut, quote=False) or "(nothing)"
+    signs = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in cut.replace("\r\n", "\n"))
+    shown = html.escape("".join(signs), quote=False) or "(nothing)"
     return shown.translate(CODES).replace("\n", "<br>")
+
+
+def code(text: object) -> str:
+    """Text as code in a line or a cell; what would end either is shown as an underscore."""
+    return "`" + re.sub(r"[`|]|[^ -~\w]", "_", str(text)) + "`"

@@ -4,20 +4,21 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
+from filelock import FileLock, Timeout
 from jaxtyping import Float32
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from tuningvec.data import first_problem
-from tuningvec.errors import TuningVecError, read_json, reading
+from tuningvec.errors import TuningVecError, read_json, reading, writing
 from tuningvec.weights.shards import Stored, header, write
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -271,17 +272,16 @@ def write_checkpoint(
     Memory does not grow with the model. The folder appears under its name only when it is complete. Raises
     TuningVecError when the folder exists or the disk has no room.
     """
-    folder = Path(folder)
+    folder, place = Path(folder), "free some space, make it writable, or choose another folder"
     if folder.exists():
         raise TuningVecError(f"{folder}: exists already; remove it or choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with writing(folder, place):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     shards, total = _plan(like)
     free = shutil.disk_usage(folder.parent).free
     if total > free:
         raise TuningVecError(f"{folder}: needs {total / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB free")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as hidden:
-        scratch = Path(hidden) / folder.name  # the hidden folder is closed to others, this one is as usual
-        scratch.mkdir()
+    with _hidden(folder) as scratch, writing(folder, place):
         for file, names in shards.items():
             write(scratch / file, {n: (like.dtype(n), like.shapes[n]) for n in names}, fill)
         if len(shards) > 1:
@@ -293,6 +293,28 @@ def write_checkpoint(
         shutil.copyfile(like.folder / "config.json", scratch / "config.json")
         scratch.rename(folder)
     return Checkpoint(folder)
+
+
+@contextmanager
+def _hidden(folder: Path) -> Iterator[Path]:
+    """A folder beside this one to write into, gone at the end; what a killed run left of it is removed first.
+
+    Raises TuningVecError where another run writes into it.
+    """
+    scratch = folder.with_name(f".{folder.name}.unfinished")
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise TuningVecError(f"{folder}: another run writes it; wait until it ends") from None
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _plan(like: Checkpoint) -> tuple[dict[str, list[str]], int]:
