@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help book test bench budget clean
+.PHONY: help book test bench soak budget clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -25,12 +25,17 @@ book: $(VENV)/installed  ## execute the notebooks on FAMILIES and build the book
 test: $(VENV)/installed  ## unit tests, every notebook on the family tiny, and on what ships of others
 	rm -rf build/nbmake
 	$(BIN)/python -m tuningvec prepare tiny $(MEASURED) --to build/nbmake
-	TUNINGVEC_STORE=$(CURDIR)/build/nbmake/store OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -p no:cacheprovider --nbmake --nbmake-timeout=600 build/nbmake tests
+	TUNINGVEC_STORE=$(CURDIR)/build/nbmake/store HF_ALLOW_CODE_EVAL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -p no:cacheprovider --nbmake --nbmake-timeout=600 build/nbmake tests
 
 bench: export TQDM_DISABLE := 1
 bench: $(VENV)/installed  ## speed as ratios against named references
 	$(BIN)/python tests/benchmarks/bench_weights.py
 	$(BIN)/python tests/benchmarks/bench_models.py
+
+soak: export TUNINGVEC_TRIALS := $(CURDIR)/data/trials.csv
+soak: $(VENV)/installed  ## thousands of damaged inputs, kills, a full disk; the counts go into the book
+	echo 'what,inputs,read,refused' > $(TUNINGVEC_TRIALS)
+	TUNINGVEC_SOAK=2000 TUNINGVEC_KILLS=50 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -p no:cacheprovider tests/test_fuzz.py tests/test_soak.py
 
 budget: $(VENV)/installed  ## seconds of every page from empty caches, beside their budgets
 	$(BIN)/python tests/benchmarks/bench_book.py $(FAMILIES)

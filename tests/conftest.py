@@ -56,6 +56,12 @@ def store_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     monkeypatch.setenv("TUNINGVEC_STORE", str(tmp_path_factory.mktemp("store")))
 
 
+@pytest.fixture(autouse=True)
+def code_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the models of the tests write is known; where there is bubblewrap it is shut off all the same."""
+    monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
+
+
 @pytest.fixture
 def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """Write a randomly initialised two-layer model in bfloat16; returns its folder."""

@@ -4,8 +4,10 @@
 """
 
 import gzip
+import hashlib
 import io
 import json
+import lzma
 import os
 import random
 import resource
@@ -24,9 +26,10 @@ from fuzzing import raw, text, value
 
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
-from tuningvec.family import members
+from tuningvec.family import members, shipped
 from tuningvec.family.spec import Family, TextFiles
 from tuningvec.measures import corpus
+from tuningvec.measures.contributed import problems
 from tuningvec.measures.prompts import Prompts
 from tuningvec.store import Store
 from tuningvec.tasks import items
@@ -39,8 +42,11 @@ SECONDS, BYTES = 10, 2**30
 
 
 @pytest.fixture
-def soak() -> Callable[[Callable[[random.Random], object]], dict[str, int]]:
-    """Try so many inputs, each from its own seed; returns how many were read and how many refused."""
+def soak(request: pytest.FixtureRequest) -> Callable[[Callable[[random.Random], object]], dict[str, int]]:
+    """Try so many inputs, each from its own seed; returns how many were read and how many refused.
+
+    With TUNINGVEC_TRIALS the counts are added to that file, which the book shows.
+    """
 
     def tried(one: Callable[[random.Random], object]) -> dict[str, int]:
         ends, before = dict(read=0, refused=0), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -56,6 +62,10 @@ def soak() -> Callable[[Callable[[random.Random], object]], dict[str, int]]:
                 raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
             assert time.monotonic() - begun < SECONDS, seed
         assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < BYTES
+        if trials := os.environ.get("TUNINGVEC_TRIALS"):
+            what = request.node.name.removeprefix("test_").partition("[")[0].replace("_", " ")
+            with open(trials, "a", encoding="utf-8") as stream:
+                stream.write(f"{what},{INPUTS},{ends['read']},{ends['refused']}\n")
         return ends
 
     return tried
@@ -233,5 +243,33 @@ def test_items_of_a_task(tmp_path, soak, monkeypatch, name, rows):
         changed = [text(line, rng) if i == place else json.dumps(line).encode() for i, line in enumerate(lines)]
         (tmp_path / "tasks" / "mine.jsonl").write_bytes(b"\n".join(changed))
         items.load(dict(file="mine.jsonl", rows=rows))
+
+    assert min(soak(one).values()) > 0
+
+
+def test_what_ships(tmp_path, soak, monkeypatch):
+    for name in ("corpora", "tasks", "patching"):
+        (tmp_path / name).symlink_to(data_folder() / name)
+    (tmp_path / "families").mkdir()
+    (tmp_path / "families" / "smollm2").symlink_to(data_folder() / "families" / "smollm2")
+    for name in ("smollm2.yaml", "smollm2_full.yaml"):  # alone: its weights may be at hand
+        shutil.copy(data_folder() / "families" / name, tmp_path / "families")
+    source = data_folder() / "measured" / "smollm2_full"
+    about, name = shipped.provenance(source), "02_4-similarity"
+    table = json.loads(lzma.decompress((source / f"{name}.json.xz").read_bytes()))
+    folder = tmp_path / "measured" / "smollm2_full"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("TUNINGVEC_DATA", str(tmp_path))
+
+    def one(rng):
+        packed = lzma.compress(text(table, rng), preset=0)
+        packed = raw(packed, rng) if rng.random() < 0.1 else packed
+        (folder / f"{name}.json.xz").write_bytes(packed)
+        ours = dict(about, tables={name: dict(about["tables"][name], sha256=hashlib.sha256(packed).hexdigest())})
+        (folder / shipped.PROVENANCE).write_bytes(text(ours, rng) if rng.random() < 0.3 else json.dumps(ours).encode())
+        family = Family.load("smollm2_full")
+        if any(problems(family)):
+            raise TuningVecError("told")
+        shipped.notice(family)
 
     assert min(soak(one).values()) > 0

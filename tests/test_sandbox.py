@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tuningvec.errors import TuningVecError
+from tuningvec.tasks import sandbox
 from tuningvec.tasks.sandbox import passes
 
 ADD = "def add_2(x):\n    return x + 2\n"
@@ -269,6 +270,24 @@ def test_nothing_is_left_behind(monkeypatch, tmp_path):
 def test_arguments_that_decide_nothing_are_refused(tests, limits, message):
     with pytest.raises(TuningVecError, match=message):
         passes(ADD, tests, **limits)
+
+
+def test_without_bubblewrap_and_leave_no_code_is_run(monkeypatch):
+    monkeypatch.setattr(sandbox, "_shut_off", tuple)
+    assert passes(ADD, ["assert add_2(3) == 5"])
+    monkeypatch.delenv(sandbox.CONSENT)
+    with pytest.raises(TuningVecError, match=r"no bubblewrap that works \(`bwrap`\).* set `HF_ALLOW_CODE_EVAL=1`"):
+        passes(ADD, ["assert add_2(3) == 5"])
+
+
+@pytest.mark.skipif(not sandbox._shut_off(), reason="there is no bubblewrap that works")
+@pytest.mark.parametrize("path", [__file__, "/etc/passwd", "/proc/1/environ"])
+def test_bubblewrap_shows_no_file_and_lets_right_code_pass(monkeypatch, path):
+    monkeypatch.delenv(sandbox.CONSENT)
+    assert passes(ADD, ["assert add_2(3) == 5"])
+    look = f"import os\ntry:\n    os.readlink({path!r})\nexcept OSError as error:\n    f = lambda: error.errno"
+    assert passes(look.replace("error.errno", "1"), ["assert f() == 1"])
+    assert not passes(f"import os\nf = lambda: os.stat({path!r}).st_size", ["assert f() >= 0"])
 
 
 def test_a_platform_without_limits_is_refused(monkeypatch):

@@ -31,6 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     except TuningVecError as error:
         print(f"tuningvec: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a disk that is full, a folder without leave
+        print(f"tuningvec: {error}; what was kept before it stays", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stopped:
         print(f"\ntuningvec: {stopped or 'stopped'}", file=sys.stderr)
         return 130

@@ -249,8 +249,10 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
     for page in pages:
         target = project.results / page.folder / page.output.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(page.output, target)
         notebooks.append((page, nbformat.read(page.output, 4)))
+        shown = nbformat.read(page.output, 4)
+        shown.metadata.pop("papermill", None)  # the paths of this machine, which the book shows to nobody
+        nbformat.write(shown, target)
     (project.results / "meanings.md").write_text(meanings() + "\n", encoding="utf-8")
     (project.results / "findings.md").write_text(_findings(notebooks), encoding="utf-8")
     (project.results / "audit.md").write_text(_audit(notebooks), encoding="utf-8")

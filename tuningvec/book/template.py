@@ -14,7 +14,7 @@ from nbformat.v4 import new_markdown_cell
 from papermill.engines import NBClientEngine
 
 from tuningvec.data import data_folder
-from tuningvec.errors import TuningVecError
+from tuningvec.errors import TuningVecError, reading
 from tuningvec.family import shipped
 from tuningvec.family.spec import Family
 
@@ -75,7 +75,8 @@ def left_out(family: Family) -> dict[str, str]:
     """
     found = dict(family.left_out)
     for stem, text in _notebooks().items():
-        needs = yaml.safe_load(text.split("---\n")[1]).get("needs", {})
+        with reading(f"{stem}: metadata at the head", "correct it"):
+            needs = yaml.safe_load(text.split("---\n")[1]).get("needs", {})
         for condition, reason in needs.items():
             if not _met(condition, {"family": family}, f"{stem}: needs"):
                 found.setdefault(stem, reason)

@@ -15,19 +15,21 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import CodeType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
+from pydantic import BaseModel, ValidationError
 
 from tuningvec.codec import decoded, encoded
-from tuningvec.data import data_folder
-from tuningvec.errors import TuningVecError
+from tuningvec.data import data_folder, first_problem, plain
+from tuningvec.errors import TuningVecError, read_json, reading
 from tuningvec.family.spec import GGUF, Family, Hub, Member
 from tuningvec.store import Store
 
 T = TypeVar("T")
-FORMAT = 1
+FORMAT = 1  # of `provenance.json`
 PROVENANCE = "provenance.json"
+LARGEST = 200 * 2**20  # bytes of an unpacked table
 STAGE = "TUNINGVEC_EXPORT"  # the folder that measuring calls are exported to while pages run
 OF_TEXT = {"title", "summary", "limits", "made", "left_out"}  # fields of a spec on which no measure depends
 
@@ -67,18 +69,42 @@ def read(folder: Path, name: str, about: dict[str, Any]) -> Any:
 
 
 def _unpacked(file: Path) -> Any:
-    return decoded(json.loads(lzma.decompress(file.read_bytes())))
+    with reading(file, "fetch the folder again"):
+        text = lzma.LZMADecompressor().decompress(file.read_bytes(), LARGEST + 1)
+        if len(text) > LARGEST:
+            raise TuningVecError(f"{file}: holds more than {LARGEST // 2**20} MB; only pages' tables ship")
+        return decoded(json.loads(text))
+
+
+class _Table(BaseModel):
+    sha256: str
+    parameters: dict[str, Any]
+    call: str
+    commit: str | None = None
+
+
+class _Provenance(BaseModel):
+    """What `provenance.json` must hold."""
+
+    format: Literal[1]
+    commit: str
+    dtype: str
+    measured: tuple[str, str]
+    machines: list[str]
+    spec: str
+    reading: dict[str, str]
+    weights: dict[str, dict[str, str]]
+    tables: dict[str, _Table]
 
 
 def provenance(folder: Path) -> dict[str, Any]:
     """What `provenance.json` tells; raises TuningVecError where it cannot be read or is of another format."""
-    file = folder / PROVENANCE
+    about = read_json(folder / PROVENANCE, "fetch the folder again")
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        if about["format"] != FORMAT:
-            raise ValueError(f"format is {about['format']}, not {FORMAT}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TuningVecError(f"{file}: not readable as provenance: {error}; fetch the folder again") from None
+        _Provenance.model_validate(about)
+    except ValidationError as error:
+        told = first_problem(error)
+        raise TuningVecError(f"{folder / PROVENANCE}: no provenance: {told}; fetch the folder again") from None
     return about
 
 
@@ -87,11 +113,11 @@ def notice(family: Family) -> str:
     about = provenance(family.shipped)
     first, last = (time[:16].replace("T", " ") for time in about["measured"])
     own = dict.fromkeys(one.get("commit", about["commit"]) for one in about["tables"].values())
-    commits = " and ".join(f"`{commit}`" for commit in own)
+    commits = " and ".join(f"`{plain(commit)}`" for commit in own)
     return (
         ":::{admonition} Measured elsewhere\n:class: note\n"
         f"The weights of {family.title} are not at hand. What follows was measured from {first} to {last} (UTC) on "
-        f"{'; '.join(about['machines'])}, by the code of commit {commits}. The cells below read it from "
+        f"{plain('; '.join(about['machines']))}, by the code of commit {commits}. The cells below read it from "
         f"`data/measured/{family.name}/`; cells that need the weights themselves are left out. "
         f"To measure it again: {_again(family)}.\n:::"
     )

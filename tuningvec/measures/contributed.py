@@ -15,7 +15,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 from tqdm import tqdm
 
-from tuningvec.errors import TuningVecError
+from tuningvec.errors import TuningVecError, reading
 from tuningvec.family import shipped
 from tuningvec.family.spec import Family
 from tuningvec.measures import evals
@@ -83,12 +83,12 @@ def problems(family: Family) -> Iterator[str]:
     tasks: dict[str, Task] = {}
     for name in tqdm(about["tables"], desc="check"):
         try:
-            found = shipped.read(folder, name, about)
+            with reading(name, "no page could have written it"):
+                some = list(shipped.tables(shipped.read(folder, name, about)))
+                found = [f"{name}: {what}" for table in some for what in _of_table(table, known, family, tasks)]
         except TuningVecError as error:
-            yield str(error)
-            continue
-        for table in shipped.tables(found):
-            yield from (f"{name}: {what}" for what in _of_table(table, known, family, tasks))
+            found = [str(error)]
+        yield from found
 
 
 def _of_table(table: pd.DataFrame, known: set[str], family: Family, tasks: dict[str, Task]) -> Iterator[str]:

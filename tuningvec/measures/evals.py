@@ -27,7 +27,7 @@ from tuningvec.measures import models
 from tuningvec.measures.decoding import BATCH, InMemory
 from tuningvec.measures.models import Opened
 from tuningvec.store import Rows, Store, Told
-from tuningvec.tasks import FOLDER, scoring
+from tuningvec.tasks import FOLDER, sandbox, scoring
 
 WINDOW = 32  # items between two entries in the store
 SUM, NONE = "sum", "none"  # vectors that are added: all of them, none
@@ -44,7 +44,7 @@ class Unreadable(TuningVecError):
 
     def __init__(self, reason: str = "", left_out: Sequence[dict[str, str]] = ()):
         self.left_out = list(left_out)
-        super().__init__(reason or "; ".join(f"{row['member']} cannot read {row['reason']}" for row in left_out))
+        super().__init__(reason or "; ".join(f"{row['member']} {row['reason']}" for row in left_out))
 
 
 def tasks(
@@ -232,17 +232,20 @@ def readable(
 ) -> tuple[dict[int, dict[str, Windows]], list[dict[str, str]]]:
     """`windows` of each model by its `id`, and the tasks that some model cannot read, each with member and reason.
 
-    Those are put to none of them, since models are compared on the same items. Raises TuningVecError where no task is
-    left, and as `requests` does.
+    So are tasks whose replies are code, where nothing shuts that off. Those are put to none of them, since models are
+    compared on the same items. Raises TuningVecError where no task is left, and as `requests` does.
     """
     plans: dict[int, dict[str, Windows]] = {id(one): {} for one in asked}
     left_out = []
     for name, task in benchmarks.items():
+        if task.config.unsafe_code and (lack := sandbox.lacking()):
+            left_out.append(dict(task=name, member="this machine", reason=lack))
+            continue
         for one in asked:
             try:
                 plans[id(one)] |= windows(one, {name: task}, chat, limit)
             except Unreadable as error:
-                left_out.append(dict(task=name, member=one.name, reason=str(error)))
+                left_out.append(dict(task=name, member=one.name, reason=f"cannot read {error}"))
                 break
     gone = {row["task"] for row in left_out}
     if gone == set(benchmarks):

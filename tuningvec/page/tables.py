@@ -64,7 +64,7 @@ def measured(table: pd.DataFrame) -> None:
         sums = (f"{formatted(c, '+g')} `{name if '(' in name else name[:12]}`" for name, c in terms)
         lines.append(f"- {label or 'pretrained'}: {' '.join(sums)}")
     if unread := table.attrs.get("left_out"):
-        each = {f"- {task_name(v['task'])}: {v['member']} cannot read {v['reason']}" for v in unread}
+        each = {f"- {task_name(v['task'])}: {v['member']} {v['reason']}" for v in unread}
         lines += ["", "**Benchmarks left out**", "", *sorted(each)]
     display(Markdown("\n".join(["Measured (UTC)", "", *lines])))
 

@@ -1,11 +1,13 @@
-"""Run code that a model wrote against assertions, in an interpreter that can do little else.
+"""Run code that a model wrote against assertions, shut off from the machine by bubblewrap.
 
-The code runs in a process of its own, without the user's environment. Its processor time, memory and wall time are
-limited; it can open no file or socket, import only what is loaded before it starts (most of the standard library that
-computes), start no process or thread and signal none. It is for accidents and the ordinary misbehaviour of generated
-code. It is no defence against an attacker: what aims at the kernel or at the interpreter itself gets out, the limits on
-memory and processes are as good as the platform's (macOS refuses the one on memory), and it can ask whether a file
-exists. For a model that you distrust, run the whole in a container or a virtual machine.
+With bubblewrap (`bwrap`, https://github.com/containers/bubblewrap) the code has no network, no process but its own, and
+of the files those of the interpreter and the system's programs, read-only. Where it is not there no such code is run,
+unless the user says so with `HF_ALLOW_CODE_EVAL=1`, as for Hugging Face's evaluate.
+
+Either way it runs in a process of its own, without the user's environment, its processor time, memory and wall time are
+limited, and the interpreter refuses what such code should not need: files, sockets, further imports, processes,
+threads. That catches accidents and the ordinary misbehaviour of generated code. It shuts nobody out: what aims at the
+interpreter gets past it, and then bubblewrap, or nothing, stands between the code and the machine.
 
 Nor does it stop a cheat: code and tests share one interpreter, so code can read the tests, or return an object that
 equals everything. What it does not get by printing, exiting or looking around is the token by which success is told.
@@ -16,12 +18,14 @@ import json
 import math
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from multiprocessing.connection import wait
 
 from tuningvec.errors import TuningVecError
@@ -88,6 +92,41 @@ os.write(report, task.pop("token").encode() + (exec(program, vars(space)) or b""
 """
 
 
+CONSENT = "HF_ALLOW_CODE_EVAL"
+SEEN = ("/usr", "/lib", "/lib64", "/bin")  # folders that a program needs to start
+
+
+def lacking() -> str | None:
+    """What keeps code that models write from being run here, to follow the words "this machine"; None if nothing."""
+    if os.environ.get(CONSENT) == "1" or _shut_off():
+        return None
+    return (
+        "has no bubblewrap that works (`bwrap`), which shuts off code that models write; install it, or set "
+        f"`{CONSENT}=1` to have that code run without"
+    )
+
+
+@cache
+def _shut_off() -> tuple[str, ...]:
+    """The command that shuts off the program named after it; empty where bubblewrap is absent or may not do it."""
+    if (program := shutil.which("bwrap")) is None:
+        return ()
+    command = [program, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    if os.getuid() == 0:  # root needs no namespace of users, and becomes nobody, whom limits bind, before the code runs
+        command += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    else:
+        command += ["--unshare-user"]
+    command += ["--die-with-parent", "--new-session", "--clearenv"]
+    command += [word for seen in SEEN for word in ("--ro-bind-try", seen, seen)]
+    command += ["--ro-bind", sys.base_prefix, sys.base_prefix, "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    tried = subprocess.run([*command, _python(), "-I", "-S", "-c", "pass"], capture_output=True, check=False)
+    return () if tried.returncode else tuple(command)
+
+
+def _python() -> str:
+    return os.path.realpath(sys.executable)  # that of a virtual environment is a link into base_prefix
+
+
 def passes(code: str, tests: Sequence[str], seconds: float = 2.0, megabytes: int = 512) -> bool:
     """Whether `code` runs and every one of `tests` (Python statements such as `assert add_2(3) == 5`) holds.
 
@@ -96,10 +135,12 @@ def passes(code: str, tests: Sequence[str], seconds: float = 2.0, megabytes: int
     skipped; it may import the modules of the standard library that `_RUNNER` imports and no others. An error, an exit
     and an exceeded limit all count as failure.
 
-    Raises `TuningVecError` for no tests, for limits that are not positive, where the platform has no limits to set
-    (Windows) and where the interpreter does not start.
+    Raises `TuningVecError` where code may not be run (`lacking`), for no tests, for limits that are not positive, where
+    the platform has no limits to set (Windows) and where the interpreter does not start.
     """
     _check(tests, seconds, megabytes)
+    if lack := lacking():
+        raise TuningVecError(f"this machine {lack}")
     token = secrets.token_hex(16)
     cpu = math.ceil(seconds) + 1  # the interpreter's start counts too
     task = {"code": code, "tests": list(tests), "token": token, "cpu": cpu, "bytes": megabytes * 2**20}
@@ -127,7 +168,7 @@ def _check(tests: Sequence[str], seconds: float, megabytes: int) -> None:
 @contextmanager
 def _interpreter() -> Iterator[subprocess.Popen[bytes]]:
     """A bare interpreter with an empty folder and a session of its own, all of which are gone afterwards."""
-    command = [sys.executable, "-I", "-S", "-c", _RUNNER]
+    command = [*_shut_off(), _python(), "-I", "-S", "-c", _RUNNER]
     pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
     with (
         tempfile.TemporaryDirectory(prefix="tuningvec-") as folder,

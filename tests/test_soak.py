@@ -1,0 +1,106 @@
+"""Long trials, for `make soak`: pages of `tiny` killed again and again, a full disk, models taken up and let go."""
+
+import gc
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from tuningvec.errors import TuningVecError
+from tuningvec.family.spec import Family
+from tuningvec.measures import models
+from tuningvec.store import Store, _lines
+
+KILLS = int(os.environ.get("TUNINGVEC_KILLS") or 0)
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.skipif(not KILLS, reason="a long trial: `make soak`")
+
+
+def tree(folder: Path) -> Path:
+    """A copy of the project without what was made in it."""
+    for name in ("tuningvec", "notebooks", "data", "book", "_config.yml", "_toc.yml"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results", "smollm2*"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+def execute(folder: Path, store: Path) -> subprocess.Popen:
+    about = dict(os.environ, TUNINGVEC_STORE=str(store), PYTHONPATH=str(folder), HF_ALLOW_CODE_EVAL="1")
+    command = [sys.executable, "-m", "tuningvec", "execute", "tiny"]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=folder, env=about, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def _children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=False)
+    return [int(word) for word in found.stdout.split()]
+
+
+def rows(store: Path) -> dict[str, dict[str, object]]:
+    return {
+        file.stem: {line["piece"]: line["rows"] for line in _lines(file) if "rows" in line}
+        for file in store.glob("*-*.jsonl")
+    }
+
+
+def test_killed_pages_lose_nothing_and_give_the_same_tables(tmp_path):
+    folder, rng = tree(tmp_path / "tree"), random.Random(0)
+    for _ in range(KILLS):
+        running = execute(folder, tmp_path / "store")
+        time.sleep(rng.uniform(2, 25))
+        kernels = _children(running.pid)
+        os.killpg(running.pid, signal.SIGKILL)
+        for kernel in kernels:  # in sessions of their own
+            with suppress(ProcessLookupError):
+                os.kill(kernel, signal.SIGKILL)
+        running.wait()
+    assert execute(folder, tmp_path / "store").wait() == 0
+    assert not list(folder.rglob("*.unfinished.ipynb"))
+    assert execute(tree(tmp_path / "again"), tmp_path / "whole").wait() == 0
+    found, expected = rows(tmp_path / "store"), rows(tmp_path / "whole")
+    assert found.keys() == expected.keys() and all(found[name] == expected[name] for name in expected)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root mounts a small disk")
+def test_a_full_disk_is_said_and_what_was_kept_stays(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        record, kept = Store(small).record("table", {}, "tuningvec.errors"), []
+        with pytest.raises(TuningVecError, match="No space left on device|written in part"):
+            for i in range(1000):
+                record.add(str(i), [{"v": i, "text": "x" * 1000}])
+                kept.append(str(i))
+        again = Store(small).record("table", {}, "tuningvec.errors")
+        assert len(kept) > 10 and [row["v"] for row in again.rows(kept)] == list(range(len(kept)))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_memory_does_not_grow_with_models_and_batches():
+    family, peaks = Family.load("tiny"), []
+    ids = torch.arange(64).reshape(4, 16)
+    for i in range(40):
+        one = models.Opened(family, "medical")
+        for _ in range(50):
+            one.model(input_ids=ids.to(one.model.device))
+        del one
+        gc.collect()
+        if i in (9, 39):
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    assert peaks[1] - peaks[0] < 50 * 1024  # kilobytes, after 2,000 batches
