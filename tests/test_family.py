@@ -143,3 +143,19 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_an_unknown_member_lists_the_known_ones(write):
     with pytest.raises(TuningVecError, match="no member 'x'; there are base, tuned"):
         Family.load(write()).member("x")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("<script>alert(1)</script>", r"\<script\>alert(1)\</script\>"),
+        ("a\n\n```{raw} html\n<b>\n```", r"a \`\`\`\{raw\} html \<b\> \`\`\`"),
+        ("[x](javascript:1) {{ 7 * 7 }}", r"\[x\](javascript:1) \{\{ 7 \* 7 \}\}"),
+        ("a\u2028b\x0bc", "a b c"),
+        ("`medical` and $A$", "`medical` and $A$"),
+        (r"$\href{javascript:1}{x}$", r"\$\\href\{javascript:1\}\{x\}\$"),
+    ],
+)
+def test_words_of_a_family_are_shown_as_words(write, said, shown):
+    family = Family.load(write(title=said, summary=said, limits=said))
+    assert family.title == family.summary == family.limits == shown

@@ -82,7 +82,7 @@ def test_a_full_disk_is_said_and_what_was_kept_stays(tmp_path):
         pytest.skip("mounting is not allowed here")
     try:
         record, kept = Store(small).record("table", {}, "tuningvec.errors"), []
-        with pytest.raises(TuningVecError, match="No space left on device|written in part"):
+        with pytest.raises(TuningVecError, match=r"No space left on device|written in part"):
             for i in range(1000):
                 record.add(str(i), [{"v": i, "text": "x" * 1000}])
                 kept.append(str(i))
