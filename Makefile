@@ -35,7 +35,7 @@ bench: $(VENV)/installed  ## speed as ratios against named references
 soak: export TUNINGVEC_TRIALS := $(CURDIR)/data/trials.csv
 soak: $(VENV)/installed  ## thousands of damaged inputs, kills, a full disk; the counts go into the book
 	echo 'what,inputs,read,refused' > $(TUNINGVEC_TRIALS)
-	TUNINGVEC_SOAK=2000 TUNINGVEC_KILLS=50 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -p no:cacheprovider tests/test_fuzz.py tests/test_soak.py
+	TUNINGVEC_SOAK=2000 TUNINGVEC_KILLS=50 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -p no:cacheprovider tests/test_fuzz.py tests/test_soak.py tests/test_third_families.py
 
 budget: $(VENV)/installed  ## seconds of every page from empty caches, beside their budgets
 	$(BIN)/python tests/benchmarks/bench_book.py $(FAMILIES)

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -338,4 +339,11 @@ def test_cosines_of_the_blocks_leave_out_embedding_and_head(theta):
 def test_adapters_have_no_other_cosine_in_the_blocks(theta, adapter):
     T = {"medical": adapter("one", drawn(0)), "math": adapter("other", drawn(1))}
     null = rotation_null(T, theta)
-    assert directions.of_blocks(cosine_matrix(inner_products(T, theta), null), null).empty
+    found = directions.of_blocks(cosine_matrix(inner_products(T, theta), null), null)
+    assert found.empty and directions.pairs(found, Family.load("tiny")).empty
+
+
+def test_what_cannot_be_judged_still_names_the_smallest_that_matters():
+    nothing = pd.DataFrame(columns=["a", "b", "kind", "cosine", "null_sd", "z", "ceiling"])
+    none = directions.pairs(nothing, Family.load("tiny"))
+    assert none.empty and directions.facts_beyond_form(none).numbers["smallest"] == 0.1

@@ -1,11 +1,14 @@
 """Families that others may bring, each through every page: the pages' own cells on small real checkpoints."""
 
+import os
+import random
 import shutil
 
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import yaml
+from conftest import ARCHITECTURES
 from IPython.core.interactiveshell import InteractiveShell
 
 from tuningvec.book import compendium, template
@@ -133,25 +136,51 @@ def executed(page, folder):
     return "\n".join(shown)
 
 
+def every_page(file, folder):
+    """What each page of a family shows, by its name; all must run."""
+    texts, failed = {}, {}
+    for page in (page for page in compendium.plan(Project.here(), [str(file)]) if page.family):
+        try:
+            texts[page.notebook.stem] = executed(page, folder / "pages")
+        except Exception as error:
+            failed[page.notebook.stem] = f"{type(error).__name__}: {error}"
+    assert not failed, "\n".join(f"{stem}: {error}" for stem, error in failed.items())
+    return texts
+
+
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_page_runs_or_says_why_not(name, family, tmp_path, shell):
     file = family(name, **FAMILIES[name])
     assert set(left_out(Family.load(file))) == GONE[name] | {NO_OTHER_WAY}
-    pages = [page for page in compendium.plan(Project.here(), [str(file)]) if page.family]
-    texts, failed = {}, {}
-    for page in pages:
-        try:
-            texts[page.notebook.stem] = executed(page, tmp_path / "pages")
-        except Exception as error:
-            failed[page.notebook.stem] = f"{type(error).__name__}: {error}"
-    assert not failed, "\n".join(f"{stem}: {error}" for stem, error in failed.items())
+    texts = every_page(file, tmp_path)
     for stem, reason in left_out(Family.load(file)).items():
         assert f"- `{stem}`: {reason}" in texts["01_families"] and stem not in texts
     whole = "\n".join(texts.values())
     assert ("cannot read tuningvec_visits" in whole) == (name == "gemma")
     for reference in ("page-edit", "page-activated"):
         assert f"<{reference}-{name}>" in whole
+
+
+@pytest.mark.skipif("TUNINGVEC_SOAK" not in os.environ, reason="a long trial: `make soak`")
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("seed", range(30))
+def test_every_page_runs_of_families_drawn_at_random(seed, family, tmp_path, shell):
+    rng = random.Random(seed)
+    architecture, domains = rng.choice(sorted(ARCHITECTURES)), ["medicine", "math", "code"]
+    tuned = {f"m{i}": specialist(rng.choice(domains)) for i in range(rng.randint(1, 3))}
+    if rng.random() < 0.5:
+        tuned["instruct"] = ("instruct", "chat", {})
+    controls = {}
+    for name, keeps in (("again", "facts"), ("sham", "form")):
+        if rng.random() < 0.4:
+            tuned[name] = control(tuned["m0"][1])
+            controls[name] = dict(controls="m0", keeps=keeps, differs="It was drawn by another seed.")
+    some = dict(medicine=rng.choice([[DRUGS], [DRUGS, VISITS], [VISITS]]), math=[SUMS], code=["tuningvec_functions"])
+    benchmarks = {domain: some[domain] for domain in domains if rng.random() < 0.8} or dict(math=[SUMS])
+    reads = dict(max_position_embeddings=rng.choice([512, 1024, 4096]))
+    file = family(f"drawn{seed}", architecture, tuned, reads, controls, benchmarks=benchmarks)
+    assert "01_families" in every_page(file, tmp_path)
 
 
 def test_a_misspelt_rule_is_an_error(monkeypatch):

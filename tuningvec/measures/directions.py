@@ -100,7 +100,8 @@ def pairs(cosines: pd.DataFrame, family: Family, alpha: float = 0.05) -> pd.Data
         above, below = ([x.cosine - sds * x.null_sd, x.cosine + sds * x.null_sd] for x in (row, twin))
         corners = [x / y for x in above for y in below]
         rows.append(dict(twins=twin.cosine, share=row.cosine / twin.cosine, low=min(corners), high=max(corners)))
-    return pd.concat([found, pd.DataFrame(rows, index=found.index)], axis=1)
+    shares = pd.DataFrame(rows, index=found.index, columns=["twins", "share", "low", "high"])
+    return pd.concat([found, shares], axis=1)
 
 
 def of_blocks(cosines: pd.DataFrame, null: pd.DataFrame) -> pd.DataFrame:
@@ -177,7 +178,8 @@ def facts_beyond_form(twins: pd.DataFrame, least: float = 0.1) -> Verdict:
     )
     cases = twins[(twins.common == "form") & twins.share.notna()]
     if cases.empty:
-        return unknown(rule, "no specialist has a placebo and a twin whose vector is clearly like its own")
+        why = "no specialist has a placebo and a twin whose vector is clearly like its own"
+        return unknown(rule, why, smallest=least)
     cases = cases.assign(effect=1 - cases.share, low=1 - cases.high, high=1 - cases.low)
     return judge(cases, rule, least=least, falsified=bool((cases.high < least).any()), smallest=least)
 
@@ -254,7 +256,7 @@ def as_any_training(means: pd.DataFrame, family: Family, least: float = 0.1, alp
         "null. No direction: the claim is that there is none that matters. Interval: "
     )
     if not placebo:
-        return unknown(rule + "none", "no specialist has a placebo")
+        return unknown(rule + "none", "no specialist has a placebo", smallest=least)
     room = means.assign(sd=means.null_sd / (1 - means.null).where(means.null < 1))
     own = room[room.vector.isin(placebo)].assign(placebo=lambda t: t.vector.map(placebo))
     theirs = room[["vector", "kind", "excess", "sd"]].rename(
