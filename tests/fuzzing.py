@@ -24,7 +24,7 @@ def value(found: Any, rng: random.Random) -> Any:
 def _changed(found: Any, rng: random.Random) -> Any:
     places = [place for place in _places(found) if place]
     if not places or rng.random() < 0.02:
-        return rng.choice(ODD)
+        return copy.deepcopy(rng.choice(ODD))
     *way, last = rng.choice(places)
     parent = found
     for step in way:
@@ -37,7 +37,7 @@ def _changed(found: Any, rng: random.Random) -> Any:
     elif act == 3:
         parent[f"{last}{rng.choice(('', ' ', 's', '_'))}"] = parent.pop(last)
     else:
-        parent[last] = rng.choice(ODD)
+        parent[last] = copy.deepcopy(rng.choice(ODD))
     return found
 
 

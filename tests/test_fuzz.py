@@ -10,6 +10,7 @@ import json
 import lzma
 import os
 import random
+import re
 import resource
 import shutil
 import tarfile
@@ -63,7 +64,7 @@ def soak(request: pytest.FixtureRequest) -> Callable[[Callable[[random.Random], 
             assert time.monotonic() - begun < SECONDS, seed
         assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < BYTES
         if trials := os.environ.get("TUNINGVEC_TRIALS"):
-            what = request.node.name.removeprefix("test_").partition("[")[0].replace("_", " ")
+            what = re.sub(r"^test_(\w+?)(?:\[(.*)\])?$", r"\1 \2", request.node.name).replace("_", " ").strip()
             with open(trials, "a", encoding="utf-8") as stream:
                 stream.write(f"{what},{INPUTS},{ends['read']},{ends['refused']}\n")
         return ends
@@ -183,12 +184,20 @@ XML = (
 )
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("a.txt", b"Words.\n==== Body\nOf it.\n==== Refs\n1"), ("a.jsonl", LINES), ("a.jsonl.gz", LINES), ("a.xml", XML),
-     ("a.nxml.gz", XML), ("a.tar.gz", b"A text in an archive.")],
-)  # fmt: skip
-def test_a_corpus(tmp_path, soak, name, content):
+ROWS = dict(drugs="choice", visits="text", functions="function")
+CORPORA = {
+    "a.txt": b"Words.\n==== Body\nOf it.\n==== Refs\n1",
+    "a.jsonl": LINES,
+    "a.jsonl.gz": LINES,
+    "a.xml": XML,
+    "a.nxml.gz": XML,
+    "a.tar.gz": b"A text in an archive.",
+}
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_corpus(tmp_path, soak, name):
+    content = CORPORA[name]
     whole = packed(name, content)
 
     def one(rng):
@@ -231,8 +240,8 @@ def test_a_store(tmp_path, soak):
     soak(one)
 
 
-@pytest.mark.parametrize("name, rows", [("drugs", "choice"), ("visits", "text"), ("functions", "function")])
-def test_items_of_a_task(tmp_path, soak, monkeypatch, name, rows):
+@pytest.mark.parametrize("name", ROWS)
+def test_items_of_a_task(tmp_path, soak, monkeypatch, name):
     monkeypatch.setenv("TUNINGVEC_DATA", str(tmp_path))
     (tmp_path / "tasks").mkdir()
     shipped = Path(items.__file__).parents[2] / "data" / "tasks" / f"{name}.jsonl"
@@ -242,7 +251,7 @@ def test_items_of_a_task(tmp_path, soak, monkeypatch, name, rows):
         place = rng.randrange(len(lines))
         changed = [text(line, rng) if i == place else json.dumps(line).encode() for i, line in enumerate(lines)]
         (tmp_path / "tasks" / "mine.jsonl").write_bytes(b"\n".join(changed))
-        items.load(dict(file="mine.jsonl", rows=rows))
+        items.load(dict(file="mine.jsonl", rows=ROWS[name]))
 
     assert min(soak(one).values()) > 0
 

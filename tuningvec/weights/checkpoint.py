@@ -128,7 +128,7 @@ def sliced(shape: tuple[int, ...], rows: slice) -> tuple[int, ...]:
 class _LoRA(BaseModel):
     """What makes the scale, of the many fields of an adapter's config."""
 
-    r: Annotated[int, Field(gt=0, strict=True)]
+    r: Annotated[int, Field(gt=0, lt=2**31, strict=True)]
     lora_alpha: Annotated[float, Field(allow_inf_nan=False)]
     use_rslora: bool | None = False
 
