@@ -192,7 +192,7 @@ def test_a_task_that_a_member_does_not_read_is_left_out(tiny, found, monkeypatch
     monkeypatch.setattr(evals, "windows", windows)
     table = study(tiny, found, **OPTIONS | dict(shares=[1.0]))
     assert set(effects(table, 0).task) == {"medical", "general", "tuningvec_drugs_likelihood"}
-    assert table.attrs["left_out"] == [dict(task="tuningvec_functions", member="math", reason="too long")]
+    assert table.attrs["left_out"] == [dict(task="tuningvec_functions", member="math", reason="cannot read too long")]
 
 
 def test_a_family_with_one_corpus_and_no_benchmark_lacks_the_control_alone(tiny, found):

@@ -265,7 +265,8 @@ finding("{claim}", paper="p", here="h", verdict=Verdict("mixed", "rule", "1 of 2
 """
         for claim, control in (("A control", True), ("A claim", False))
     )
-    project.notebooks[0].write_text(PAGE + cells, encoding="utf-8")
+    warns = "\n```{code-cell} ipython3\nimport os, sys\n\nprint(os.getcwd(), file=sys.stderr)\n```\n"
+    project.notebooks[0].write_text(PAGE + cells + warns, encoding="utf-8")
     pages, _ = run(project)
     compendium.publish(project, pages)
     text = (project.results / "findings.md").read_text(encoding="utf-8")
@@ -274,6 +275,8 @@ finding("{claim}", paper="p", here="h", verdict=Verdict("mixed", "rule", "1 of 2
     index = (Path(__file__).parent.parent / "book" / "index.md").read_text(encoding="utf-8")
     assert index.index("{include} results/meanings.md") < index.index("{include} results/findings.md")
     assert text.index("| A claim | p | h | [mixed]{.differs} (1 of 2) |") < text.index("| A control |")
+    shown = "".join(file.read_text(encoding="utf-8") for file in project.results.rglob("*.ipynb"))
+    assert str(project.root) not in shown
 
 
 def test_a_page_shows_what_the_dtype_came_to_and_is_due_when_that_is_asked_to_be_another(project, monkeypatch):

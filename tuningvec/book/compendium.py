@@ -251,7 +251,9 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         notebooks.append((page, nbformat.read(page.output, 4)))
         shown = nbformat.read(page.output, 4)
-        shown.metadata.pop("papermill", None)  # the paths of this machine, which the book shows to nobody
+        shown.metadata.pop("papermill", None)  # with what libraries warn of it holds paths of this machine
+        for cell in (cell for cell in shown.cells if cell.cell_type == "code"):
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         nbformat.write(shown, target)
     (project.results / "meanings.md").write_text(meanings() + "\n", encoding="utf-8")
     (project.results / "findings.md").write_text(_findings(notebooks), encoding="utf-8")
