@@ -19,7 +19,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family, Prompt
-from tuningvec.measures import evals, models, scores
+from tuningvec.measures import evals, models, prompts, scores
 from tuningvec.store import Store
 from tuningvec.tasks import FOLDER, scoring
 
@@ -300,6 +300,34 @@ def test_a_chat_template_without_system_role_keeps_the_instructions(tiny: Family
     prompt = instance.args[0]
     assert prompt.startswith("[user] You are a physician") and prompt.count("[assistant]") == 2
     assert "Question: What is the class of imatinib?" in prompt
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{{ raise_exception('only tools') }}", "only tools"),
+        ("{{ messages | nothing }}", "nothing"),
+        ("{{ messages[0].content + 1 }}", "concatenate"),
+        ("{% for m in messages %}", "end of template"),
+        ("{{ messages[9].content.x }}", "no element 9"),
+    ],
+)
+@pytest.mark.parametrize("shown", ["a task", "a statement"])
+def test_a_chat_template_that_fails_is_an_error(tiny: Family, template: str, said: str, shown: str) -> None:
+    tokenizer = models.Opened(tiny, "medical").tokenizer
+    tokenizer.chat_template = template
+    task = evals.tasks(["tuningvec_drugs"])["tuningvec_drugs"]
+    with pytest.raises(TuningVecError, match=rf"chat template: .*{said}.*; correct it"):
+        if shown == "a task":
+            evals.requests(task, tokenizer, chat=True, limit=1, config=ROOMY)
+        prompts.prompt(tokenizer, "{drug} is one.", ["Aspirin"], chat=True)
+
+
+def test_a_chat_template_that_changes_what_is_said_is_an_error(tiny: Family) -> None:
+    tokenizer = models.Opened(tiny, "medical").tokenizer
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
+    with pytest.raises(TuningVecError, match="changes the statement; set chat to false"):
+        prompts.prompt(tokenizer, "{drug} is one.", ["Aspirin"], chat=True)
 
 
 def test_prompts_hold_system_worked_example_and_question(tiny: Family) -> None:

@@ -17,13 +17,17 @@ import tarfile
 import time
 import warnings
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
+import gguf
 import pytest
 import safetensors.torch
 import torch
 import yaml
+from conftest import SIZES
 from fuzzing import raw, text, value
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
@@ -160,6 +164,54 @@ def test_a_family(tmp_path, soak):
         for member in family.members:
             members.weights(family, member.name)
         json.dumps(family.model_dump(mode="json"))
+
+    assert min(soak(one).values()) > 0
+
+
+@pytest.fixture
+def make_gguf(tmp_path):
+    """Write a one-layer Llama as GGUF; returns its file."""
+    file, vocabulary = tmp_path / "m.gguf", [*map(chr, range(33, 94)), '!"', "<s>", "</s>"]
+    torch.manual_seed(0)
+    config = LlamaConfig(**SIZES | dict(num_hidden_layers=1))
+    weights = LlamaForCausalLM(config).state_dict()
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 1)
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_dimension_count(8)
+    writer.add_vocab_size(len(vocabulary))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(vocabulary)
+    writer.add_token_types([gguf.TokenType.NORMAL] * 62 + [gguf.TokenType.CONTROL] * 2)
+    writer.add_token_merges(['! "'])
+    writer.add_eos_token_id(63)
+    for name, tensor in weights.items():
+        writer.add_tensor(names.get_name(name, (".weight",)), tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_a_gguf(tmp_path, soak, make_gguf):
+    whole, runs = make_gguf.read_bytes(), count()
+
+    def one(rng):
+        cut = rng.choice((4000, len(whole)))  # mostly the header
+        make_gguf.write_bytes(raw(whole[:cut], rng) + whole[cut:])
+        made = tmp_path / f"made{next(runs)}"
+        try:
+            members._convert(make_gguf, made)
+            Checkpoint(made)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
 
     assert min(soak(one).values()) > 0
 

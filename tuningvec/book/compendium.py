@@ -23,6 +23,7 @@ import papermill
 from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
 
 from tuningvec.book.progress import Progress
 from tuningvec.book.template import fill, left_out
@@ -221,8 +222,9 @@ def _execute(page: Page, progress: Progress | None) -> None:
     page.output.unlink(missing_ok=True)
     unfinished = page.output.with_name(f"{page.output.stem}.unfinished.ipynb")
     told = dict(progress_bar={"file": progress}, stderr_file=progress) if progress else dict(progress_bar=False)
+    kernel = Config({"KernelManager": {"connection_file": str(unfinished.with_suffix(".kernel.json"))}})
     try:
-        page.run(unfinished, **told)
+        page.run(unfinished, config=kernel, **told)  # after a kill the next run finds both files, and takes them over
     except PapermillExecutionError as error:
         raise TuningVecError(
             f"{page}: cell {error.exec_count}: {error.ename}: {error.evalue}\n"

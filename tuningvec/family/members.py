@@ -86,15 +86,17 @@ def _packaged(source: GGUF, where: str) -> Path:
 
 
 def _convert(file: Path, folder: Path) -> None:
-    """Decode to bfloat16 safetensors with config and tokenizer."""
+    """Decode to bfloat16 safetensors with config and tokenizer; a model that lacks a tensor is refused."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     where = dict(pretrained_model_name_or_path=file.parent, gguf_file=file.name, trust_remote_code=False)
     with reading(f"{file}: not converted"):
-        model = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True), output_loading_info=True
         )
+        if odd := sorted({*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]}):
+            raise ValueError(f"tensors that do not fit the model: {', '.join(map(str, odd[:3]))}")
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
     for made in folder.iterdir():

@@ -11,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -111,8 +110,8 @@ def requests(
 ) -> list[list[Instance]]:
     """What a model is asked of each of the first `limit` items, in the tokenizer's chat format or as plain text.
 
-    Raises TuningVecError for a limit below 1 and where the tokenizer has no chat template; Unreadable for a prompt that
-    a model of this `config` cannot read: longer than it reads with a reply, or with tokens that it lacks.
+    Raises TuningVecError for a limit below 1 and where the chat template is absent or fails; Unreadable for a prompt
+    that a model of this `config` cannot read: longer than it reads with a reply, or with tokens that it lacks.
     """
     if limit is not None and limit < 1:
         raise TuningVecError(f"limit is {limit}; it is a number of items, or None for all")
@@ -125,7 +124,7 @@ def requests(
         limit=limit,
         apply_chat_template=chat,
         fewshot_as_multiturn=chat,
-        chat_template=partial(_rendered, tokenizer) if chat else None,
+        chat_template=partial(models.rendered, tokenizer) if chat else None,
     )
     task.set_config("description", system)
     for instance in task.instances:
@@ -143,21 +142,6 @@ def requests(
                 f"{config['vocab_size']}: a sum of members cannot read what the pretrained member lacks"
             )
     return [list(group) for _, group in groupby(task.instances, key=lambda instance: instance.doc_id)]
-
-
-def _rendered(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
-) -> str:
-    """The conversation up to where the assistant speaks; without a system role its text begins the first turn."""
-    options = dict(
-        tokenize=False, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt
-    )
-    try:
-        return tokenizer.apply_chat_template(list(turns), **options)
-    except jinja2.TemplateError:
-        system, first, *rest = turns
-        merged = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
-        return tokenizer.apply_chat_template([merged, *rest], **options)
 
 
 def answer(lm: LM, task: Task, asked: Sequence[Sequence[Instance]]) -> Rows:

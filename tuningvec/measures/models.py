@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, get_args
 
+import jinja2
 import torch
 from transformers import (
     AutoConfig,
@@ -68,6 +69,27 @@ class Opened:
             return Record()
         about = {"weights": {self.name: self.weights.identity(store)}, "dtype": self.dtype, **inputs}
         return store.record(what, about, module, device_name())
+
+
+def rendered(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+) -> str:
+    """The conversation up to where the assistant speaks; without a system role its text begins the first turn.
+
+    Raises TuningVecError for a template that cannot be filled with it.
+    """
+    options = dict(
+        tokenize=False, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt
+    )
+    with reading(f"{tokenizer.name_or_path}: chat template", "correct it, or give the family one"):
+        try:
+            return tokenizer.apply_chat_template(list(turns), **options)
+        except jinja2.TemplateError:
+            if turns[0]["role"] != "system":
+                raise
+            system, first, *rest = turns
+            merged = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
+            return tokenizer.apply_chat_template([merged, *rest], **options)
 
 
 class Arithmetic(Opened):

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tuningvec.data import Spec
 from tuningvec.errors import TuningVecError
+from tuningvec.measures.models import rendered
 
 START, TURN = "start", "turn"  # columns of what stands before the statement and after it
 SLOT, WORD = re.compile(r"\{(\w+)\}"), re.compile(r"\w+|[^\w\s]+")
@@ -80,16 +81,19 @@ def prompt(tokenizer: PreTrainedTokenizerBase, template: str, words: Sequence[st
     """The filled template after a start token, or as a user's turn of the chat template; a slot is one column.
 
     The start token is the tokenizer's own, else its end token: attention needs a first token that means nothing.
-    Raises TuningVecError for a tokenizer without either or, with `chat`, without a chat template.
+    Raises TuningVecError for a tokenizer without either or, with `chat`, without a template that keeps the statement.
     """
     filled, spans = _filled(template, words)
     before = after = ""
     if chat:
         if not tokenizer.chat_template:
             raise TuningVecError(f"{tokenizer.name_or_path}: no chat template; set chat to false")
-        turns = [{"role": "user", "content": filled}]
-        whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        before, _, after = whole.partition(filled)
+        whole = rendered(tokenizer, [{"role": "user", "content": filled}])
+        before, found, after = whole.partition(filled)
+        if not found:
+            raise TuningVecError(
+                f"{tokenizer.name_or_path}: its chat template changes the statement; set chat to false"
+            )
     start = [] if chat else [_start(tokenizer)]
     encoded = tokenizer(before + filled + after, add_special_tokens=False, return_offsets_mapping=True)
     columns = [START] * len(start)
