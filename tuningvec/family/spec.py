@@ -330,6 +330,11 @@ class Family(Spec):
         return found
 
     @property
+    def examined_controls(self) -> tuple[FineTuned, ...]:
+        """The controls in domains whose benchmarks are scored right or wrong."""
+        return tuple(control for control in self.controls if control.domain in self.examined)
+
+    @property
     def specialist_of(self) -> dict[str, str]:
         """The first specialist of each domain in `examined`."""
         return {domain: names[0] for domain, names in self.examined.items()}

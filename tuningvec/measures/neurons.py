@@ -405,7 +405,7 @@ def shared_changes(everyone: Profiles, turned: Profiles, family: Family) -> pd.D
     """
     pretrained = everyone.parts[family.pretrained.name]
     rows = []
-    for member in [m for m in family.specialists if any(c.controls == m.name for c in family.controls)]:
+    for member in [m for m in family.studied[1:] if any(c.controls == m.name for c in family.controls)]:
         keeps = {c.name: c.keeps for c in family.controls if c.controls == member.name}
         keeps |= {m.name: "" for m in family.studied[1:] if m is not member}
         others = {name: (kept, dict(enumerate(everyone.parts[name]))) for name, kept in keeps.items()}
