@@ -143,3 +143,10 @@ def test_notebooks_are_tested_with_a_store_of_their_own():
     (line,) = [line for line in said.splitlines() if "--nbmake" in line]
     (store,) = re.findall(r"^TUNINGVEC_STORE=(\S+) ", line)
     assert Path(store).is_relative_to(ROOT / "build" / "nbmake") and "rm -rf build/nbmake" in said.splitlines()
+
+
+@pytest.mark.parametrize("name", sorted(str(f.relative_to(ROOT)) for f in (ROOT / "notebooks").glob("*.md")))
+def test_references_to_a_family_s_page_have_a_text_to_fall_back_on(name: str):
+    """A family may leave the page out, and then the text stands alone."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert re.findall(r"\{(?:ref|numref)\}`[^`<]*\{\{[^`]*`", text) == []
