@@ -157,5 +157,12 @@ def test_an_unknown_member_lists_the_known_ones(write):
     ],
 )
 def test_words_of_a_family_are_shown_as_words(write, said, shown):
-    family = Family.load(write(title=said, summary=said, limits=said))
-    assert family.title == family.summary == family.limits == shown
+    family = Family.load(write(summary=said, limits=said))
+    assert family.summary == family.limits == shown
+
+
+@pytest.mark.parametrize("character", "<>&")
+def test_a_title_that_a_search_would_take_for_html_is_refused(write, character):
+    with pytest.raises(TuningVecError, match=rf"title: it holds '{character}', .*; leave it out"):
+        Family.load(write(title=f"A {character} b"))
+    assert Family.load(write(title="A *b*")).title == r"A \*b\*"

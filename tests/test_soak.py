@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from bs4 import BeautifulSoup
 
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
@@ -38,9 +40,9 @@ def tree(folder: Path) -> Path:
     return folder
 
 
-def execute(folder: Path, store: Path) -> subprocess.Popen:
+def run(what: str, folder: Path, store: Path) -> subprocess.Popen:
     about = dict(os.environ, TUNINGVEC_STORE=str(store), PYTHONPATH=str(folder), HF_ALLOW_CODE_EVAL="1")
-    command = [sys.executable, "-m", "tuningvec", "execute", "tiny"]
+    command = [sys.executable, "-m", "tuningvec", what, "tiny"]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, cwd=folder, env=about, stdout=quiet, stderr=quiet, start_new_session=True)
 
@@ -58,11 +60,11 @@ def rows(store: Path) -> dict[str, dict[str, object]]:
 
 
 def test_killed_pages_lose_nothing_and_give_the_same_tables(tmp_path):
-    assert execute(tree(tmp_path / "whole"), tmp_path / "expected").wait() == 0
+    assert run("execute", tree(tmp_path / "whole"), tmp_path / "expected").wait() == 0
     folder, store, expected = tree(tmp_path / "tree"), tmp_path / "store", rows(tmp_path / "expected")
     killed, finished, rng = Counter(), 0, random.Random(0)
     while killed.total() < KILLS or not finished:
-        running = execute(folder, store)
+        running = run("execute", folder, store)
         time.sleep(rng.uniform(2, 25))
         if killed.total() >= KILLS or running.poll() is not None:
             assert running.wait() == 0
@@ -112,3 +114,32 @@ def test_memory_does_not_grow_with_models_and_batches():
         if i in (9, 39):
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert peaks[1] - peaks[0] < 50 * 1024  # kilobytes, after 2,000 batches
+
+
+BAD = """<script>document.title=1</script><img src=x onerror=document.title=1> [x](javascript:document.title=1)
+$\\href{javascript:document.title=1}{x}$ ```{raw} html
+<script>document.title=1</script>
+``` {{ 7*7 }} ]]> |a|b|"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+def test_words_of_a_family_do_nothing_in_a_browser(tmp_path):
+    folder, spec = tree(tmp_path / "tree"), yaml.safe_load((ROOT / "data/families/tiny.yaml").read_text())
+    spec |= {field: f"{spec[field]} {BAD}" for field in ("summary", "limits")}
+    spec["title"] = BAD.translate(str.maketrans("", "", "<>&"))
+    spec["made"] = dict.fromkeys(spec["made"], BAD)
+    spec["left_out"] = dict.fromkeys(("02_2_edit_distance", "02_3_ablation", "03_2_negation", "03_4_addition"), BAD)
+    for member in (spec["pretrained"], *spec["fine_tuned"]):
+        member |= dict(label=BAD, license=BAD) | ({"differs": BAD} if "differs" in member else {})
+    (folder / "data" / "families" / "tiny.yaml").write_text(yaml.safe_dump(spec))
+    assert run("book", folder, tmp_path / "store").wait() == 0
+    pages = [*(folder / "_build" / "html").rglob("results/*/*.html")]
+    assert len(pages) > 8
+    for page in (*pages, folder / "_build" / "html" / "index.html"):
+        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
+        command += ["--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found = BeautifulSoup(shown, "html.parser")
+        assert found.title.text != "1", page
+        assert not found.select("[onerror], [href^='javascript:'], [src^='javascript:']"), page
+        assert not [script for script in found.find_all("script") if "title=1" in script.text], page

@@ -50,7 +50,14 @@ def plain(text: str) -> str:
     return "".join([*parts, ACTIVE.sub(r"\\\1", text[begin:])])
 
 
+def _heading(text: str) -> str:
+    if found := re.search("[<>&]", text):
+        raise ValueError(f"it holds {found[0]!r}, which the built book's search takes for HTML; leave it out")
+    return plain(text)
+
+
 Words = Annotated[str, AfterValidator(plain)]
+Heading = Annotated[str, AfterValidator(_heading)]
 
 
 class Spec(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
-from tuningvec.data import Spec, Words, data_folder
+from tuningvec.data import Heading, Spec, Words, data_folder
 from tuningvec.errors import TuningVecError, reading
 from tuningvec.tasks import writes_text
 
@@ -181,7 +181,7 @@ def _shipped_corpora() -> dict[str, "Corpus"]:
 class Family(Spec):
     """A validated `data/families/<name>.yaml`; relative paths in it are relative to the file."""
 
-    title: Words
+    title: Heading
     summary: Words
     limits: Words
     pretrained: Member
