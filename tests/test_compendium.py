@@ -104,7 +104,7 @@ def project(tmp_path, make_checkpoint, monkeypatch):
 
 def run(project, names=("mine",)):
     pages = compendium.plan(project, names)
-    return pages, [str(page) for page, executed in compendium.execute(pages) if executed]
+    return pages, [str(page) for page in compendium.execute(compendium.due(pages))]
 
 
 def test_a_page_is_executed_for_its_family_and_filled_in(project):
@@ -132,14 +132,14 @@ def test_only_what_changed_is_executed_again(project):
 
 def test_a_stopped_run_goes_on_with_the_next_page(project):
     pages = compendium.plan(project, ["mine"])
-    assert next(compendium.execute(pages))[1]
+    assert next(compendium.execute(pages)) == pages[0]
     assert run(project)[1] == ["mine/02_two"]
 
 
 def test_a_failing_page_is_named_with_its_cell_and_not_kept(project, capsys):
     run(project)
     project.notebooks[1].write_text(PAGE.replace("number * 21", "1 / 0"), encoding="utf-8")
-    assert main(["execute", "mine"]) == 1
+    assert main(["run", "mine"]) == 1
     said = capsys.readouterr().err
     assert "mine/02_two: cell" in said and "ZeroDivisionError" in said
     assert (project.executed / "mine" / "01_one.ipynb").is_file()
@@ -295,16 +295,16 @@ def test_a_page_shows_what_the_dtype_came_to_and_is_due_when_that_is_asked_to_be
 
 
 def test_a_log_tells_of_a_run_before_in_and_after_it(project, capfd):
-    assert main(["execute", "mine"]) == 0
+    assert main(["run", "mine"]) == 0
     first, *lines = capfd.readouterr().out.splitlines()
     assert first.startswith("2 of 2 pages are to be executed, on ") and "a time not known yet" in first
     assert lines[0] == "page 1 of 2 · mine/01_one · time left unknown" and lines[1].startswith("mine/01_one: ")
     project.notebooks[1].write_text(PAGE.replace("21", "22"), encoding="utf-8")
-    assert main(["execute", "mine"]) == 0
+    assert main(["run", "mine"]) == 0
     said = capfd.readouterr()
     assert said.out.startswith("1 of 2 pages are to be executed") and ": about 10 s." in said.out
     assert "TCP" not in said.err
-    assert main(["execute", "mine"]) == 0
+    assert main(["run", "mine"]) == 0
     assert capfd.readouterr().out == "all 2 pages are as they were last executed\n"
 
 
@@ -312,7 +312,7 @@ def test_ctrl_c_ends_with_one_sentence_and_no_kernel(project):
     file = project.root / "started"
     slow = f"import os, time\nopen({str(file)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
     project.notebooks[1].write_text(PAGE.replace("print(family, number * 21)", slow), encoding="utf-8")
-    command = [sys.executable, "-m", "tuningvec", "execute", "mine"]
+    command = [sys.executable, "-m", "tuningvec", "run", "mine"]
     running = subprocess.Popen(  # a shell has what it starts in the background ignore interrupts, and tests with it
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),

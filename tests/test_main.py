@@ -12,12 +12,12 @@ from tuningvec.data import data_folder
 def test_a_sum_is_scored_and_its_items_are_written(tmp_path, capsys):
     items = tmp_path / "items.jsonl"
     terms = ["medical=0.5", "pretrained=0.5"]
-    options = ["--tasks", "tuningvec_drugs", "tuningvec_drugs_likelihood", "--limit", "4", "--items", str(items)]
+    options = ["--tasks", "tuningvec_drugs,tuningvec_drugs_likelihood", "--limit", "4", "--items", str(items)]
     assert main(["evaluate", "tiny", *terms, *options]) == 0
     table = capsys.readouterr().out
     assert "0.5 pretrained + 0.5 medical" in table and "stopped_token" in table
     rows = [json.loads(line) for line in items.read_text().splitlines()]
-    assert len(rows) == 8 and {row["task"] for row in rows} == set(options[1:3])
+    assert len(rows) == 8 and {row["task"] for row in rows} == set(options[1].split(","))
     assert all("Question:" in row["prompt"] for row in rows)
     assert [row["chat"] for row in rows] == [True] * 4 + [False] * 4
 

@@ -60,11 +60,11 @@ def rows(store: Path) -> dict[str, dict[str, object]]:
 
 
 def test_killed_pages_lose_nothing_and_give_the_same_tables(tmp_path):
-    assert run("execute", tree(tmp_path / "whole"), tmp_path / "expected").wait() == 0
+    assert run("run", tree(tmp_path / "whole"), tmp_path / "expected").wait() == 0
     folder, store, expected = tree(tmp_path / "tree"), tmp_path / "store", rows(tmp_path / "expected")
     killed, finished, rng = Counter(), 0, random.Random(0)
     while killed.total() < KILLS or not finished:
-        running = run("execute", folder, store)
+        running = run("run", folder, store)
         time.sleep(rng.uniform(2, 25))
         if killed.total() >= KILLS or running.poll() is not None:
             assert running.wait() == 0

@@ -1,195 +1,271 @@
-"""`python -m tuningvec`: execute the notebooks on families, build the book; score and write sums of members."""
+"""`tuningvec`, or `python -m tuningvec`: families, their pages, the book; score and write sums of members."""
 
-import argparse
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import joblib
+import typer
 
-from tuningvec.book import compendium, times
+from tuningvec.book import checking, compendium, times
 from tuningvec.book.compendium import Page, Project
 from tuningvec.book.progress import Progress
 from tuningvec.errors import TuningVecError
-from tuningvec.family import shipped
-from tuningvec.family.spec import Family, Prompt
+from tuningvec.family import described, shipped
+from tuningvec.family.spec import Family, Prompt, family_names
 
 if TYPE_CHECKING:
     from tuningvec.measures.models import Arithmetic
 
+app = typer.Typer(
+    help="What does fine-tuning write into a language model? Execute the notebooks on a family, build the book.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+FAMILY, BOOK, WEIGHTS = "A family", "The book", "Sums of members"
 
-def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+Name = Annotated[str, typer.Argument(metavar="FAMILY", help="A name in data/families/, or the path of a YAML file.")]
+Names = Annotated[list[str], typer.Argument(metavar="FAMILY", help="Names in data/families/, or paths of YAML files.")]
+Only = Annotated[str, typer.Option(metavar="PAGE,...", help="These pages alone, such as 04_1,04_2.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option("-p", "--parameter", metavar="PAGE.NAME=VALUE", help="A page's parameter, such as 03_1.batch=8."),
+]
+Limit = Annotated[int | None, typer.Option(help="Ask the first items of each benchmark.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Execute and measure everything again.")]
+Weights = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MEMBER[=COEFFICIENT]",
+        help="A member, or a sum: medical=0.5 instruct=0.5. The first is the one that is prompted.",
+    ),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 1 for what the user can put right, 2 for a wrong line, 130 for a stop."""
     try:
-        with Project.here().alone() if options.alone else nullcontext():
-            options.run(options)
+        app(args=arguments, prog_name="tuningvec")
+    except SystemExit as end:
+        return end.code or 0
     except TuningVecError as error:
         print(f"tuningvec: {error}", file=sys.stderr)
-        return 1
     except OSError as error:  # a disk that is full, a folder without leave
         print(f"tuningvec: {error}; what was kept before it stays", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as stopped:
-        print(f"\ntuningvec: {stopped or 'stopped'}", file=sys.stderr)
-        return 130
-    return 0
+    return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tuningvec", description=__doc__)
-    parser.set_defaults(alone=False)
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for name, run, text in (
-        ("book", _book, "execute what changed and build the book"),
-        ("execute", _execute, "execute what changed"),
-        ("prepare", _prepare, "write the notebooks with their parameters filled in, not executed"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("families", nargs="+", help="names in data/families/, or paths of YAML files")
-        command.set_defaults(run=run, alone=name != "prepare")
-        if name == "prepare":
-            command.add_argument("--to", type=Path, required=True, help="folder to write to")
-        else:
-            again = "execute every page and measure every table again"
-            command.add_argument("--fresh", action="store_true", help=again)
-    text = "execute a family's pages and keep what they measure in data/measured/, for readers without its weights"
-    export = commands.add_parser("export", help=text, description=text)
-    export.add_argument("families", nargs=1, metavar="family", help="a name in data/families/")
-    only = "pages to measure again, such as 02_5; what ships of the others stays"
-    export.add_argument("--only", nargs="+", default=[], metavar="page", help=only)
-    export.set_defaults(run=_export, alone=True, fresh=False)
-    text = "whether what ships of a family can be what was measured"
-    check = commands.add_parser("check", help=text, description=text)
-    check.add_argument("family", help="a name in data/families/ and data/measured/")
-    check.set_defaults(run=_check)
-    evaluate = commands.add_parser("evaluate", help="score a member, or a sum of members, on benchmarks")
-    _weights(evaluate)
-    add = evaluate.add_argument
-    add("--tasks", nargs="+", required=True, metavar="task", help="tasks or groups of lm-eval, or ours")
-    add("--limit", type=int, help="take the first items of each task")
-    add("--tokens", type=int, help="the longest reply, for a quick look")
-    add("--plain", action="store_true", help="plain text instead of the chat format")
-    add("--hub", help="a folder that holds data sets in the hub's layout")
-    add("--include", type=Path, nargs="+", default=[], help="folders with further tasks of lm-eval")
-    add("--prompts", type=Path, help="a YAML file with other system prompts and worked examples")
-    add(
-        "--dtype",
-        default="auto",
-        help="auto: bfloat16 where the hardware computes in it, else float32",
+@app.command("list", rich_help_panel=FAMILY)
+def list_families() -> None:
+    """The families there are, and where their weights are."""
+    for name in family_names():
+        family = Family.load(name, files=False)
+        print(f"{name}: {family.title}; {checking.whereabouts(family)}")
+
+
+@app.command(rich_help_panel=FAMILY)
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The family's name: small letters, digits, . _ -")],
+    pretrained: Annotated[
+        str, typer.Option(metavar="SOURCE", help="A folder, a GGUF file, or owner/model[@commit] on the hub.")
+    ],
+    member: Annotated[
+        list[str],
+        typer.Option(
+            metavar="DOMAIN=SOURCE",
+            help="A fine-tuned member, also an adapter's folder: medicine=path/to/it. The domain `instruct` stands for "
+            "a general chat model. May be given several times.",
+        ),
+    ],
+    license: Annotated[str | None, typer.Option(help="Of members whose card does not tell it.")] = None,
+    to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Instead of data/families/.")] = None,
+) -> None:
+    """Write a family's file from checkpoints: their configs and cards, and questions where these do not tell."""
+    ask = (lambda what: typer.prompt(what)) if license is None and sys.stdin.isatty() else (lambda _: license)
+    file = described.write(name, pretrained, member, ask, to)
+    print(f"{file}\nread it, then:")
+    if described.unpinned(file):
+        print(f"  tuningvec pin {described.named(file)}")
+    for command in ("check", "run"):
+        print(f"  tuningvec {command} {described.named(file)}")
+
+
+@app.command(rich_help_panel=FAMILY)
+def pin(
+    family: Name, update: Annotated[bool, typer.Option("--update", help="Also where a commit is named.")] = False
+) -> None:
+    """Look up the commits of members on the Hugging Face hub, and write them into the family's file."""
+    for repo, commit in described.pin(family, update).items():
+        print(f"{repo}: {commit}")
+
+
+@app.command(rich_help_panel=FAMILY)
+def check(family: Name) -> None:
+    """Whether a family can be run here: files, licences, room, tensors that do not fit, pages; no model is loaded."""
+    found = checking.checked(Family.load(family, files=False))
+    for line in found.lines:
+        print(line)
+    if found.problems:
+        raise TuningVecError("\n  ".join([f"{family}: {len(found.problems)} to put right", *found.problems]))
+    print(f"{family}: nothing stands in the way")
+
+
+@app.command(rich_help_panel=FAMILY)
+def run(
+    families: Names, only: Only = "", given: Given = None, limit: Limit = None, fresh: Fresh = False
+) -> None:  # fmt: skip
+    """Execute what changed; a stopped run goes on where it was, and a page that fails does not stop the others."""
+    with Project.here().alone():
+        _executed(families, only, given, limit, fresh)
+
+
+@app.command(rich_help_panel=FAMILY)
+def export(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="A name in data/families/.")], only: Only = ""
+) -> None:
+    """Execute a family's pages and keep what they measure in data/measured/, for readers without its weights."""
+    from tuningvec.weights import engine
+
+    with Project.here().alone():
+        spec, project = shipped.exportable(family), Project.here()
+        about = dict(commit=project.commit(), dtype=engine.dtype_name())
+        kept = shipped.still(spec, _listed(only), about["dtype"]) if only else None
+        with tempfile.TemporaryDirectory() as stage:
+            os.environ[shipped.STAGE] = stage  # for the notebooks' kernels
+            pages = compendium.plan(Project.here(), [family])
+            _execute(pages, compendium.numbered(pages, _listed(only)))
+            print(shipped.export(Path(stage), spec, about, kept))
+
+
+@app.command(rich_help_panel=BOOK)
+def book(
+    families: Names, given: Given = None, limit: Limit = None, fresh: Fresh = False
+) -> None:  # fmt: skip
+    """Execute what changed and build the book."""
+    with Project.here().alone():
+        pages = _executed(families, "", given, limit, fresh)
+        compendium.publish(Project.here(), pages)
+        print(f"book: {compendium.build(Project.here())}")
+
+
+@app.command(rich_help_panel=BOOK)
+def prepare(
+    families: Names, to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")],
+    given: Given = None, limit: Limit = None,
+) -> None:  # fmt: skip
+    """Write the notebooks with their parameters filled in, not executed."""
+    for file in compendium.prepare(compendium.plan(Project.here(), families, _parameters(given), limit), to):
+        print(file)
+
+
+@app.command(rich_help_panel=WEIGHTS)
+def evaluate(
+    family: Name,
+    weights: Weights,
+    tasks: Annotated[str, typer.Option(metavar="TASK,...", help="Tasks or groups of lm-eval, or ours.")],
+    limit: Limit = None,
+    tokens: Annotated[int | None, typer.Option(help="The longest reply, for a quick look.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Plain text instead of the chat format.")] = False,
+    hub: Annotated[str | None, typer.Option(help="A folder that holds data sets in the hub's layout.")] = None,
+    include: Annotated[
+        list[Path] | None, typer.Option(help="Folders with further tasks of lm-eval.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A YAML file with other prompts and worked examples.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="auto: bfloat16 where the hardware computes in it, else float32.")
+    ] = "auto",
+    batch: int = 32,
+    items: Annotated[
+        Path | None, typer.Option(help="Write every item with prompt, reply and scores to this JSONL file.")
+    ] = None,
+) -> None:  # fmt: skip
+    """Score a member, or a sum of members, on benchmarks."""
+    from tuningvec.measures import evals, scores
+    from tuningvec.store import Store
+
+    prompt = Prompt.read(prompts) if prompts else Family.load(family).prompt
+    asked = evals.tasks(_listed(tasks), prompt, hub, include or ())
+    for task in asked.values():
+        if tokens and task.OUTPUT_TYPE == "generate_until":
+            task.set_config("generation_kwargs", {"max_gen_toks": tokens}, update=True)
+    found = evals.run(
+        [_sum(family, weights, dtype)], asked, chat=False if plain else None, limit=limit, batch=batch, store=Store()
     )
-    add("--batch", type=int, default=32)
-    add("--items", type=Path, help="write every item with prompt, reply and scores to this JSONL file")
-    evaluate.set_defaults(run=_evaluate)
-    write = commands.add_parser("write", help="write a sum of members as a checkpoint, for another program to load")
-    _weights(write)
-    write.add_argument("--to", type=Path, required=True, help="folder to write to")
-    write.set_defaults(run=_write)
-    return parser
+    if items:
+        found.to_json(items, orient="records", lines=True, force_ascii=False)
+    for row in found.attrs["left_out"]:
+        print(f"left out: {row['task']}: {row['reason']}", file=sys.stderr)
+    print(scores.of_metrics(scores.with_sources(found, asked)).to_markdown(index=False, floatfmt=".4g"))
 
 
-def _weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("family", help="a name in data/families/, or the path of a YAML file")
-    parser.add_argument(
-        "weights", nargs="+", metavar="member[=coefficient]",
-        help="a member, or a sum: `medical=0.5 instruct=0.5`; the first is the one that is prompted",
-    )  # fmt: skip
+@app.command(rich_help_panel=WEIGHTS)
+def write(
+    family: Name, weights: Weights, to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")]
+) -> None:
+    """Write a sum of members as a checkpoint, for another program to load."""
+    one = _sum(family, weights, "float32")
+    print(one.weights.write(to, one.like, one.prompted).folder)
 
 
-def _asked(options: argparse.Namespace, dtype: str) -> "Arithmetic":
+def _sum(family: str, weights: Sequence[str], dtype: str) -> "Arithmetic":
     from tuningvec.measures.models import Arithmetic
 
     terms: dict[str, float] = {}
-    for part in options.weights:
+    for part in weights:
         member, _, coefficient = part.partition("=")
         try:
             terms[member] = terms.get(member, 0) + float(coefficient or 1)
         except ValueError:
             raise TuningVecError(f"{part}: {coefficient!r} is no number; write member=0.5") from None
-    return Arithmetic(Family.load(options.family), terms, next(iter(terms)), dtype)
+    return Arithmetic(Family.load(family), terms, next(iter(terms)), dtype)
 
 
-def _evaluate(options: argparse.Namespace) -> None:
-    from tuningvec.measures import evals, scores
-    from tuningvec.store import Store
-
-    prompt = Prompt.read(options.prompts) if options.prompts else Family.load(options.family).prompt
-    tasks = evals.tasks(options.tasks, prompt, options.hub, options.include)
-    for task in tasks.values():
-        if options.tokens and task.OUTPUT_TYPE == "generate_until":
-            task.set_config("generation_kwargs", {"max_gen_toks": options.tokens}, update=True)
-    items = evals.run(
-        [_asked(options, options.dtype)], tasks,
-        chat=False if options.plain else None, limit=options.limit, batch=options.batch, store=Store(),
-    )  # fmt: skip
-    if options.items:
-        items.to_json(options.items, orient="records", lines=True, force_ascii=False)
-    for row in items.attrs["left_out"]:
-        print(f"left out: {row['task']}: {row['reason']}", file=sys.stderr)
-    print(scores.of_metrics(scores.with_sources(items, tasks)).to_markdown(index=False, floatfmt=".4g"))
+def _listed(text: str) -> list[str]:
+    return [word for word in text.replace(" ", ",").split(",") if word]
 
 
-def _write(options: argparse.Namespace) -> None:
-    one = _asked(options, "float32")
-    print(one.weights.write(options.to, one.like, one.prompted).folder)
+def _parameters(given: Sequence[str] | None) -> dict[str, dict[str, str]]:
+    """`page.name=value` as {page: {name: value}}; raises TuningVecError for what is none."""
+    found: dict[str, dict[str, str]] = {}
+    for one in given or ():
+        where, equals, value = one.partition("=")
+        page, dot, name = where.partition(".")
+        if not (page and dot and name and equals):
+            raise TuningVecError(f"-p {one}: not of the form PAGE.NAME=VALUE, such as 03_1.batch=8")
+        found.setdefault(page, {})[name] = value
+    return found
 
 
-def _execute(options: argparse.Namespace, only: Sequence[str] | None = None) -> list[Page]:
-    """Execute the pages that are due, or of the families all, or `only` these, whatever was executed before."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(joblib.cpu_count(only_physical_cores=True)))
-    bars = dict(TQDM_MININTERVAL="1", TQDM_NCOLS="100", TQDM_NROWS="20")  # of kernels, which are read here, not shown
-    os.environ |= bars
-    pages = compendium.plan(Project.here(), options.families)
-    if options.fresh:
+def _executed(
+    families: Sequence[str], only: str, given: Sequence[str] | None, limit: int | None, fresh: bool
+) -> list[Page]:
+    pages = compendium.plan(Project.here(), families, _parameters(given), limit)
+    if fresh:
         os.environ["TUNINGVEC_FRESH"] = str(time.time())  # for the notebooks' kernels
-    some = compendium.due(pages, options.fresh) if only is None else compendium.numbered(pages, only)
-    known = times.expected(some)
-    with Progress([str(page) for page in some], known) as progress:
-        progress.say(times.announced(pages, some, known))
-        try:
-            for page, executed in compendium.execute(pages, some, progress):
-                if executed:
-                    progress.say(f"{page}: {page.seconds():.1f} s")
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(progress.kept()) from None
+    asked = compendium.numbered(pages, _listed(only)) if only else pages
+    _execute(pages, compendium.due(asked, fresh))
     return pages
 
 
-def _book(options: argparse.Namespace) -> None:
-    project = Project.here()
-    pages = _execute(options)
-    compendium.publish(project, pages)
-    print(f"book: {compendium.build(project)}")
-
-
-def _export(options: argparse.Namespace) -> None:
-    from tuningvec.weights import engine
-
-    (name,) = options.families
-    family, project = shipped.exportable(name), Project.here()
-    about = dict(commit=project.commit(), dtype=engine.dtype_name())
-    kept = shipped.still(family, options.only, about["dtype"]) if options.only else None
-    with tempfile.TemporaryDirectory() as stage:
-        os.environ[shipped.STAGE] = stage  # for the notebooks' kernels
-        _execute(options, options.only)
-        print(shipped.export(Path(stage), family, about, kept))
-
-
-def _check(options: argparse.Namespace) -> None:
-    from tuningvec.measures.contributed import problems
-
-    if found := list(problems(Family.load(options.family))):
-        raise TuningVecError("\n  ".join([f"{options.family}: {len(found)} problems", *found]))
-    print(f"{options.family}: nothing that cannot be")
-
-
-def _prepare(options: argparse.Namespace) -> None:
-    for file in compendium.prepare(compendium.plan(Project.here(), options.families), options.to):
-        print(file)
+def _execute(pages: Sequence[Page], some: Sequence[Page]) -> None:
+    """Execute some of the pages."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(joblib.cpu_count(only_physical_cores=True)))
+    os.environ |= dict(TQDM_MININTERVAL="1", TQDM_NCOLS="100", TQDM_NROWS="20")  # of kernels, read here, not shown
+    known = times.expected(some)
+    with Progress([str(page) for page in some], known, log=Project.here().log) as progress:
+        progress.say(times.announced(pages, some, known))
+        try:
+            for page in compendium.execute(some, progress):
+                progress.say(f"{page}: {page.seconds():.1f} s")
+        except KeyboardInterrupt:
+            print(f"\ntuningvec: {progress.kept()}", file=sys.stderr)
+            raise
 
 
 if __name__ == "__main__":

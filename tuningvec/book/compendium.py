@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
+import yaml
 from filelock import FileLock, Timeout
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
@@ -28,7 +30,7 @@ from traitlets.config import Config
 from tuningvec.book.progress import Progress
 from tuningvec.book.template import fill, left_out
 from tuningvec.data import data_folder
-from tuningvec.errors import TuningVecError, writing
+from tuningvec.errors import TuningVecError, reading, writing
 from tuningvec.family import shipped
 from tuningvec.family.spec import Adapter, Family, Folder
 from tuningvec.page.finding import KEY, VERDICTS, badge, meanings
@@ -82,6 +84,11 @@ class Project:
         finally:
             lock.release()
 
+    @property
+    def log(self) -> Path:
+        """What every run said, with the time of each line."""
+        return self.root / "build" / "run.log"
+
     def commit(self) -> str:
         """The short commit, with `+` when tracked files differ from it; empty outside a git checkout."""
         command = ["git", "-C", str(self.root), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
@@ -97,6 +104,7 @@ class Page:
     project: Project
     notebook: Path
     family: Family | None
+    given: tuple[tuple[str, Any], ...] = ()  # parameters in the place of the notebook's own
 
     def __str__(self) -> str:
         return f"{self.folder}/{self.notebook.stem}"
@@ -122,7 +130,7 @@ class Page:
         lines = [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in small]
         lines += [f"{file.name} {store.digest(file)}" for file in _inputs(self.family)]
         lines += [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
-        lines += [os.environ.get("TUNINGVEC_DTYPE", "")]
+        lines += [os.environ.get("TUNINGVEC_DTYPE", ""), repr(self.given)]
         lines += [repr(left_out(self.family))] if self.family else []  # 01_families lists them, references need them
         return hashlib.sha256("\n".join([str(self), *lines]).encode()).hexdigest()
 
@@ -135,14 +143,14 @@ class Page:
         return nbformat.read(self.output, 4).metadata.papermill.duration if self.output.is_file() else None
 
     def parameters(self, notebook: NotebookNode) -> dict[str, Any]:
-        """The notebook's own defaults with this family; all are passed, so that the page shows each once.
+        """The notebook's own defaults, or what is `given`, with this family; all are passed, so that each shows once.
 
         A dtype of "auto" is decided here, so that the page shows what it came to, or what was measured elsewhere.
         """
         from tuningvec.weights import engine
 
         defaults = papermill.inspect_notebook(notebook)
-        values = {name: ast.literal_eval(p["default"]) for name, p in defaults.items()}
+        values = {name: ast.literal_eval(p["default"]) for name, p in defaults.items()} | dict(self.given)
         if values.get("dtype") == engine.AUTO:
             elsewhere = self.family and self.family.shipped
             values["dtype"] = shipped.provenance(elsewhere)["dtype"] if elsewhere else engine.dtype_name()
@@ -163,18 +171,27 @@ class Page:
         return papermill.execute_notebook(notebook, output, parameters, engine_name="tuningvec", cwd=folder, **options)
 
 
-def plan(project: Project, names: Sequence[str]) -> list[Page]:
+def plan(
+    project: Project,
+    names: Sequence[str],
+    parameters: Mapping[str, Mapping[str, str]] | None = None,
+    limit: int | None = None,
+) -> list[Page]:
     """The pages about the paper alone, then those of the families, less what `left_out` tells.
 
-    A notebook without a parameter `family` is about the paper alone. Raises TuningVecError before anything runs: for a
-    bad spec, a family named twice or like the folder of the paper's pages, an unknown page.
+    A notebook without a parameter `family` is about the paper alone. `parameters` are {page: {name: value}}, in YAML,
+    and `limit` is that of every page which has one. Raises TuningVecError before anything runs: for a bad spec, a
+    family named twice or like the folder of the paper's pages, an unknown page, a parameter that a page does not have
+    or of another type.
     """
     families = [Family.load(name) for name in names]
     if twice := sorted(name for name, count in Counter(f.name for f in families).items() if count > 1):
         raise TuningVecError(f"family named twice: {', '.join(twice)}")
-    alone = [n for n in project.notebooks if "family" not in papermill.inspect_notebook(jupytext.read(n))]
-    stems = [n.stem for n in project.notebooks if n not in alone]
-    pages = [Page(project, n, None) for n in alone]
+    own = {n: {k: ast.literal_eval(p["default"]) for k, p in _parameters(n).items()} for n in project.notebooks}
+    given = _given(own, parameters or {}, limit)
+    alone = [n for n in own if "family" not in own[n]]
+    stems = [n.stem for n in own if n not in alone]
+    pages = [Page(project, n, None, given[n]) for n in alone]
     for family in families:
         if family.name == NO_FAMILY:
             raise TuningVecError(
@@ -183,8 +200,39 @@ def plan(project: Project, names: Sequence[str]) -> list[Page]:
         for unknown in sorted(family.left_out.keys() - set(stems)):
             raise TuningVecError(f"{family.file}: left_out: no page {unknown!r}; pages are {', '.join(stems)}")
         gone = left_out(family)
-        pages += [Page(project, n, family) for n in project.notebooks if n not in alone and n.stem not in gone]
+        pages += [Page(project, n, family, given[n]) for n in own if n not in alone and n.stem not in gone]
     return pages
+
+
+def _parameters(notebook: Path) -> dict[str, Any]:
+    return papermill.inspect_notebook(jupytext.read(notebook))
+
+
+def _given(
+    own: Mapping[Path, Mapping[str, Any]], parameters: Mapping[str, Mapping[str, str]], limit: int | None
+) -> dict[Path, tuple[tuple[str, Any], ...]]:
+    """The parameters of each notebook that were given, checked against its own."""
+    found = {n: {"limit": limit} if limit is not None and "limit" in values else {} for n, values in own.items()}
+    for page, asked in parameters.items():
+        some = [n for n in own if n.stem == page or n.stem.startswith(f"{page}_")]
+        if not some:
+            raise TuningVecError(f"no page {page}; there are {', '.join(n.stem for n in own)}")
+        for notebook, (name, text) in itertools.product(some, asked.items()):
+            if name not in own[notebook].keys() - {"family"}:
+                there = ", ".join(sorted(own[notebook].keys() - {"family"})) or "none"
+                raise TuningVecError(f"{notebook.stem}: no parameter {name!r}; there are {there}")
+            found[notebook][name] = _typed(text, own[notebook][name], f"{notebook.stem}.{name}")
+    return {notebook: tuple(sorted(values.items())) for notebook, values in found.items()}
+
+
+def _typed(text: str, default: Any, where: str) -> Any:
+    """A value of the same type as the notebook's own; of any type where that is None."""
+    with reading(f"{where}={text}: not readable as YAML", "correct it"):
+        value = yaml.safe_load(text)
+    value = float(value) if isinstance(default, float) and type(value) is int else value
+    if default is not None and type(value) is not type(default):
+        raise TuningVecError(f"{where}={text}: {type(default).__name__} is needed, as in {default!r}")
+    return value
 
 
 def numbered(pages: Sequence[Page], numbers: Sequence[str]) -> list[Page]:
@@ -201,21 +249,26 @@ def due(pages: Sequence[Page], fresh: bool = False) -> list[Page]:
     return [page for page in pages if fresh or not page.is_current()]
 
 
-def execute(
-    pages: Sequence[Page], some: Sequence[Page] | None = None, progress: Progress | None = None
-) -> Iterator[tuple[Page, bool]]:
-    """Execute `some` of the pages, those that are `due`; yields each page and whether it was executed.
+def execute(pages: Sequence[Page], progress: Progress | None = None) -> Iterator[Page]:
+    """Execute these pages; yields each when it is done.
 
-    Raises TuningVecError naming page and cell when a notebook fails; the unfinished page is kept for reading, an older
-    execution of it is not.
+    A notebook that fails does not stop the others. After them TuningVecError is raised, naming each page that failed
+    and its cell; the unfinished page is kept for reading, an older execution of it is not.
     """
-    some = due(pages) if some is None else some
-    for page in pages:
-        if page in some:
-            if progress:
-                progress.start(some.index(page))
+    failed = []
+    for number, page in enumerate(pages):
+        if progress:
+            progress.start(number)
+        try:
             _execute(page, progress)
-        yield page, page in some
+        except TuningVecError as error:
+            failed.append(str(error))
+            if progress:
+                progress.say(f"{page}: failed")
+        else:
+            yield page
+    if failed:
+        raise TuningVecError("\n".join(failed))
 
 
 def _execute(page: Page, progress: Progress | None) -> None:

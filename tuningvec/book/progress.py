@@ -4,6 +4,8 @@ import re
 import threading
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
@@ -21,11 +23,17 @@ class Progress:
     """Tells which page is executed, which of its cells, which loop in that, and about how long all of it still takes.
 
     `known` is how long each page may take in seconds, None where nobody can tell. It is a file to which the bars of
-    papermill and of the kernel are written.
+    papermill and of the kernel are written; what it says is added to `log`.
     """
 
-    def __init__(self, pages: Sequence[str], known: Sequence[float | None], console: Console | None = None):
-        self._pages, self._known = pages, known
+    def __init__(
+        self,
+        pages: Sequence[str],
+        known: Sequence[float | None],
+        console: Console | None = None,
+        log: Path | None = None,
+    ):
+        self._pages, self._known, self._file = pages, known, log
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._at, self._cells, self._loop, self._started = 0, "", NO_LOOP, time.monotonic()
         self._begun, self._took, self._promised = False, 0.0, 0.0  # seconds that pages took, and were to take
@@ -42,8 +50,11 @@ class Progress:
         self._live.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """A line that stays, also in the log."""
         self._console.print(text, markup=False)
+        if self._file:
+            with self._file.open("a", encoding="utf-8") as stream:
+                stream.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")
 
     def start(self, page: int) -> None:
         """The page of this number is executed now."""

