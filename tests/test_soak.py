@@ -1,6 +1,7 @@
 """Long trials, for `make soak`: pages of `tiny` killed again and again, a full disk, models taken up and let go."""
 
 import gc
+import itertools
 import os
 import random
 import resource
@@ -60,19 +61,30 @@ def rows(store: Path) -> dict[str, dict[str, object]]:
 
 
 def test_killed_pages_lose_nothing_and_give_the_same_tables(tmp_path):
-    assert run("run", tree(tmp_path / "whole"), tmp_path / "expected").wait() == 0
+    """Page after page is killed while it runs; when the last was, the run is finished and its tables are compared."""
+    whole = tree(tmp_path / "whole")
+    assert run("run", whole, tmp_path / "expected").wait() == 0
+    made = whole / "build" / "pages"
+    order = [file.relative_to(whole) for name in ("paper", "tiny") for file in sorted((made / name).iterdir())]
     folder, store, expected = tree(tmp_path / "tree"), tmp_path / "store", rows(tmp_path / "expected")
-    killed, finished, rng = Counter(), 0, random.Random(0)
-    while killed.total() < KILLS or not finished:
-        running = run("run", folder, store)
-        time.sleep(rng.uniform(2, 25))
-        if killed.total() >= KILLS or running.poll() is not None:
-            assert running.wait() == 0
+    killed, rng = Counter(), random.Random(0)
+    for turn in itertools.count():
+        if turn % (len(order) + 1) == len(order) or killed.total() >= KILLS:
+            assert run("run", folder, store).wait() == 0
             assert not list(folder.rglob("*.unfinished.*"))
             assert rows(store) == expected
-            finished += 1
+            if killed.total() >= KILLS:
+                break
             shutil.rmtree(folder / "build")
             shutil.rmtree(store)
+            continue
+        page = folder / order[turn % (len(order) + 1)]
+        running = run("run", folder, store)
+        while running.poll() is None and not page.with_suffix(".unfinished.ipynb").exists():
+            time.sleep(0.1)
+        time.sleep(rng.uniform(0, 12))
+        if running.poll() is not None:
+            assert running.returncode == 0
             continue
         kernels = _children(running.pid)
         os.killpg(running.pid, signal.SIGKILL)
@@ -80,8 +92,8 @@ def test_killed_pages_lose_nothing_and_give_the_same_tables(tmp_path):
             with suppress(ProcessLookupError):
                 os.kill(kernel, signal.SIGKILL)
         running.wait()
-        killed.update([file.name.split(".")[0] for file in folder.rglob("*.unfinished.ipynb")] or ["no page"])
-    print(f"finished {finished} times; killed in", dict(killed))
+        killed.update(file.name.split(".")[0] for file in folder.rglob("*.unfinished.ipynb"))
+    print("killed in", dict(killed))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root mounts a small disk")
