@@ -60,9 +60,10 @@ def _at_hand(family: Family, member: Member) -> bool:
 def checked(family: Family) -> Checked:
     """Files, room, tensors that do not fit, tokenizers, pages, time. Weights are read in samples alone."""
     found = Checked()
-    if (data_folder() / "measured" / family.name).is_dir() and not family.at_hand:
-        _shipped(family.name, found)
-        return found
+    if (data_folder() / "measured" / family.name).is_dir():
+        _shipped(family, found)
+        if not family.at_hand:
+            return found
     _sources(family, found)
     opened = _opened(family, found)
     if len(opened) > 1 and family.pretrained.name in opened:
@@ -73,12 +74,11 @@ def checked(family: Family) -> Checked:
     return found
 
 
-def _shipped(name: str, found: Checked) -> None:
+def _shipped(family: Family, found: Checked) -> None:
     from tuningvec.measures.contributed import problems
 
-    family = Family.load(name)
-    found.lines.append("its weights are not at hand; what was measured of it ships and is shown")
-    found.problems += problems(family)
+    found.lines.append("what was measured of it ships" + ("" if family.at_hand else "; its weights are not at hand"))
+    found.problems += problems(Family.load(family.file))
 
 
 def _sources(family: Family, found: Checked) -> None:
