@@ -63,6 +63,10 @@ class Record:
     def __contains__(self, piece: str) -> bool:
         return piece in self.pieces
 
+    def tell(self, **more: Any) -> None:
+        """Let the next piece that is added tell this too of where it comes from."""
+        self._about = {**(self._about or {}), **more}
+
     def add(self, piece: str, rows: Rows, arrays: "Mapping[str, Tensor] | None" = None) -> None:
         """Keep a finished piece; the first of a run tells when and where it was measured.
 

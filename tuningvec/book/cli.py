@@ -143,6 +143,59 @@ def export(
             print(shipped.export(Path(stage), spec, about, kept))
 
 
+@app.command(rich_help_panel=FAMILY)
+def replies(
+    family: Name, to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")],
+    only: Only = "", given: Given = None, limit: Limit = None,
+) -> None:  # fmt: skip
+    """Write the lm-eval commands that have another program, such as vLLM, write the replies that pages 03 ask."""
+    from tuningvec.measures import imported
+
+    spec = Family.load(family)
+    needs = imported.needed(spec, "auto", _asking(family, only, given, limit))
+    imported.write_tasks(spec.prompt, {name for need in needs.values() for name in need.tasks}, to / "tasks")
+    at = family if spec.name == family else str(spec.file)
+    (to / "replies.sh").write_text(imported.script(at, needs), encoding="utf-8")
+    print(f"{to / 'replies.sh'}: {len(needs)} runs of lm_eval\nthen: tuningvec import {family} {to}")
+
+
+@app.command("import", rich_help_panel=FAMILY)
+def import_(
+    family: Name,
+    folder: Annotated[Path, typer.Argument(help="That of `tuningvec replies`, or samples of one model.")],
+    weights: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MEMBER[=COEFFICIENT]]", help="The model whose samples they are, if of one alone."),
+    ] = None,
+    only: Only = "", given: Given = None, limit: Limit = None, batch: int = 32,
+) -> None:  # fmt: skip
+    """Keep what lm-eval wrote with --log_samples as if it had been measured here; pages tell where it comes from."""
+    from tuningvec.measures import evals, imported
+    from tuningvec.store import Store
+
+    spec, found = Family.load(family), {}
+    if weights:
+        tasks = evals.tasks(imported.tasks_in(folder), spec.prompt)
+        found[" ".join(weights)] = imported.take(
+            _sum(family, weights, "auto"), tasks, folder, batch=batch, store=Store()
+        )
+    else:
+        for name, need in imported.needed(spec, "auto", _asking(family, only, given, limit)).items():
+            if (folder / "samples" / name).is_dir():
+                found[name] = imported.take(need.one, need.tasks, folder / "samples" / name, batch=batch, store=Store())
+    if not found:
+        raise TuningVecError(f"{folder}: no samples; run `sh {folder / 'replies.sh'}` first")
+    for name, counts in found.items():
+        print(f"{name}: {', '.join(f'{count} of {task}' for task, count in counts.items())}")
+
+
+def _asking(family: str, only: str, given: Sequence[str] | None, limit: int | None) -> dict[str, dict[str, object]]:
+    """The parameters of a family's pages that ask benchmarks, {page: {name: value}}."""
+    pages = compendium.plan(Project.here(), [family], _parameters(given), limit)
+    some = compendium.numbered(pages, _listed(only) or ["03_1", "03_2", "03_4"])
+    return {page.notebook.stem: page.own_parameters() for page in some}
+
+
 @app.command(rich_help_panel=BOOK)
 def book(
     families: Names, given: Given = None, limit: Limit = None, fresh: Fresh = False

@@ -142,15 +142,18 @@ class Page:
         """How long the last execution took, if one is at hand."""
         return nbformat.read(self.output, 4).metadata.papermill.duration if self.output.is_file() else None
 
-    def parameters(self, notebook: NotebookNode) -> dict[str, Any]:
-        """The notebook's own defaults, or what is `given`, with this family; all are passed, so that each shows once.
+    def own_parameters(self) -> dict[str, Any]:
+        """The notebook's own parameters, or what is `given` in their place."""
+        return _defaults(self.notebook) | dict(self.given)
+
+    def parameters(self) -> dict[str, Any]:
+        """All parameters, with this family; each is passed, so that each shows once.
 
         A dtype of "auto" is decided here, so that the page shows what it came to, or what was measured elsewhere.
         """
         from tuningvec.weights import engine
 
-        defaults = papermill.inspect_notebook(notebook)
-        values = {name: ast.literal_eval(p["default"]) for name, p in defaults.items()} | dict(self.given)
+        values = self.own_parameters()
         if values.get("dtype") == engine.AUTO:
             elsewhere = self.family and self.family.shipped
             values["dtype"] = shipped.provenance(elsewhere)["dtype"] if elsewhere else engine.dtype_name()
@@ -165,7 +168,7 @@ class Page:
 
         output.parent.mkdir(parents=True, exist_ok=True)
         notebook = jupytext.read(self.notebook)
-        parameters, folder = self.parameters(notebook), self.notebook.parent
+        parameters, folder = self.parameters(), self.notebook.parent
         about = dict(digest=self.digest(), commit=self.project.commit(), machine=engine.machine())
         notebook.metadata["tuningvec"] = about | dict(dtype=parameters.get("dtype", ""))
         return papermill.execute_notebook(notebook, output, parameters, engine_name="tuningvec", cwd=folder, **options)
@@ -187,7 +190,7 @@ def plan(
     families = [Family.load(name) for name in names]
     if twice := sorted(name for name, count in Counter(f.name for f in families).items() if count > 1):
         raise TuningVecError(f"family named twice: {', '.join(twice)}")
-    own = {n: {k: ast.literal_eval(p["default"]) for k, p in _parameters(n).items()} for n in project.notebooks}
+    own = {notebook: _defaults(notebook) for notebook in project.notebooks}
     given = _given(own, parameters or {}, limit)
     alone = [n for n in own if "family" not in own[n]]
     stems = [n.stem for n in own if n not in alone]
@@ -204,8 +207,9 @@ def plan(
     return pages
 
 
-def _parameters(notebook: Path) -> dict[str, Any]:
-    return papermill.inspect_notebook(jupytext.read(notebook))
+def _defaults(notebook: Path) -> dict[str, Any]:
+    inspected = papermill.inspect_notebook(jupytext.read(notebook))
+    return {name: ast.literal_eval(parameter["default"]) for name, parameter in inspected.items()}
 
 
 def _given(

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from tuningvec.family.spec import Family, FineTuned, Prompt
 from tuningvec.measures import models
 from tuningvec.measures.decoding import BATCH, InMemory
 from tuningvec.measures.models import Opened
-from tuningvec.store import Rows, Store, Told
+from tuningvec.store import Record, Rows, Store, Told
 from tuningvec.tasks import FOLDER, sandbox, scoring
 
 WINDOW = 32  # items between two entries in the store
@@ -187,20 +187,19 @@ def run(
     `limit` takes the first items of each task. What the store holds is not measured again. Tasks that `readable` leaves
     out are named in `attrs["left_out"]`. Raises as it does, before a model is loaded.
     """
+    if isinstance(store, Listing):
+        return store.noted(asked, benchmarks, chat, limit)
     plans, left_out = readable(asked, benchmarks, chat, limit)
-    scored = {name: _scoring(task) for name, task in benchmarks.items()} if store else {}
     parts, runs = [], []
     bar = tqdm(total=sum(len(pieces) for plan in plans.values() for pieces in plan.values()), desc="benchmarks")
     for one in models.in_turn(asked):
         lm: InMemory | None = None
-        about = dict(batch=batch, generation=one.generation.to_diff_dict())
-        about |= dict(tokenizer=_checksum(one.tokenizer.backend_tokenizer.to_str().encode()))
         for name, pieces in plans[id(one)].items():
-            record = one.record(store, "evals", __name__, task=name, scoring=scored.get(name), **about)
+            record = record_of(one, benchmarks[name], batch, store)
             for piece, groups in pieces.items():
                 if piece not in record:
                     lm = lm or InMemory(one.model, one.tokenizer, batch)
-                    record.add(piece, _known(answer(lm, benchmarks[name], groups), one, name))
+                    record.add(piece, known(answer(lm, benchmarks[name], groups), one, name))
                 bar.update()
             asked_as = dict(model=one.name, who=one.name, task=name, chat=in_chat(one, benchmarks[name], chat))
             parts.append(pd.DataFrame(record.rows(pieces)).assign(**asked_as))
@@ -209,6 +208,34 @@ def run(
     table = pd.concat(parts, ignore_index=True)
     table.attrs |= dict(runs=Told(runs), left_out=Told(left_out))
     return table
+
+
+class Listing(Store):
+    """Instead of a store: `run` measures nothing with it, and it notes what was to be asked of which model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[Opened, Task, bool, int | None]] = []
+
+    def noted(
+        self, asked: Sequence[Opened], benchmarks: Mapping[str, Task], chat: bool | None, limit: int | None
+    ) -> pd.DataFrame:
+        """A row a model and task, in the place of their items."""
+        rows = []
+        for one, (name, task) in product(asked, benchmarks.items()):
+            self.asked.append((one, task, in_chat(one, task, chat), limit))
+            rows.append(dict(item=0, model=one.name, who=one.name, task=name, chat=in_chat(one, task, chat)))
+        table = pd.DataFrame(rows)
+        table.attrs |= dict(runs=Told(), left_out=Told())
+        return table
+
+
+def record_of(one: Opened, task: Task, batch: int, store: Store | None) -> Record:
+    """The record of a model's replies to a task: keyed by weights, tokenizer, generation settings, and scoring."""
+    about = dict(batch=batch, generation=one.generation.to_diff_dict())
+    about |= dict(tokenizer=_checksum(one.tokenizer.backend_tokenizer.to_str().encode()))
+    scored = _scoring(task) if store else None
+    return one.record(store, "evals", __name__, task=task.task_name, scoring=scored, **about)
 
 
 def readable(
@@ -237,8 +264,8 @@ def readable(
     return {key: {name: found[name] for name in found if name not in gone} for key, found in plans.items()}, left_out
 
 
-def _known(rows: Rows, one: Opened, task: str) -> Rows:
-    """Raises TuningVecError for a metric, or a log-likelihood, that is not a number."""
+def known(rows: Rows, one: Opened, task: str) -> Rows:
+    """The rows; raises TuningVecError for a metric, or a log-likelihood, that is not a number."""
     for row in rows:
         numbers = [value for value in row.values() if isinstance(value, float)]
         if "ended" not in row:

@@ -38,6 +38,7 @@ class Opened:
         opened = members.weights(family, name)
         self.weights, self.like = opened.own, opened.like
         self.prompted, self._template = self.like, family.template
+        self.terms, self.prompted_as = {name: 1.0}, name
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -112,6 +113,7 @@ class Arithmetic(Opened):
             self.name = " + ".join(f"{terms[name]:g} {name}" for name in order).replace("+ -", "− ")
             self.weights = sum((terms[name] * members.weights(family, name).fitted for name in order), Combination({}))
         self.prompted = members.weights(family, prompted).like
+        self.terms, self.prompted_as = terms, prompted
 
 
 class Turned(Opened):

@@ -55,7 +55,8 @@ def measured(table: pd.DataFrame) -> None:
     weights: dict[str, Any] = {}
     for run in table.attrs["runs"]:
         versions = (f"{name} {version}" for name, version in run["versions"].items())
-        where = ", ".join(filter(None, [run["machine"], run["device"], *versions]))
+        imported = f"imported from {code(run['imported'])}" if "imported" in run else None
+        where = ", ".join(filter(None, [imported, run["machine"], run["device"], *versions]))
         times.setdefault(where, []).append(run["measured"][:16].replace("T", " "))
         weights |= run["inputs"]["weights"]
     lines = [f"- {' to '.join(dict.fromkeys([min(when), max(when)]))}, {where}" for where, when in times.items()]
