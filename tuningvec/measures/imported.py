@@ -232,5 +232,6 @@ def _told(file: Path, task: Task) -> str:
     version, own = about.get("versions", {}).get(task.task_name), task.VERSION
     if str(version) != str(own):
         raise TuningVecError(f"{file}: version {version} of {task.task_name}; here it is {own}; ask again")
-    backend = about.get("config", {}).get("model")
+    backend = str(about.get("config", {}).get("model"))
+    backend = backend if re.fullmatch(r"[\w-]+", backend) else "a model in memory"  # a path is nobody's business
     return f"lm-eval {about.get('lm_eval_version')}, {backend}, {date}"
