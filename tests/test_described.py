@@ -1,8 +1,11 @@
 """Families written from checkpoints and pinned to commits, by a hub that answers on this machine."""
 
 import json
+import math
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import yaml
@@ -250,3 +253,62 @@ def test_every_family_that_ships_is_whole_or_says_what_it_lacks(offline, capsys)
     lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
     assert "weights at hand" in lines["tiny"] and "48 GB on the hub" in lines["llama3"]
     assert "1 without a commit" in lines["qwen2.5"] and "without a commit" not in lines["qwen2.5_0.5b"]
+
+
+SHAPES = dict(layers=32, d=4096, d_m=14336, heads=32, kv=8, vocabulary=128256)  # Meta-Llama-3-8B
+
+
+def sparse(folder, layers, d, d_m, heads, kv, vocabulary):
+    """A folder with the headers of an 8B Llama in two shards, and holes for its 16 GB of weights."""
+    from safetensors import safe_open
+
+    folder.mkdir()
+    narrow = d * kv // heads
+    block = dict(q=(d, d), k=(narrow, d), v=(narrow, d), o=(d, d))
+    shapes = {f"model.layers.{i}.self_attn.{n}_proj.weight": s for i in range(layers) for n, s in block.items()}
+    ways = dict(gate=(d_m, d), up=(d_m, d), down=(d, d_m))
+    shapes |= {f"model.layers.{i}.mlp.{n}_proj.weight": s for i in range(layers) for n, s in ways.items()}
+    norms = ("input_layernorm", "post_attention_layernorm")
+    shapes |= {f"model.layers.{i}.{norm}.weight": (d,) for i in range(layers) for norm in norms}
+    shapes |= {
+        "model.embed_tokens.weight": (vocabulary, d),
+        "model.norm.weight": (d,),
+        "lm_head.weight": (vocabulary, d),
+    }
+    names, index = list(shapes), {}
+    for number, some in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), 1):
+        header, end = {}, 0
+        for name in some:
+            begin, end = end, end + 2 * math.prod(shapes[name])
+            header[name] = dict(dtype="BF16", shape=shapes[name], data_offsets=[begin, end])
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        file = folder / f"model-{number:05}-of-00002.safetensors"
+        file.write_bytes(len(text).to_bytes(8, "little") + text)
+        os.truncate(file, 8 + len(text) + end)
+        index |= dict.fromkeys(some, file.name)
+        with safe_open(file, "pt") as found:
+            assert len(found.keys()) == len(some)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(dict(metadata={}, weight_map=index)))
+    config = dict(
+        model_type="llama", architectures=["LlamaForCausalLM"], num_hidden_layers=layers, hidden_size=d,
+        vocab_size=vocabulary, intermediate_size=d_m, num_attention_heads=heads, num_key_value_heads=kv, max_position_embeddings=8192,
+        rope_theta=500000.0, torch_dtype="bfloat16",
+    )  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").is_file(), reason="bytes read are counted by Linux")
+def test_a_check_of_a_family_of_8_billion_parameters_reads_a_thousandth_of_it(tmp_path):
+    base, tuned = (sparse(tmp_path / name, **SHAPES) for name in ("base", "tuned"))
+    file = described.write("large", str(base), [f"medicine={tuned}"], lambda _: "MIT", tmp_path)
+    whole = sum(f.stat().st_size for folder in (base, tuned) for f in folder.iterdir())
+
+    def read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = read()
+    found = checking.checked(Family.load(file, files=False))
+    assert whole > 30e9 and read() - before < whole / 1000
+    assert "one model in" in "\n".join(found.lines) and not [p for p in found.problems if "does not fit into" not in p]
