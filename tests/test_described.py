@@ -292,8 +292,8 @@ def sparse(folder, layers, d, d_m, heads, kv, vocabulary):
     (folder / "model.safetensors.index.json").write_text(json.dumps(dict(metadata={}, weight_map=index)))
     config = dict(
         model_type="llama", architectures=["LlamaForCausalLM"], num_hidden_layers=layers, hidden_size=d,
-        vocab_size=vocabulary, intermediate_size=d_m, num_attention_heads=heads, num_key_value_heads=kv, max_position_embeddings=8192,
-        rope_theta=500000.0, torch_dtype="bfloat16",
+        vocab_size=vocabulary, intermediate_size=d_m, num_attention_heads=heads, num_key_value_heads=kv,
+        max_position_embeddings=8192, rope_theta=500000.0, torch_dtype="bfloat16",
     )  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     return folder
