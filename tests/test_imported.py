@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from lm_eval import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from tuningvec.__main__ import main
+from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
 from tuningvec.measures import evals, imported, models
@@ -48,6 +50,19 @@ def written(tmp_path_factory) -> Path:
 @pytest.fixture
 def samples(written, tmp_path) -> Path:
     return Path(shutil.copytree(written, tmp_path / "samples"))
+
+
+@pytest.fixture
+def tiny_of_one(tmp_path) -> Path:
+    """The family `tiny` with one specialist, from which no sum can be made."""
+    families = data_folder() / "families"
+    spec = yaml.safe_load((families / "tiny.yaml").read_text(encoding="utf-8"))
+    spec["fine_tuned"] = [member for member in spec["fine_tuned"] if member["name"] == "medical"]
+    for member in (spec["pretrained"], *spec["fine_tuned"]):
+        member["source"]["path"] = str(families / member["source"]["path"])
+    del spec["corpora"]
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    return tmp_path / "one.yaml"
 
 
 def asked() -> tuple[models.Opened, dict]:
@@ -132,6 +147,11 @@ def test_commands_ask_what_pages_ask(tmp_path, capsys):
     assert text.count("--limit 8") == text.count("|| ask ") and text.count("\nif ") == text.count("\nfi")
     assert "tuningvec import tiny" in capsys.readouterr().out
     assert {file.stem for file in (tmp_path / "tasks").iterdir()} >= {"drugs", "arithmetic", "drugs_likelihood"}
+
+
+def test_pages_that_a_family_does_not_have_are_not_asked(tmp_path, tiny_of_one):
+    assert main(["replies", str(tiny_of_one), "--to", str(tmp_path / "replies")]) == 0
+    assert "write " in (tmp_path / "replies" / "replies.sh").read_text()
 
 
 def test_samples_of_one_model_are_taken_in_by_its_name(samples, capsys):

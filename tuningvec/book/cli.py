@@ -191,9 +191,11 @@ def import_(
 
 def _asking(family: str, only: str, given: Sequence[str] | None, limit: int | None) -> dict[str, dict[str, object]]:
     """The parameters of a family's pages that ask benchmarks, {page: {name: value}}."""
+    from tuningvec.measures import imported
+
     pages = compendium.plan(Project.here(), [family], _parameters(given), limit)
-    some = compendium.numbered(pages, _listed(only) or ["03_1", "03_2", "03_4"])
-    return {page.notebook.stem: page.own_parameters() for page in some}
+    some = compendium.numbered(pages, _listed(only))
+    return {page.notebook.stem: page.own_parameters() for page in some if page.notebook.stem in imported.PAGES}
 
 
 @app.command(rich_help_panel=BOOK)

@@ -21,6 +21,7 @@ from tuningvec.store import Store
 from tuningvec.tasks import FOLDER, sandbox
 
 SAMPLES = r"samples_{task}_\d{{4}}-.*\.jsonl"
+PAGES = EXAMS, NEGATION, ADDITION = "03_1_benchmarks", "03_2_negation", "03_4_addition"
 LARGEST = 2**30  # bytes of a file of samples
 Logged = Mapping[int, Mapping[str, Any]]  # lines by item
 
@@ -69,14 +70,14 @@ def needed(family: Family, dtype: str, parameters: Mapping[str, Mapping[str, Any
     def about(page: str) -> dict[str, Any]:
         return dict(limit=parameters[page]["limit"], store=listing)
 
-    if (page := "03_1_benchmarks") in parameters:
+    if (page := EXAMS) in parameters:
         asked = evals.together(benchmarks) | evals.tasks(parameters[page]["likelihood"], family.prompt)
         evals.run([Opened(family, m.name, dtype) for m in family.members], asked, **about(page))
-    if (page := "03_2_negation") in parameters:
+    if (page := NEGATION) in parameters:
         by_likelihood = evals.tasks(parameters[page]["likelihood"], family.prompt)
         asked = scores.with_likelihood(benchmarks, by_likelihood)
         evals.negation_of_specialists(family, asked, parameters[page]["scales"], dtype=dtype, **about(page))
-    if (page := "03_4_addition") in parameters:
+    if (page := ADDITION) in parameters:
         exams = evals.of_domains(family, "accuracy", list(family.specialist_of))
         evals.addition(family, family.specialist_of, exams, parameters[page]["scales"], dtype=dtype, **about(page))
     found: dict[str, Need] = {}
@@ -234,4 +235,4 @@ def _told(file: Path, task: Task) -> str:
         raise TuningVecError(f"{file}: version {version} of {task.task_name}; here it is {own}; ask again")
     backend = str(about.get("config", {}).get("model"))
     backend = backend if re.fullmatch(r"[\w-]+", backend) else "a model in memory"  # a path is nobody's business
-    return f"lm-eval {about.get('lm_eval_version')}, {backend}, {date}"
+    return f"lm-eval {about.get('lm_eval_version')}, {backend}, {date[:10]}"

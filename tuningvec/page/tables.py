@@ -67,6 +67,8 @@ def measured(table: pd.DataFrame) -> None:
     if unread := table.attrs.get("left_out"):
         each = {f"- {task_name(v['task'])}: {v['member']} {v['reason']}" for v in unread}
         lines += ["", "**Benchmarks left out**", "", *sorted(each)]
+    if any("imported" in run for run in table.attrs["runs"]):
+        lines += ["", "Imported replies do not tell whether an end token stopped them: that instruction is not judged."]
     display(Markdown("\n".join(["Measured (UTC)", "", *lines])))
 
 
