@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from IPython.utils.capture import capture_output
 
+from tuningvec.family import described
 from tuningvec.family.spec import Family, family_names
 from tuningvec.page import finding as finding_page
 from tuningvec.page import tables
@@ -47,7 +48,9 @@ def test_a_table_is_numbered_and_labelled():
 
 @pytest.mark.parametrize("name", family_names())
 def test_every_member_is_listed_with_its_source(name):
-    family = Family.load(name)
+    family = Family.load(name, files=False)
+    if described.unpinned(family.file):
+        pytest.skip("a family of the paper without a commit yet, which has no pages")
     table = tables.members(family)
     assert list(table.member) == [m.name for m in family.members]
     assert table.role.iloc[0] == "pretrained" and table.weights.str.contains("`").all()
