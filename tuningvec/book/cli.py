@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import joblib
 import typer
 
-from tuningvec.book import checking, compendium, times
+from tuningvec.book import compendium, times
 from tuningvec.book.compendium import Page, Project
 from tuningvec.book.progress import Progress
 from tuningvec.errors import TuningVecError
@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @app.command("list", rich_help_panel=FAMILY)
 def list_families() -> None:
     """The families there are, and where their weights are."""
+    from tuningvec.book import checking  # with torch, which takes seconds to import
+
     for name in family_names():
         family = Family.load(name, files=False)
         print(f"{name}: {family.title}; {checking.whereabouts(family)}")
@@ -108,6 +110,8 @@ def pin(
 @app.command(rich_help_panel=FAMILY)
 def check(family: Name) -> None:
     """Whether a family can be run here: files, licences, room, tensors that do not fit, pages; no model is loaded."""
+    from tuningvec.book import checking
+
     found = checking.checked(Family.load(family, files=False))
     for line in found.lines:
         print(line)
