@@ -136,6 +136,51 @@ def test_a_stopped_run_goes_on_with_the_next_page(project):
     assert run(project)[1] == ["mine/02_two"]
 
 
+def numbers(project):
+    """What each page printed of its number."""
+    pages = [nbformat.read(file, 4) for file in sorted((project.executed / "mine").glob("*.ipynb"))]
+    outputs = [output for page in pages for cell in page.cells for output in cell.get("outputs", [])]
+    return [output.text.split()[-1] for output in outputs if output.output_type == "stream"]
+
+
+def test_parameters_are_given_to_a_page_and_make_it_due(project):
+    assert main(["run", "mine", "-p", "02.number=3"]) == 0 and numbers(project) == ["42", "63"]
+    assert "mine/02_two" in project.log.read_text() and "2 of 2 pages" in project.log.read_text()
+    begun = project.log.stat().st_size
+    assert main(["run", "mine", "-p", "02.number=3"]) == 0
+    assert "all 2 pages are as they were last executed" in project.log.read_text()[begun:]
+    assert main(["run", "mine", "--only", "01"]) == 0 and numbers(project) == ["42", "63"]
+    assert main(["run", "mine"]) == 0 and numbers(project) == ["42", "42"]
+
+
+def test_a_limit_is_for_every_page_that_has_one(project):
+    project.notebooks[1].write_text(PAGE.replace("number", "limit"), encoding="utf-8")
+    assert main(["run", "mine", "--limit", "5"]) == 0 and numbers(project) == ["42", "105"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("02", "not of the form PAGE.NAME=VALUE"),
+        ("02.number=x", "02_two.number=x: int is needed, as in 2"),
+        ("02.number=[", "not readable as YAML"),
+        ("02.colour=3", "02_two: no parameter 'colour'; there are number"),
+        ("02.family=tiny", "no parameter 'family'"),
+        ("09.number=3", "no page 09; there are 01_one, 02_two"),
+    ],
+)
+def test_a_parameter_that_cannot_be_is_said_before_anything_runs(project, capsys, given, said):
+    assert main(["run", "mine", "-p", given]) == 1
+    assert said in capsys.readouterr().err and not project.executed.exists()
+
+
+def test_a_page_that_fails_does_not_stop_the_others(project, capsys):
+    project.notebooks[0].write_text(PAGE.replace("number * 21", "1 / 0"), encoding="utf-8")
+    assert main(["run", "mine"]) == 1 and numbers(project)[-1:] == ["42"]
+    said = capsys.readouterr()
+    assert "mine/01_one: cell" in said.err and "mine/01_one: failed" in said.out and "mine/02_two: " in said.out
+
+
 def test_a_failing_page_is_named_with_its_cell_and_not_kept(project, capsys):
     run(project)
     project.notebooks[1].write_text(PAGE.replace("number * 21", "1 / 0"), encoding="utf-8")
