@@ -149,6 +149,12 @@ def test_commands_ask_what_pages_ask(tmp_path, capsys):
     assert {file.stem for file in (tmp_path / "tasks").iterdir()} >= {"drugs", "arithmetic", "drugs_likelihood"}
 
 
+def test_a_sum_is_written_with_the_coefficients_that_pages_ask(tmp_path):
+    given = ["-p", "03_2.scales=[0,0.333333333333,1]", "--only", "03_2"]
+    assert main(["replies", "tiny", "--to", str(tmp_path), *given]) == 0
+    assert "write tiny medical=0.666666666667 pretrained=0.333333333333\n" in (tmp_path / "replies.sh").read_text()
+
+
 def test_pages_that_a_family_does_not_have_are_not_asked(tmp_path, tiny_of_one):
     assert main(["replies", str(tiny_of_one), "--to", str(tmp_path / "replies")]) == 0
     assert "write " in (tmp_path / "replies" / "replies.sh").read_text()

@@ -1,6 +1,5 @@
 """Whether a family can be run on this machine, told before anything is fetched, loaded or measured."""
 
-import importlib.metadata
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ class Checked:
 
 def whereabouts(family: Family) -> str:
     """Where the weights of a family are, in a few words."""
-    lacking = [member for member in family.members if not _at_hand(family, member)]
+    lacking = [member for member in family.members if not member.source.at_hand(family.root)]
     if not lacking:
         return "weights at hand"
     if (data_folder() / "measured" / family.name).is_dir():
@@ -43,18 +42,6 @@ def whereabouts(family: Family) -> str:
     words += ", some of it gated" if any(member.source.gated for member in lacking) else ""
     without = sum(member.source.revision is None for member in lacking)
     return words + (f"; {without} without a commit, which `tuningvec pin {family.name}` looks up" if without else "")
-
-
-def _at_hand(family: Family, member: Member) -> bool:
-    source = member.source
-    if isinstance(source, Hub):
-        return source.revision is not None and hub.cached(source.repo, source.revision) is not None
-    if isinstance(source, GGUF) and source.package:
-        try:
-            return importlib.metadata.version(source.package) == source.version
-        except importlib.metadata.PackageNotFoundError:
-            return False
-    return source.at_hand(family.root)
 
 
 def checked(family: Family) -> Checked:
@@ -85,7 +72,7 @@ def _sources(family: Family, found: Checked) -> None:
     """Which members have to be fetched or made, and whether there is room for them."""
     fetched = 0.0
     for member in family.members:
-        if _at_hand(family, member):
+        if member.source.at_hand(family.root):
             found.lines.append(f"{member.name}: at hand")
         elif isinstance(member.source, Hub):
             fetched += _on_hub(family, member, found)
@@ -136,7 +123,7 @@ def _opened(family: Family, found: Checked) -> list[str]:
     opened = []
     for member in family.members:
         base = isinstance(member.source, Adapter) and member.source.base not in opened
-        if base or not _at_hand(family, member):
+        if base or not member.source.at_hand(family.root):
             continue
         try:
             members.weights(family, member.name)

@@ -158,8 +158,7 @@ def replies(
     spec = Family.load(family)
     needs = imported.needed(spec, "auto", _asking(family, only, given, limit))
     imported.write_tasks(spec.prompt, {name for need in needs.values() for name in need.tasks}, to / "tasks")
-    at = family if spec.name == family else str(spec.file)
-    (to / "replies.sh").write_text(imported.script(at, needs), encoding="utf-8")
+    (to / "replies.sh").write_text(imported.script(described.named(spec.file), needs), encoding="utf-8")
     print(f"{to / 'replies.sh'}: {len(needs)} runs of lm_eval\nthen: tuningvec import {family} {to}")
 
 

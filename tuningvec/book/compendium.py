@@ -31,7 +31,7 @@ from tuningvec.book.progress import Progress
 from tuningvec.book.template import fill, left_out
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError, reading, writing
-from tuningvec.family import shipped
+from tuningvec.family import described, shipped
 from tuningvec.family.spec import Adapter, Family, Folder
 from tuningvec.page.finding import KEY, VERDICTS, badge, meanings
 from tuningvec.store import Store
@@ -159,8 +159,7 @@ class Page:
             values["dtype"] = shipped.provenance(elsewhere)["dtype"] if elsewhere else engine.dtype_name()
         if self.family is None:
             return values
-        named = data_folder() / "families" / f"{self.family.name}.yaml" == self.family.file
-        return values | {"family": self.family.name if named else str(self.family.file)}
+        return values | {"family": described.named(self.family.file)}
 
     def run(self, output: Path, **options: Any) -> NotebookNode:
         """Hand the notebook to papermill, which writes `output` cell by cell."""

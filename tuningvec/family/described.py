@@ -12,11 +12,10 @@ import yaml
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError, reading, writing
 from tuningvec.family import hub
-from tuningvec.family.spec import Family, Hub
+from tuningvec.family.spec import NAME, Family, Hub
 
 Ask = Callable[[str], str | None]
 ON_HUB = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([0-9a-f]{40}))?")
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 INSTRUCT = "instruct"  # in the place of a domain
 HEAD = """\
 # Written by `tuningvec new` from what configurations and cards tell. Read it: `summary` and `limits` are shown on the
@@ -31,24 +30,15 @@ def write(name: str, pretrained: str, fine_tuned: Sequence[str], ask: Ask, to: P
     A source is a folder, an adapter's folder, a GGUF file, or owner/model[@commit] on the hub. `ask` gives a licence
     that no card tells. Raises TuningVecError for a name that is taken or none, and for a source that is not there.
     """
-    if not NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         raise TuningVecError(f"{name}: no name of a family; small letters and digits, then also . _ -")
     folder = data_folder() / "families" if to is None else to
     file = folder / f"{name}.yaml"
     if file.exists():
         raise TuningVecError(f"{file}: is there; choose another name, or remove it")
-    members, taken = [], set[str]()
-    for text in (f"base={pretrained}", *fine_tuned):
-        domain, equals, source = text.partition("=")
-        if not equals or not NAME.fullmatch(domain):
-            raise TuningVecError(f"{text}: write DOMAIN=SOURCE, such as medicine=path/to/it")
-        own = _unused("base" if not members else domain, taken)
-        about = _member(own, source, folder, ask)
-        if members:
-            about |= dict(role=INSTRUCT if domain == INSTRUCT else "domain")
-            about["domain"] = "chat" if domain == INSTRUCT else domain
-        members.append(about)
-    first, *rest = members
+    taken: set[str] = set()
+    first = _member(_unused("base", taken), pretrained, folder, ask)
+    rest = [_fine_tuned(text, folder, ask, taken) for text in fine_tuned]
     spec = dict(
         title=name,
         summary=f"{', '.join(m['label'] for m in rest)}, each compared with {first['label']}.",
@@ -132,6 +122,15 @@ def _unused(name: str, taken: set[str]) -> str:
     return own
 
 
+def _fine_tuned(text: str, folder: Path, ask: Ask, taken: set[str]) -> dict[str, Any]:
+    domain, equals, source = text.partition("=")
+    if not equals or not re.fullmatch(NAME, domain):
+        raise TuningVecError(f"{text}: write DOMAIN=SOURCE, such as medicine=path/to/it")
+    general = domain == INSTRUCT
+    about = dict(role=INSTRUCT if general else "domain", domain="chat" if general else domain)
+    return _member(_unused(domain, taken), source, folder, ask) | about
+
+
 def _member(name: str, source: str, folder: Path, ask: Ask) -> dict[str, Any]:
     where = _source(source, folder)
     label = Path(source).name if where["kind"] != "hub" else where["repo"].split("/")[1]
@@ -173,6 +172,4 @@ def _license(source: str, where: dict[str, Any]) -> str | None:
     with reading(card, "correct it, or remove it"):
         from huggingface_hub import ModelCard
 
-        found = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
-    license = found.get("license_name") or found.get("license")
-    return license if isinstance(license, str) else None
+        return hub.license_of(ModelCard.load(card, ignore_metadata_errors=True).data.to_dict())

@@ -1,8 +1,9 @@
 """What the Hugging Face hub tells of a model before anything of it is fetched."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tuningvec.errors import TuningVecError
 
@@ -56,9 +57,14 @@ def look_up(repo: str, revision: str | None = None) -> OnHub:
     except (HTTPError, HfHubHTTPError, OSError) as error:
         raise Unreached(f"{repo}: the hub was not reached: {error}") from None
     size = sum(f.size or 0 for f in found.siblings if any(fnmatch(f.rfilename, pattern) for pattern in FILES))
-    card = found.card_data.to_dict() if found.card_data else {}
+    license = license_of(found.card_data.to_dict() if found.card_data else {})
+    return OnHub(found.sha, round(size / 1e9, 2), license, bool(found.gated))
+
+
+def license_of(card: Mapping[str, Any]) -> str | None:
+    """The licence that the metadata of a model's card tells; None where they tell none."""
     license = card.get("license_name") or card.get("license")
-    return OnHub(found.sha, round(size / 1e9, 2), license if isinstance(license, str) else None, bool(found.gated))
+    return license if isinstance(license, str) else None
 
 
 def cached(repo: str, revision: str) -> Path | None:

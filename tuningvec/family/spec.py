@@ -1,5 +1,6 @@
 """A family: one pretrained model, its fine-tuned members, where their weights come from, how they are prompted."""
 
+import importlib.metadata
 from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,9 +9,11 @@ from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
 from tuningvec.data import Heading, Spec, Words, data_folder
 from tuningvec.errors import TuningVecError, reading
+from tuningvec.family import hub
 from tuningvec.tasks import writes_text
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Source(Spec):
@@ -52,6 +55,14 @@ class GGUF(Source):
             raise ValueError("package and version are given together, or neither")
         return self
 
+    def at_hand(self, root: Path) -> bool:
+        if self.package is None:
+            return super().at_hand(root)
+        try:
+            return importlib.metadata.version(self.package) == self.version
+        except importlib.metadata.PackageNotFoundError:
+            return False
+
     def missing(self, root: Path) -> list[Path]:
         if self.package:
             return []  # it is looked for when the member is opened, with the words that install it
@@ -69,6 +80,9 @@ class Hub(Source):
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$", description="a commit, not a branch")] | None = None
     gigabytes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     gated: bool = False
+
+    def at_hand(self, root: Path) -> bool:
+        return self.revision is not None and hub.cached(self.repo, self.revision) is not None
 
     def missing(self, root: Path) -> list[Path]:
         return []  # fetched when the member is opened

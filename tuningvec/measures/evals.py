@@ -232,8 +232,7 @@ class Listing(Store):
 
 def record_of(one: Opened, task: Task, batch: int, store: Store | None) -> Record:
     """The record of a model's replies to a task: keyed by weights, tokenizer, generation settings, and scoring."""
-    about = dict(batch=batch, generation=one.generation.to_diff_dict())
-    about |= dict(tokenizer=_checksum(one.tokenizer.backend_tokenizer.to_str().encode()))
+    about = dict(batch=batch, generation=one.generation.to_diff_dict(), tokenizer=one.tokenizer_digest)
     scored = _scoring(task) if store else None
     return one.record(store, "evals", __name__, task=task.task_name, scoring=scored, **about)
 

@@ -22,6 +22,7 @@ from tuningvec.tasks import FOLDER, sandbox
 
 SAMPLES = r"samples_{task}_\d{{4}}-.*\.jsonl"
 PAGES = EXAMS, NEGATION, ADDITION = "03_1_benchmarks", "03_2_negation", "03_4_addition"
+EXACT = ".15g"  # digits of a coefficient: the sum that is written is the one that pages ask
 LARGEST = 2**30  # bytes of a file of samples
 Logged = Mapping[int, Mapping[str, Any]]  # lines by item
 
@@ -82,7 +83,7 @@ def needed(family: Family, dtype: str, parameters: Mapping[str, Mapping[str, Any
         evals.addition(family, family.specialist_of, exams, parameters[page]["scales"], dtype=dtype, **about(page))
     found: dict[str, Need] = {}
     for one, task, chat, limit in listing.asked:
-        name = "_".join(f"{c:g}{member}" for member, c in one.terms.items()) + f".as_{one.prompted_as}"
+        name = "_".join(f"{c:{EXACT}}{member}" for member, c in one.terms.items()) + f".as_{one.prompted_as}"
         name = f"{name}.{'chat' if chat else 'plain'}.{limit or 'all'}"
         found.setdefault(name, Need(one, chat, limit, {})).tasks[task.task_name] = task
     return found
@@ -108,7 +109,7 @@ def script(family: str, needs: Mapping[str, Need]) -> str:
     for some in models.values():
         one = next(iter(some.values())).one
         terms = {one.prompted_as: 0.0} | one.terms  # the one that is prompted comes first
-        words = " ".join(shlex.quote(f"{member}={c:g}") for member, c in terms.items())
+        words = " ".join(shlex.quote(f"{member}={c:{EXACT}}") for member, c in terms.items())
         lines.append("if " + " || ".join(f"[ ! -e samples/{name}/done ]" for name in some) + "; then")
         lines.append(f"  write {shlex.quote(family)} {words}")
         for name, need in some.items():

@@ -1,6 +1,7 @@
 """Members of a family as models in memory, from the same weights that the measures on disk read."""
 
 import gc
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -54,6 +55,11 @@ class Opened:
         if self._template is not None:
             tokenizer.chat_template = self._template
         return tokenizer
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """SHA-256 of all that the tokenizer does."""
+        return hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
     @cached_property
     def generation(self) -> GenerationConfig:
