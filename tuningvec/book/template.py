@@ -3,15 +3,19 @@
 Papermill imports this module while it is itself being imported (it is an entry point): import papermill first.
 """
 
+import asyncio
 import re
 from copy import deepcopy
 from typing import Any
 
 import jinja2
 import yaml
+from jupyter_core.utils import ensure_event_loop
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
-from papermill.engines import NBClientEngine
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import Engine
+from papermill.log import logger
 
 from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError, reading
@@ -23,14 +27,42 @@ ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=Fa
 REFERENCE = re.compile(r"\{ref\}`([^`<]+?)\s*<([^`>]+)>`")
 
 
-class TemplateEngine(NBClientEngine):
+class TemplateEngine(Engine):
     """Papermill's engine, after filling `{{ family.title }}` and the like into Markdown cells and figure captions."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> None:
+    def execute_managed_notebook(
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        start_timeout: int = 60,
+        execution_timeout: int | None = None,
+        input_path: object = None,
+        **options: Any,
+    ) -> None:
+        """What papermill's own engine does, with a client that can be interrupted; `input_path` is of no use to it."""
         fill(nb_man.nb)
+        options |= dict(startup_timeout=start_timeout, timeout=execution_timeout, log=logger)
         quiet = ["--log-level=CRITICAL"]  # of TCP on this machine, of being stopped; what a cell raises is told apart
-        super().execute_managed_notebook(nb_man, kernel_name, extra_arguments=quiet, **kwargs)
+        Client(nb_man, kernel_name=kernel_name, extra_arguments=quiet, **options).execute()
+
+
+class Client(PapermillNotebookClient):
+    """Papermill's client, which lets nothing wait for the kernel any more when it is interrupted.
+
+    Else what waits may find the kernel dead while it is put away, and complain of that.
+    """
+
+    def papermill_execute_cells(self) -> None:
+        try:
+            super().papermill_execute_cells()
+        except KeyboardInterrupt:
+            loop = ensure_event_loop()
+            waiting = asyncio.all_tasks(loop)
+            for task in waiting:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*waiting, return_exceptions=True))
+            raise
 
 
 def fill(notebook: NotebookNode) -> None:
