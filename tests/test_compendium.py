@@ -334,7 +334,7 @@ def test_a_page_shows_what_the_dtype_came_to_and_is_due_when_that_is_asked_to_be
     assert 'dtype = "float32"' in shown.source
     compendium.publish(project, pages)
     status = (project.results / "status.md").read_text(encoding="utf-8")
-    assert re.search(r"01_one\.ipynb\) \| Mine \| \d+ \| float32 \|", status) and " thread" in status
+    assert re.search(r"01_one\.ipynb\) \| Mine \| \d+ \| (0\.\d|–) \| float32 \|", status) and " thread" in status
     monkeypatch.setenv("TUNINGVEC_DTYPE", "bfloat16")
     assert run(project)[1] == ["mine/01_one", "mine/02_two"]
 

@@ -10,17 +10,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
-from tuningvec.book import compendium
-from tuningvec.book.compendium import Project
+from tuningvec.book import checking, compendium
+from tuningvec.book.compendium import Page, Project
 from tuningvec.data import data_folder
 from tuningvec.weights import engine
 
 WHOLE = {"bfloat16": 8 * 60, "float32": 15 * 60}  # seconds on two cores
 PAGE, AGAIN = 3 * 60, 10
+FIELDS = ["page", "dtype", "gigaflops", "seconds", "predicted", "gigabytes", "gigabytes predicted"]
 
 
 def timed(*command: str, **environment: str) -> float:
@@ -42,20 +44,28 @@ def main() -> None:
     print(f"{engine.machine()}; {dtype}: {engine.gigaflops(dtype):.0f} GFLOP/s")
     print(tabulate(table, headers=["what", "seconds", "budget", ""], tablefmt="github"))
     if "--record" in sys.argv:
-        _record({str(page): page.seconds() for page in pages}, dtype)
+        record(pages, dtype)
 
 
-def _record(seconds: dict[str, float], dtype: str) -> None:
-    """Put these seconds in the place of those of the same pages and dtype."""
-    file, fields = data_folder() / "times.csv", ["page", "dtype", "gigaflops", "seconds"]
+def record(pages: Sequence[Page], dtype: str) -> None:
+    """Put what these pages took in the place of what is recorded of them in that dtype, beside what was predicted."""
+    file, speed = data_folder() / "times.csv", round(engine.gigaflops(dtype))
+    predicted = {}
+    for family in {page.family.name: page.family for page in pages if page.family}.values():
+        predicted |= checking.predicted(family, [page for page in pages if page.family is family], dtype)[0]
     with file.open(encoding="utf-8", newline="") as stream:
-        kept = [row for row in csv.DictReader(stream) if not (row["page"] in seconds and row["dtype"] == dtype)]
-    speed = round(engine.gigaflops(dtype))
-    kept += [dict(page=p, dtype=dtype, gigaflops=speed, seconds=round(s)) for p, s in seconds.items()]
+        kept = [row for row in csv.DictReader(stream) if not (row["page"] in map(str, pages) and row["dtype"] == dtype)]
+    for page in pages:
+        row = dict(page=page, dtype=dtype, gigaflops=speed, seconds=round(page.seconds(), 1))
+        if page.gigabytes():
+            row["gigabytes"] = round(page.gigabytes(), 2)
+        if known := predicted.get(str(page)):
+            row |= {"predicted": round(known.seconds, 1), "gigabytes predicted": round(sum(known.gigabytes), 2)}
+        kept.append(row)
     with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, fields, lineterminator="\n")
+        writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted(kept, key=lambda row: (row["dtype"], row["page"])))
+        writer.writerows(sorted(kept, key=lambda row: (row["dtype"], str(row["page"]))))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Whether a family can be run on this machine, told before anything is fetched, loaded or measured."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from tuningvec.book import compendium, times
+from tabulate import tabulate
+
+from tuningvec.book import compendium, costs, times
+from tuningvec.book.compendium import Page
 from tuningvec.book.progress import duration
 from tuningvec.book.template import left_out
 from tuningvec.data import data_folder
@@ -17,6 +21,8 @@ from tuningvec.weights.checkpoint import Checkpoint
 from tuningvec.weights.delta import Combination
 
 SAMPLED = 8, 64  # matrices, and rows of each, that tell a wrong pretrained model
+LONG = 6 * 3600  # seconds of a page that may be had for less
+SHORTER = {"turns": 3, "draws": 3, "limit": 16}  # parameters that make a page shorter
 FAR = 0.5  # ‖T‖ / ‖θ_pre‖ of a sampled matrix
 
 
@@ -44,8 +50,11 @@ def whereabouts(family: Family) -> str:
     return words + (f"; {without} without a commit, which `tuningvec pin {family.name}` looks up" if without else "")
 
 
-def checked(family: Family) -> Checked:
-    """Files, room, tensors that do not fit, tokenizers, pages, time. Weights are read in samples alone."""
+def checked(family: Family, costed: bool = True) -> Checked:
+    """Files, room, tensors that do not fit, tokenizers, pages, and if `costed` what these take.
+
+    Weights are read in samples alone.
+    """
     found = Checked()
     if (data_folder() / "measured" / family.name).is_dir():
         _shipped(family, found)
@@ -57,7 +66,11 @@ def checked(family: Family) -> Checked:
         _fit(family, opened, found)
     if opened:
         _memory(family, opened, found)
-    _pages(family, found)
+    found.lines += [f"{page} is left out: {reason}" for page, reason in left_out(family).items()]
+    if family.pretrained.name not in opened:
+        found.lines.append("time and memory of the pages are told when the files of the pretrained member are there")
+    elif costed and not found.problems:
+        _pages(family, found)
     return found
 
 
@@ -202,11 +215,55 @@ def _memory(family: Family, opened: list[str], found: Checked) -> None:
 
 
 def _pages(family: Family, found: Checked) -> None:
-    gone = left_out(family)
-    found.lines += [f"{page} is left out: {reason}" for page, reason in gone.items()]
-    if found.problems:
-        return
+    """How long each page takes, and how much memory."""
+    import psutil
+
+    from tuningvec.weights import engine
+
     pages = [page for page in compendium.plan(compendium.Project.here(), [str(family.file)]) if page.family]
-    known = times.expected(pages)
-    long = "no such page was timed before" if None in known else duration(sum(known))
-    found.lines.append(f"{len(pages)} pages: {long}")
+    counted, unknown = predicted(family, pages, engine.dtype_name())
+    free, rows = psutil.virtual_memory().available / 1e9, []
+    for page, on_record in zip(pages, times.recorded(pages), strict=True):
+        cost = counted.get(str(page), Cost(None, (0,)))
+        ways = {"the last run": page.seconds(), "a recording": on_record, "a trial": cost.seconds}
+        how, seconds = next(((how, x) for how, x in ways.items() if x is not None), ("", None))
+        rows.append([page.notebook.stem, duration(seconds) if seconds else "", how, *(x or "" for x in cost.gigabytes)])
+        shorter = " ".join(f"-p {page.notebook.stem}.{n}={v}" for n, v in SHORTER.items() if n in page.own_parameters())
+        if seconds and seconds > LONG and shorter:
+            found.lines.append(f"{page.notebook.stem} takes {duration(seconds)}; with {shorter} less")
+        if cost.gigabytes[0] > free:
+            fewer = f"ask fewer items together (-p {page.notebook.stem}.batch=8), " * ("batch" in page.own_parameters())
+            found.problems.append(
+                f"{page.notebook.stem} needs about {cost.gigabytes[0]:.1f} GB and {free:.1f} GB are free: close other "
+                f"programs, {fewer}or leave the page out (--only)"
+            )
+    gpu = ["GB of the GPU"] * (engine.device() == "cuda")
+    table = tabulate(rows, ["page", "takes", "by", "GB of memory", *gpu], tablefmt="simple", floatfmt=".1f")
+    found.lines += table.splitlines()
+    found.lines += [f"{name}: its items are not at hand, nor is the time for them counted" for name in unknown]
+
+
+class Cost(NamedTuple):
+    """Seconds, and gigabytes: all, or on a machine with a GPU those of main memory and those of the GPU."""
+
+    seconds: float | None
+    gigabytes: tuple[float, ...]
+
+
+def predicted(family: Family, pages: Sequence[Page], dtype: str) -> tuple[dict[str, Cost], list[str]]:
+    """What pages of a family take here by formulas and a trial, and the names of tasks whose items are not at hand."""
+    import torch
+
+    from tuningvec.book import trial
+    from tuningvec.weights import engine
+
+    parameters = {page.notebook.stem: page.own_parameters() for page in pages}
+    likelihood = dict.fromkeys(task for some in parameters.values() for task in some.get("likelihood", ()))
+    case, unknown = trial.case_of(family, list(likelihood))
+    rates, works = trial.rates(family, case, dtype), costs.of_pages(parameters, case)
+    found = {}
+    for page in (page for page in pages if page.notebook.stem in works):
+        stem = page.notebook.stem
+        need = [x / 1e9 for x in costs.memory(stem, parameters[stem], case, getattr(torch, dtype).itemsize)]
+        found[str(page)] = Cost(works[stem].seconds(rates), tuple(need if engine.device() == "cuda" else [sum(need)]))
+    return found, unknown

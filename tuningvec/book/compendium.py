@@ -125,7 +125,8 @@ class Page:
         """A checksum of what the page depends on: notebook, family and weights, package, printed data, versions."""
         package = Path(__file__).parent.parent
         code = [*package.rglob("*.py"), *(package / "tasks").glob("*yaml")]
-        paper = (file for folder in ("paper", "published") for file in (data_folder() / folder).glob("*"))
+        printed = ["paper", "published"] if self.family else ["paper", "published", "scaling", "."]
+        paper = (file for folder in printed for file in (data_folder() / folder).glob("*.*"))
         store, small = Store(), [self.notebook, *sorted(code), *sorted(paper)]
         lines = [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in small]
         lines += [f"{file.name} {store.digest(file)}" for file in _inputs(self.family)]
@@ -142,9 +143,13 @@ class Page:
         """How long the last execution took, if one is at hand."""
         return nbformat.read(self.output, 4).metadata.papermill.duration if self.output.is_file() else None
 
+    def gigabytes(self) -> float | None:
+        """The most memory that the last execution took, if one is at hand and it was told."""
+        return _record(nbformat.read(self.output, 4)).get("gigabytes") if self.output.is_file() else None
+
     def own_parameters(self) -> dict[str, Any]:
         """The notebook's own parameters, or what is `given` in their place."""
-        return _defaults(self.notebook) | dict(self.given)
+        return defaults(self.notebook) | dict(self.given)
 
     def parameters(self) -> dict[str, Any]:
         """All parameters, with this family; each is passed, so that each shows once.
@@ -189,7 +194,7 @@ def plan(
     families = [Family.load(name) for name in names]
     if twice := sorted(name for name, count in Counter(f.name for f in families).items() if count > 1):
         raise TuningVecError(f"family named twice: {', '.join(twice)}")
-    own = {notebook: _defaults(notebook) for notebook in project.notebooks}
+    own = {notebook: defaults(notebook) for notebook in project.notebooks}
     given = _given(own, parameters or {}, limit)
     alone = [n for n in own if "family" not in own[n]]
     stems = [n.stem for n in own if n not in alone]
@@ -206,7 +211,8 @@ def plan(
     return pages
 
 
-def _defaults(notebook: Path) -> dict[str, Any]:
+def defaults(notebook: Path) -> dict[str, Any]:
+    """The parameters of a notebook, as it sets them."""
     inspected = papermill.inspect_notebook(jupytext.read(notebook))
     return {name: ast.literal_eval(parameter["default"]) for name, parameter in inspected.items()}
 
@@ -389,22 +395,27 @@ def _recorded(notebooks: Executed, key: str) -> Iterator[tuple[Page, Any]]:
 def _status(project: Project, notebooks: Executed) -> str:
     """The status page: each page's seconds, date and commit, and the versions all ran with."""
     lines = ["# Status of this build", "", "Each page was executed once on the inputs named here.", ""]
-    lines += ["| Page | Family | Seconds | dtype | Executed (UTC) | Commit |", "|---|---|---:|---|---|---|"]
+    lines += ["| Page | Family | Seconds | GB | dtype | Executed (UTC) | Commit |", "|---|---|---:|---:|---|---|---|"]
     for page, notebook in notebooks:
         run, record = notebook.metadata.papermill, _record(notebook)
         link, title = page.link(page.notebook.stem, ""), page.family.title if page.family else "the paper alone"
         commit = f"`{record['commit']}`" if record["commit"] else "not a git checkout"
         when = run.end_time[:16].replace("T", " ")
-        lines.append(_row(link, title, f"{run.duration:.0f}", record["dtype"] or "–", when, commit))
+        memory = f"{record['gigabytes']:.1f}" if "gigabytes" in record else "–"
+        lines.append(_row(link, title, f"{run.duration:.0f}", memory, record["dtype"] or "–", when, commit))
     machines = dict.fromkeys(_record(notebook)["machine"] for _, notebook in notebooks)
-    lines += ["", "dtype is that of models in memory. A `+` after a commit means that tracked files differed from it."]
+    lines += [
+        "",
+        "GB is the most memory that a page took, dtype that of models in memory. A `+` after a commit means that",
+    ]
+    lines += ["tracked files differed from it."]
     lines += ["", "| Version | |", "|---|---|"]
     lines += [_row(name, importlib.metadata.version(name)) for name in VERSIONS]
     lines += [_row("Python", platform.python_version()), *(_row("Machine", machine) for machine in machines)]
     return "\n".join(lines) + "\n"
 
 
-def _record(notebook: NotebookNode) -> dict[str, str]:
+def _record(notebook: NotebookNode) -> dict[str, Any]:
     return notebook.metadata.get("tuningvec", {})
 
 

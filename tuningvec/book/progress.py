@@ -127,4 +127,6 @@ class Progress:
 
 def duration(seconds: float) -> str:
     """About how long, in words: "about 3 min"."""
+    if seconds >= 90 * 60:
+        return f"about {seconds / 3600:.0f} h"
     return f"about {round(seconds / 60)} min" if seconds >= 90 else f"about {max(round(seconds, -1), 10):.0f} s"

@@ -6,6 +6,7 @@ Papermill imports this module while it is itself being imported (it is an entry 
 import asyncio
 import re
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -24,6 +25,7 @@ from tuningvec.family.spec import Family
 
 LABEL = re.compile(r"^\((.+)\)=$", re.MULTILINE)
 ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 REFERENCE = re.compile(r"\{ref\}`([^`<]+?)\s*<([^`>]+)>`")
 
 
@@ -50,12 +52,16 @@ class TemplateEngine(Engine):
 class Client(PapermillNotebookClient):
     """Papermill's client, which lets nothing wait for the kernel any more when it is interrupted.
 
-    Else what waits may find the kernel dead while it is put away, and complain of that.
+    Else what waits may find the kernel dead while it is put away, and complain of that. It also notes the most memory
+    that the kernel took, where the system tells it (Linux).
     """
 
     def papermill_execute_cells(self) -> None:
         try:
             super().papermill_execute_cells()
+            status = Path(f"/proc/{self.km.provisioner.pid}/status")
+            if status.is_file() and (peak := PEAK.search(status.read_text())):
+                self.nb.metadata.setdefault("tuningvec", {})["gigabytes"] = int(peak[1]) * 1024 / 1e9
         except KeyboardInterrupt:
             loop = ensure_event_loop()
             waiting = asyncio.all_tasks(loop)

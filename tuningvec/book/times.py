@@ -14,10 +14,10 @@ def expected(pages: Sequence[Page]) -> list[float | None]:
     last = [page.seconds() for page in pages]
     if None not in last:  # the trial of speed needs torch, which takes long to import
         return last
-    return [known if seconds is None else seconds for seconds, known in zip(last, _recorded(pages), strict=True)]
+    return [known if seconds is None else seconds for seconds, known in zip(last, recorded(pages), strict=True)]
 
 
-def _recorded(pages: Sequence[Page]) -> list[float | None]:
+def recorded(pages: Sequence[Page]) -> list[float | None]:
     """By the recording of the family's page in the dtype that models have here, and a trial of both machines' speed."""
     from tuningvec.weights import engine
 

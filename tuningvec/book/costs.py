@@ -1,0 +1,352 @@
+"""What the pages of a family take, by formulas in layers, widths, tokens and items: operations, bytes, memory."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any
+
+from tuningvec.weights.components import MATRICES, matrix_shapes
+
+WINDOW = 32  # items that are asked together
+WORD = 1.3  # tokens
+RANK = 0.8  # k of the paper's ε in shares of the smaller side, for what is counted before it is known
+FLOAT64_UP_TO = 1000  # rows of a Gram matrix that is decomposed in float64
+PARTS = 16  # of the first corpus, one of which each turned T reads
+PAGE, ITEM = 20, 0.004  # seconds to start a page and draw its figures; to put an item into words and score its reply
+BASE = 1.5e9  # bytes of a kernel with torch, transformers and lm-eval before it does anything
+
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a decoder: layers, (d_out, d_in) of each of MATRICES, keys and values of a token, d, vocabulary."""
+
+    layers: int
+    matrices: tuple[tuple[int, int], ...]
+    width: int
+    vocabulary: int
+    tied: bool = False
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Shape":
+        """By a model's `config.json`; raises TuningVecError as `components.matrix_shapes` does."""
+        matrices = tuple(matrix_shapes(config)[kind] for kind in MATRICES)
+        sizes = (int(config[name]) for name in ("num_hidden_layers", "hidden_size", "vocab_size"))
+        layers, width, vocabulary = sizes
+        return cls(layers, matrices, width, vocabulary, bool(config.get("tie_word_embeddings")))
+
+    @property
+    def whole(self) -> list[tuple[int, int]]:
+        """Embedding and head, d_out × d_in."""
+        return [(self.vocabulary, self.width)] * (1 if self.tied else 2)
+
+    @property
+    def block(self) -> int:
+        """Parameters of a layer."""
+        return sum(d_out * d_in for d_out, d_in in self.matrices)
+
+    @property
+    def parameters(self) -> int:
+        """Of matrices; norms and biases are few."""
+        return self.layers * self.block + sum(d_out * d_in for d_out, d_in in self.whole)
+
+    @property
+    def cached(self) -> int:
+        """Keys and values that a token leaves in the cache."""
+        return 2 * self.layers * self.matrices[MATRICES.index("W_K")][0]
+
+    def forward(self, tokens: float, head: bool = False) -> float:
+        """Operations of a forward pass: 2 a parameter and token; attention over short prompts is left out."""
+        return 2 * tokens * (self.layers * self.block + head * self.vocabulary * self.width)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much is done, by what limits it; sums and multiples of it are work too."""
+
+    pages: float = 0  # that are started: a kernel, imports, figures
+    loaded: float = 0  # parameters of models that are put together in memory
+    read: float = 0  # operations of forward passes over prompts and texts
+    traced: float = 0  # operations of attribution and exact patching
+    decoded: float = 0  # parameters that are passed over while replies are written, once for all rows of a batch
+    streamed: float = 0  # parameters that are read from files and combined in float32
+    products: float = 0  # operations of matrix products in float32
+    eigen: float = 0  # operations of decompositions of the pretrained matrices
+    turned: float = 0  # operations of drawing turned matrices
+    items: float = 0  # that are put into words and scored
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __rmul__(self, times: float) -> "Work":
+        return Work(*(times * x for x in astuple(self)))
+
+    def seconds(self, rates: "Work") -> float:
+        """The time that it takes where a unit of each takes so many seconds."""
+        return sum(a * b for a, b in zip(astuple(self), astuple(rates), strict=True))
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A task: items, tokens that an item has of its own and that all share, and tokens of a reply at most.
+
+    Without a reply its options are read. `text` tasks are scored by their words.
+    """
+
+    items: int
+    own: float
+    shared: float
+    reply: int
+    text: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the cost of a family's pages follows from.
+
+    `ranks` and `controls` are those of each T, None for a full one; `corpora` their tokens; `exams` by domain, with
+    those answered by likelihood; `domains` those of the specialists, `forms` of which have a control of the form alone;
+    `statement` the tokens of a prompt that is patched, of `kinds` kinds.
+    """
+
+    shape: Shape
+    ranks: Sequence[int | None]
+    controls: Sequence[int | None] = ()
+    corpora: Sequence[int] = ()
+    exams: Mapping[str, Sequence[Exam]] = field(default_factory=dict)
+    domains: Sequence[str] = ()
+    forms: int = 0
+    statement: float = 16
+    kinds: int = 4
+
+    @property
+    def every(self) -> list[int | None]:
+        return [*self.ranks, *self.controls]
+
+
+def of_pages(pages: Mapping[str, Parameters], case: Case) -> dict[str, Work]:
+    """The work of each page, {stem: its parameters}; what two need is the first one's. Pages without formulas lack."""
+    found, done = {}, set()
+    for stem, parameters in pages.items():
+        formula = next((f for number, f in FORMULAS.items() if stem.startswith(f"{number}_")), None)
+        if formula is None:
+            continue
+        work = Work(pages=1)
+        for name, part in formula(case, parameters):
+            work += Work() if name in done else part
+            done |= {name} if name else set()
+        found[stem] = work
+    return found
+
+
+Parts = Iterator[tuple[str, Work]]  # each with a name, by which another page finds it done, or ""
+
+
+def _families(case: Case, p: Parameters) -> Parts:
+    yield "", Work(streamed=case.shape.parameters * (1 + 8 * len(case.every)))
+
+
+def _profiled(case: Case, share: float = 1) -> Work:
+    """A model that reads the first corpus, or a part of it."""
+    return Work(loaded=case.shape.parameters, read=case.shape.forward(share * case.corpora[0]))
+
+
+def _texts(case: Case, p: Parameters) -> Work:
+    """A model's losses on the documents that are held out."""
+    tokens = len(case.corpora) * p["texts"] * p["words"] * WORD
+    return Work(read=case.shape.forward(tokens, head=True))
+
+
+def _turned(case: Case, rank: int | None, sides: int) -> Work:
+    """A T that is turned on the left, or on both sides, and put together with the pretrained weights."""
+    shape, operations = case.shape, 0.0
+    if rank is None:
+        for d_out, d_in in [*shape.matrices * shape.layers, *shape.whole]:
+            for tall, wide in [(d_out, d_in), (d_in, d_out)][:sides]:
+                least = min(tall, wide)
+                operations += qr(tall, wide) + 2 * qr(tall, least) + 2 * tall * least * wide
+    return Work(loaded=shape.parameters, streamed=2 * shape.parameters, turned=operations)
+
+
+def qr(rows: int, columns: int) -> float:
+    """Operations of a QR decomposition without Q."""
+    least = min(rows, columns)
+    return 2 * rows * columns * least - 2 / 3 * least**3
+
+
+def _draws(case: Case, count: int) -> Work:
+    """Every T turned so often on the left and on both sides."""
+    return sum((_turned(case, rank, sides) for rank in case.ranks for sides in (1, 2)), Work()).__rmul__(count)
+
+
+def _activated(case: Case, p: Parameters) -> Parts:
+    yield "profiles", (1 + len(case.ranks)) * _profiled(case)
+
+
+def _edit(case: Case, p: Parameters) -> Parts:
+    yield from _activated(case, p)
+    yield "rotated", sum((_turned(case, rank, 1) + _profiled(case, 0.5) for rank in case.ranks), Work())
+    each = _profiled(case, 1 / PARTS) + _texts(case, p)
+    yield "", _draws(case, p["turns"]) + (1 + len(case.ranks) * (1 + 2 * p["turns"])) * each
+    yield "controls", len(case.controls) * _profiled(case)
+
+
+def _ablation(case: Case, p: Parameters) -> Parts:
+    yield from _activated(case, p)
+    shares, draws = len(p["shares"]), p["draws"]
+    exams = [exam for domain in p["domains"] for exam in case.exams.get(domain, ()) if not exam.text]
+    asked = _asked(case, [exam for exam in exams if exam.reply], p["limit"])
+    each = Work(loaded=case.shape.parameters) + (1 + shares + shares * draws) * _texts(case, p)
+    yield "", (1 + len(case.ranks)) * (each + (1 + 2 * shares) * asked)
+    if case.forms:
+        yield "controls", len(case.controls) * _profiled(case)
+        kinds = len(case.controls) / case.forms + len(set(case.domains))
+        changed = len(p["changed"])
+        each = Work(loaded=case.shape.parameters) + (1 + kinds * changed + changed * draws) * _texts(case, p)
+        yield "", case.forms * (each + (1 + (kinds + 1) * changed) * _asked(case, exams, p["exam"]))
+
+
+def _similarity(case: Case, p: Parameters) -> Parts:
+    yield "", Work(streamed=case.shape.parameters * (1 + len(case.ranks)))
+
+
+def attributed(shape: Shape, tokens: float, steps: int) -> float:
+    """Operations of integrated attribution: two runs, and a pass there and back at each step."""
+    return shape.forward(tokens * (2 + 2 * steps))
+
+
+def _patching(case: Case, p: Parameters) -> Parts:
+    shape, tokens, pairs = case.shape, case.statement, p["pairs"]
+    each = Work(traced=attributed(shape, tokens, p["steps"]))
+    layers = min(p["layers"], shape.layers)
+    exact = Work(traced=shape.forward(tokens**2 * (2 + 1.5 * layers)) + attributed(shape, tokens, 1))
+    yield "", (1 + len(case.ranks)) * (Work(loaded=shape.parameters) + case.kinds * (pairs * each + exact))
+    yield "", _draws(case, p["draws"]) + 2 * len(case.ranks) * p["draws"] * pairs * each
+
+
+def _asked(case: Case, exams: Sequence[Exam], limit: int | None) -> Work:
+    """A model's replies to the first items of each; as if in each window one reply had all the tokens it may have."""
+    found = Work()
+    for exam in exams:
+        items = exam.items if limit is None else min(exam.items, limit)
+        windows = -(-items // WINDOW)
+        read = case.shape.forward(items * exam.own + windows * exam.shared, head=not exam.reply)
+        found += Work(read=read, decoded=windows * exam.reply * case.shape.parameters, items=items)
+    return found
+
+
+def _benchmarks(case: Case, p: Parameters) -> Parts:
+    every = [exam for exams in case.exams.values() for exam in exams]
+    each = Work(loaded=case.shape.parameters) + _asked(case, every, p["limit"])
+    yield "benchmarks", (1 + len(case.ranks)) * each
+    own = [exam for domain in {*case.domains} for exam in case.exams.get(domain, ()) if not exam.text]
+    beside = Work(loaded=case.shape.parameters) + _asked(case, own, p["limit"])
+    yield "benchmarks of controls", len(case.controls) * beside
+
+
+def _negation(case: Case, p: Parameters) -> Parts:
+    yield "", Work(streamed=4 * len(case.ranks) * case.shape.parameters)
+    for domain in case.domains:
+        exams = case.exams.get(domain, ())
+        marked = [exam for exam in exams if not exam.text]
+        each = Work(loaded=2 * case.shape.parameters) + _asked(case, marked, p["limit"])
+        yield "", len(p["scales"]) * each  # λ = 0 and 1 are known from the benchmarks; in plain text they are not
+        drawn = 2 * p["draws"] * len(p["turned_at"])
+        ranks = [None] if None in case.ranks else case.ranks[:1]
+        yield "", _draws(replace(case, ranks=ranks), drawn // 2) + drawn * each
+
+
+def _cross_domain(case: Case, p: Parameters) -> Parts:
+    shape, vectors = case.shape, len(case.every)
+    full = sum(rank is None for rank in case.every)
+    pairs = vectors * (vectors - 1) / 2 * (full > 0)
+    matrices = [*shape.matrices * shape.layers, *shape.whole]
+    products = pairs * sum(2 * min(sides) ** 2 * max(sides) for sides in matrices)
+    yield "", Work(streamed=2 * vectors * shape.parameters, products=products)
+    if len(set(case.domains)) > 1:
+        every = [exam for domain in {*case.domains} for exam in case.exams.get(domain, ()) if not exam.text]
+        each = Work(loaded=shape.parameters) + _asked(case, every, p["limit"])
+        yield "benchmarks", (1 + len(case.ranks)) * each
+
+
+def _addition(case: Case, p: Parameters) -> Parts:
+    domains = sorted(set(case.domains))
+    for domain in domains:
+        marked = [exam for exam in case.exams.get(domain, ()) if not exam.text]
+        each = Work(loaded=2 * case.shape.parameters) + _asked(case, marked, p["limit"])
+        yield "", ((1 + len(domains)) * len(p["scales"]) - len(domains)) * each  # the others are known
+
+
+def decomposed(sides: tuple[int, int]) -> float:
+    """Operations of a matrix's decomposition: eigenvectors of its smaller Gram matrix, and two products."""
+    least = min(sides)
+    return (9 * least**3 + 4 * least**2 * max(sides)) * (2 if least <= FLOAT64_UP_TO else 1)
+
+
+def projected(sides: tuple[int, int], rank: int | None) -> float:
+    """Operations of a T's alignment with a decomposition, from the left, the right and both sides."""
+    d_out, d_in = sides
+    k = RANK * min(sides)
+    if rank is not None:
+        return 8 * k * rank * max(sides)
+    return 4 * k * d_out * d_in + 2 * k * k * max(sides) + 2 * min(sides) ** 2 * max(sides)
+
+
+def _aligned(case: Case, ranks: Sequence[int | None]) -> Work:
+    shape = case.shape
+    found = Work(streamed=shape.layers * shape.block * (1 + len(ranks)))
+    for sides in shape.matrices:
+        found += shape.layers * Work(eigen=decomposed(sides), products=sum(projected(sides, rank) for rank in ranks))
+    return found
+
+
+def _nulls(case: Case, draws: int) -> Work:
+    shape, found = case.shape, Work()
+    for kind, sides in zip(MATRICES, shape.matrices, strict=True):
+        d_out, d_in = sides
+        found += shape.layers * Work(eigen=decomposed(sides), streamed=d_out * d_in)
+        for rank in case.ranks:
+            each = 2 * RANK * min(sides) * d_out * (d_in if rank is None else rank)  # of one projection from the left
+            often = shape.layers - 1 + draws * (kind in ("W_gate", "W_up"))
+            reread = d_out * d_in * (1 if rank is not None else shape.layers)
+            products = projected(sides, rank) + projected(sides, None) + often * each
+            found += shape.layers * Work(products=products, streamed=reread)
+    return found
+
+
+def _alignment(case: Case, p: Parameters) -> Parts:
+    yield "", _aligned(case, [*case.every, None])  # with a random T
+    yield "nulls", _nulls(case, p["draws"])
+
+
+def _energy(case: Case, p: Parameters) -> Parts:
+    yield "", _aligned(case, case.ranks)
+    yield "nulls", _nulls(case, 99)
+
+
+FORMULAS: dict[str, Callable[[Case, Parameters], Parts]] = {
+    "01": _families, "02_1": _activated, "02_2": _edit, "02_3": _ablation, "02_4": _similarity, "02_5": _patching,
+    "03_1": _benchmarks, "03_2": _negation, "03_3": _cross_domain, "03_4": _addition, "04_1": _alignment,
+    "04_2": _energy,
+}  # fmt: skip
+
+
+def memory(stem: str, parameters: Parameters, case: Case, element: int) -> tuple[float, float]:
+    """Bytes that a page needs at once beside a model, and for models; the second is a GPU's memory where there is one.
+
+    `element` is the bytes of a weight of a model in memory.
+    """
+    shape = case.shape
+    largest = max(d_out * d_in for d_out, d_in in shape.matrices)
+    if stem.startswith(("01_", "02_4", "03_3")):
+        return BASE + 16 * max(largest, shape.vocabulary * shape.width), 0
+    if stem.startswith("04_"):
+        return BASE + 4 * largest * (2 + len(case.every)), 4 * largest * (4 + len(case.every))
+    exams = [exam for some in case.exams.values() for exam in some]
+    longest = max((exam.own + exam.shared + exam.reply for exam in exams), default=256)
+    rows = parameters.get("batch", WINDOW)
+    held = 4 if parameters.get("dtype") == "float32" else element
+    beside = rows * (longest * shape.cached * held + shape.vocabulary * 8)
+    if stem.startswith("02_5"):
+        beside = 4 * shape.layers * case.statement**2 * (3 * shape.width + 2 * max(map(max, shape.matrices)))
+    return BASE + 8 * shape.vocabulary * shape.width, held * shape.parameters + beside
