@@ -107,6 +107,20 @@ def run(project, names=("mine",)):
     return pages, [str(page) for page in compendium.execute(compendium.due(pages))]
 
 
+@pytest.mark.skipif(not Path("/proc/self/io").is_file(), reason="bytes read are counted by Linux")
+def test_weights_are_read_once_for_the_checksums_of_all_pages(project):
+    file, size = project.root / "data" / "families" / "tuned" / "more.bin", 100_000_000
+    file.touch()
+    os.truncate(file, size)
+
+    def read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = read()
+    assert len({page.digest() for page in compendium.plan(project, ["mine"])}) == 2
+    assert size < read() - before < 1.5 * size
+
+
 def test_a_page_is_executed_for_its_family_and_filled_in(project):
     (page, _), executed = run(project)
     assert executed == ["mine/01_one", "mine/02_two"]
