@@ -33,7 +33,6 @@ from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError, reading, writing
 from tuningvec.family import described, shipped
 from tuningvec.family.spec import Adapter, Family, Folder
-from tuningvec.page.finding import KEY, VERDICTS, badge, meanings
 from tuningvec.store import Store
 
 Executed = list[tuple["Page", NotebookNode]]
@@ -308,6 +307,8 @@ def prepare(pages: Sequence[Page], folder: Path) -> list[Path]:
 
 def publish(project: Project, pages: Sequence[Page]) -> None:
     """Lay out what the book shows: the executed pages of these families alone, findings, verdicts, status, MathJax."""
+    from tuningvec.page import finding  # which needs scipy, as the command line does not
+
     shutil.rmtree(project.results, ignore_errors=True)
     notebooks = []
     for page in pages:
@@ -319,7 +320,7 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
         for cell in (cell for cell in shown.cells if cell.cell_type == "code"):
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         nbformat.write(shown, target)
-    (project.results / "meanings.md").write_text(meanings() + "\n", encoding="utf-8")
+    (project.results / "meanings.md").write_text(finding.meanings() + "\n", encoding="utf-8")
     (project.results / "findings.md").write_text(_findings(notebooks), encoding="utf-8")
     (project.results / "audit.md").write_text(_audit(notebooks), encoding="utf-8")
     (project.results / "status.md").write_text(_status(project, notebooks), encoding="utf-8")
@@ -369,17 +370,21 @@ def _row(*cells: str) -> str:
 
 def _findings(notebooks: Executed) -> str:
     """The findings that the pages recorded, as one table: claims, then controls."""
+    from tuningvec.page import finding
+
     lines = ["| Claim | Paper | Here | Verdict | Page |", "|---|---|---|---|---|"]
-    for page, f in sorted(_recorded(notebooks, KEY), key=lambda recorded: recorded[1]["control"]):
+    for page, f in sorted(_recorded(notebooks, finding.KEY), key=lambda recorded: recorded[1]["control"]):
         lines.append(_row(f["claim"], f["paper"], f["here"], f["verdict"], page.link(page.folder)))
     return "\n".join(lines) + "\n"
 
 
 def _audit(notebooks: Executed) -> str:
     """How many of the audit's claims have which verdict, in a sentence."""
+    from tuningvec.page import finding
+
     lines = []
-    for page, verdicts in _recorded(notebooks, VERDICTS):
-        each = ", ".join(f"{badge(verdict)} {count}" for verdict, count in verdicts.items())
+    for page, verdicts in _recorded(notebooks, finding.VERDICTS):
+        each = ", ".join(f"{finding.badge(verdict)} {count}" for verdict, count in verdicts.items())
         lines.append(f"{sum(verdicts.values())} claims are judged there: {each}. Read {page.link('the audit')}.")
     return "\n\n".join(lines) + "\n"
 
