@@ -3,6 +3,7 @@ PYTHON ?= python3
 FAMILIES ?= smollm2 smollm2_full
 MEASURED := $(notdir $(wildcard data/measured/*))# families whose weights are not at hand; what was measured of them ships
 TORCH_INDEX ?=
+GPU ?= --shape 8b
 VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL := --numprocesses=auto --maxprocesses=8 --dist=worksteal# a worker a core: the models of the tests are too small for threads
@@ -10,13 +11,14 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help book test bench soak budget clean
+.PHONY: help book test bench gpu soak budget clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo 'FAMILIES="tiny smollm2" make book takes several families; PYTHON=python3.12 picks the interpreter,'
 	@echo 'OMP_NUM_THREADS=4 the threads (by default the physical cores), TUNINGVEC_DTYPE=float32 the dtype of models,'
+	@echo 'GPU="--shape 1b --record" what make gpu measures and whether data/gpu.csv keeps it,'
 	@echo 'TORCH_INDEX=<address> an index that torch is installed from, such as that of its CPU builds.'
 
 book: $(VENV)/installed  ## execute the notebooks on FAMILIES and build the book
@@ -31,6 +33,11 @@ bench: export TQDM_DISABLE := 1
 bench: $(VENV)/installed  ## speed as ratios against named references
 	$(BIN)/python tests/benchmarks/bench_weights.py
 	$(BIN)/python tests/benchmarks/bench_models.py
+
+gpu: export TQDM_DISABLE := 1
+gpu: $(VENV)/installed  ## seconds, shares and memory of every measure on random weights of an 8B model's shape
+	$(BIN)/python tests/benchmarks/bench_gpu.py $(GPU) --only apply decomposition SSA capture ablation patching
+	$(BIN)/python tests/benchmarks/bench_gpu.py $(GPU) --layers 4 --only nulls
 
 soak: export TUNINGVEC_TRIALS := $(CURDIR)/data/trials.csv
 soak: $(VENV)/installed  ## thousands of damaged inputs, kills, a full disk; the counts go into the book
