@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import jinja2
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -224,5 +225,10 @@ def load(combination: Combination, like: Checkpoint, dtype: str = "float32") -> 
                 raise TuningVecError(f"{like.folder}: {tensor} fits on no device; use a machine with more memory")
             parameter.data.copy_(combination.read(tensor))
     # torch multiplies a view, such as that of the last position of each row, by a copy of the head for each row
-    model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (_with_own_strides(inputs[0]),))
     return model.eval().requires_grad_(False)
+
+
+def _with_own_strides(states: Tensor) -> Tensor:
+    """A copy: `contiguous` leaves a single row the strides of what it is a view of, by which torch goes."""
+    return states.clone(memory_format=torch.contiguous_format)
