@@ -10,7 +10,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = __name__.partition(".")[0]
-WITHOUT_EFFECT = {"IPython", "jaxtyping", "platformdirs", "tqdm"}  # on numbers
+WITHOUT_EFFECT = {
+    "IPython",
+    "cloudpickle",
+    "dask",
+    "dask_jobqueue",
+    "distributed",
+    "jaxtyping",
+    "platformdirs",
+    "tqdm",
+}  # on numbers
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 UNNAMED = {"transformers": ("tokenizers",)}  # what does the work of a package that is imported
 

@@ -58,6 +58,10 @@ class _InFolder:
     def __hash__(self) -> int:
         return hash(self.folder)
 
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        """Another process opens the folder anew."""
+        return type(self), (self.folder,)
+
 
 class Checkpoint(_InFolder):
     """A folder of safetensors with `config.json`; nothing is held in memory but the headers.

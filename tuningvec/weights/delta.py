@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from tuningvec.errors import TuningVecError
 from tuningvec.store import Record, Rows, Store, Told
+from tuningvec.weights import cluster
 from tuningvec.weights.checkpoint import ALL, Checkpoint, LowRank, Term, sliced, write_checkpoint
 from tuningvec.weights.components import KINDS, MATRICES, Component, components
 from tuningvec.weights.engine import share
@@ -184,18 +185,20 @@ def one_matrix(
     raise TuningVecError(f"{' and '.join(map(repr, vectors))} have no matrix in common; compare others")
 
 
-def parts(
-    vectors: Mapping[str, Combination], where: Sequence[tuple[str, Component]], desc: str
-) -> Iterator[tuple[Component, dict[str, Matrix]]]:
-    """Every component in turn, with its matrix in each vector that has one; each tensor is read once."""
-    for name, component in tqdm(where, desc=desc):
-        rows = component.rows or ALL
-        found: dict[str, Matrix | None] = {label: vector.factors(name, rows) for label, vector in vectors.items()}
-        dense = {label: vectors[label] for label, thin in found.items() if thin is None}
-        terms = dict.fromkeys(term for vector in dense.values() for term in vector.terms if name in term.shapes)
-        tensors = {term: term.read(name, rows) for term in terms}
-        found |= {label: vector.combine(tensors) for label, vector in dense.items()}
-        yield component, {label: matrix for label, matrix in found.items() if matrix is not None}
+def _of_place(
+    vectors: Mapping[str, Combination],
+    measure: Callable[[Component, dict[str, Matrix]], Rows],
+    place: tuple[str, Component],
+) -> Rows:
+    """What `measure` gives of a component and its matrix in each vector that has one; each tensor is read once."""
+    name, component = place
+    rows = component.rows or ALL
+    found: dict[str, Matrix | None] = {label: vector.factors(name, rows) for label, vector in vectors.items()}
+    dense = {label: vectors[label] for label, thin in found.items() if thin is None}
+    terms = dict.fromkeys(term for vector in dense.values() for term in vector.terms if name in term.shapes)
+    tensors = {term: term.read(name, rows) for term in terms}
+    found |= {label: vector.combine(tensors) for label, vector in dense.items()}
+    return measure(component, {label: matrix for label, matrix in found.items() if matrix is not None})
 
 
 def by_matrix(
@@ -212,9 +215,10 @@ def by_matrix(
     import pandas as pd
 
     pieces = {f"{name} {component.kind}": (name, component) for name, component in where}
-    missing = {piece: place for piece, place in pieces.items() if piece not in record}
-    for piece, part in zip(missing, parts(vectors, list(missing.values()), desc), strict=True):
-        record.add(piece, measure(*part))
+    work = partial(_of_place, vectors, measure)
+    missing = [(piece, work, place) for piece, place in pieces.items() if piece not in record]
+    for piece, rows in tqdm(cluster.each(missing), desc=desc, total=len(missing)):
+        record.add(piece, rows)
     table = pd.DataFrame(record.rows(pieces))
     table.attrs["runs"] = Told(record.runs)
     return table

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from tuningvec.errors import TuningVecError
+from tuningvec.weights import cluster
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -44,8 +45,8 @@ def device() -> str:
 
 
 def device_name() -> str:
-    """The GPU that measures run on, or "CPU", for the store."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    """The GPU that measures run on, or "CPU", for the store; that of the workers where there is a cluster."""
+    return cluster.ask(cluster.device_name)
 
 
 def machine() -> str:
@@ -66,7 +67,7 @@ def dtype_name(asked: str = AUTO) -> str:
     asked, where = (asked, "dtype") if asked != AUTO else (os.environ.get("TUNINGVEC_DTYPE") or AUTO, "TUNINGVEC_DTYPE")
     if asked not in (AUTO, *DTYPES):
         raise TuningVecError(f"{where} is {asked!r}; it must be {AUTO}, {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
-    return ("bfloat16" if _computes_in_bfloat16() else "float32") if asked == AUTO else asked
+    return ("bfloat16" if cluster.ask(_computes_in_bfloat16) else "float32") if asked == AUTO else asked
 
 
 @cache
