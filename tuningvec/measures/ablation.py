@@ -3,14 +3,17 @@
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int64
+from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from scipy.stats import t, ttest_ind
 from torch import Tensor
@@ -23,8 +26,9 @@ from tuningvec.measures import corpus, evals, models, scores
 from tuningvec.measures.neurons import ALPHA, Profile, Profiles, layers
 from tuningvec.measures.scores import NATS, PERCENT, in_percent
 from tuningvec.stats import mean_or_share, paired_shares, relative_drop
-from tuningvec.store import Rows, Store, joined
+from tuningvec.store import Record, Rows, Store, joined
 from tuningvec.verdict import Verdict, judge, unknown
+from tuningvec.weights import cluster
 
 Chosen = dict[int, Int64[Tensor, " neurons"]]  # of each layer
 
@@ -144,32 +148,62 @@ def study(
     held = {name: held_out(family, name, after.get(name, 0), texts, words) for name in family.corpora}
     ranked = by_changes(family) if scope == "changed" else {member.name: ["top"] for member in family.studied}
     settings = {member: _settings(kinds, shares, draws) for member, kinds in ranked.items()}
+    choose = partial(_chosen, family, found, scope, seed)
     members, tables = [models.Opened(family, name, dtype) for name in ranked], []
     try:
         plans, left_out = evals.readable(members, tasks, limit=limit) if tasks else ({}, [])
     except evals.Unreadable as error:
         plans, left_out = {}, error.left_out
-    bar = tqdm(total=sum(map(len, settings.values())), desc="ablation")
-    for member in models.in_turn(members):
-        asked = plans.get(id(member), {})
-        items = hashlib.sha256(repr((held, [list(parts) for parts in asked.values()])).encode()).hexdigest()
-        record = member.record(store, "ablation", __name__, items=items)
-        pieces = []
-        for kind, share, draw in settings[member.name]:
-            chosen = _chosen(family, found, member.name, (kind, share, draw), scope, seed)
-            piece = f"{kind} {share:g} {draw} {_digest(chosen)}"
-            if piece not in record:
-                with ablated(member.model, chosen):
-                    rows = _scores(member, held, tasks, {} if draw else asked)
-                record.add(piece, [dict(ablated=kind, share=share, draw=draw, **row) for row in rows])
-            pieces.append(piece)
-            bar.update()
+    for member, record, pieces in _studied(members, held, tasks, plans, settings, choose, store):
         tables.append(pd.DataFrame(record.rows(pieces)).assign(member=member.name))
         tables[-1].attrs["runs"] = record.runs
-    bar.close()
     table = scores.with_sources(joined(tables), tasks)
     table.attrs["left_out"] = left_out
     return table
+
+
+class Setting(NamedTuple):
+    """What is ablated, its share, and the draw of random neurons."""
+
+    ablated: str
+    share: float
+    draw: int
+
+
+def _studied(
+    members: Sequence[models.Opened],
+    held: dict[str, list[str]],
+    tasks: dict[str, Task],
+    plans: dict[int, dict[str, evals.Windows]],
+    settings: dict[str, list[Setting]],
+    choose: Callable[[str, Setting], Chosen],
+    store: Store | None,
+) -> list[tuple[models.Opened, Record, list[str]]]:
+    """Each member, its record, and the pieces of it that hold the scores under each of its settings."""
+    bar = tqdm(total=sum(map(len, settings.values())), desc="ablation")
+    found: list[tuple[models.Opened, Record, list[str]]] = []
+
+    def due() -> Iterator[cluster.Piece]:
+        for member in models.in_turn(members):
+            asked, work = plans.get(id(member), {}), partial(_without, member, held)
+            items = hashlib.sha256(repr((held, [list(parts) for parts in asked.values()])).encode()).hexdigest()
+            record, pieces = member.record(store, "ablation", __name__, items=items), []
+            found.append((member, record, pieces))
+            for setting in settings[member.name]:
+                chosen, windows = choose(member.name, setting), {} if setting.draw else asked
+                pieces.append(f"{setting.ablated} {setting.share:g} {setting.draw} {_digest(chosen)}")
+                if pieces[-1] in record:
+                    bar.update()
+                    continue
+                calls = [evals.calls_of(tasks[name], one) for name, some in windows.items() for one in some.values()]
+                yield _Ablation(member.name, setting, record, pieces[-1], windows), work, (chosen, calls)
+
+    for one, replies in cluster.each(due()):
+        rows = _scores(tasks, one.asked, *replies)
+        one.record.add(one.piece, [one.setting._asdict() | row for row in rows])
+        bar.update()
+    bar.close()
+    return found
 
 
 def held_out(family: Family, name: str, after: int, count: int, words: int) -> list[str]:
@@ -217,15 +251,13 @@ def in_common(family: Family, found: Profiles, shares: Sequence[float]) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def _settings(kinds: Sequence[str], shares: Sequence[float], draws: int) -> list[tuple[str, float, int]]:
-    """What is ablated, its share, and the draw of random neurons."""
+def _settings(kinds: Sequence[str], shares: Sequence[float], draws: int) -> list[Setting]:
     chosen = [(kind, share, 0) for kind, share in itertools.product(kinds, shares)]
-    return [("nothing", 0.0, 0), *chosen, *itertools.product(["random"], shares, range(draws))]
+    every = [("nothing", 0.0, 0), *chosen, *itertools.product(["random"], shares, range(draws))]
+    return list(itertools.starmap(Setting, every))
 
 
-def _chosen(
-    family: Family, found: Profiles, member: str, setting: tuple[str, float, int], scope: str, seed: int
-) -> Chosen:
+def _chosen(family: Family, found: Profiles, scope: str, seed: int, member: str, setting: Setting) -> Chosen:
     kind, share, draw = setting
     if kind == "nothing":
         return {}
@@ -242,13 +274,37 @@ def _digest(chosen: Chosen) -> str:
     return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
 
 
+class _Ablation(NamedTuple):
+    """Where the rows of an ablated member belong."""
+
+    member: str
+    setting: Setting
+    record: Record
+    piece: str
+    asked: dict[str, evals.Windows]
+
+    def __str__(self) -> str:
+        return "{}, ablation of {} {:g}, draw {}".format(self.member, *self.setting)
+
+
+def _without(
+    member: models.Opened, held: dict[str, list[str]], given: tuple[Chosen, list[tuple[list[Instance], bool]]]
+) -> tuple[dict[str, Rows], list[list[Any]]]:
+    """log p of the texts, and the replies to each window, without the chosen neurons."""
+    chosen, calls = given
+    with ablated(member.model, chosen):
+        lm = evals.InMemory(member.model, member.tokenizer)
+        texts = {name: evals.score_texts(lm, some) for name, some in held.items()}
+        return texts, [evals.replied(lm, *asked) for asked in calls]
+
+
 def _scores(
-    member: models.Opened, held: dict[str, list[str]], tasks: dict[str, Task], asked: dict[str, evals.Windows]
+    tasks: dict[str, Task], asked: dict[str, evals.Windows], texts: dict[str, Rows], replies: list[list[Any]]
 ) -> Rows:
-    lm = evals.InMemory(member.model, member.tokenizer)
-    scored = {name: evals.score_texts(lm, texts) for name, texts in held.items()}
+    scored, given = dict(texts), iter(replies)
     for name, windows in asked.items():
-        rows = [row for groups in windows.values() for row in evals.answer(lm, tasks[name], groups)]
+        answered = (evals.answer(evals.Given(next(given)), tasks[name], groups) for groups in windows.values())
+        rows = [row for some in answered for row in some]
         column = scores.main(rows[0])
         scored[name] = [dict(right=row[column]) for row in rows]
     return [dict(task=task, item=i, **row) for task, rows in scored.items() for i, row in enumerate(rows)]

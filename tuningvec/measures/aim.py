@@ -3,6 +3,9 @@
 A fine-tune moves neurons and losses. Any other T of the same spectrum would move them too; how far is drawn here.
 """
 
+from collections.abc import Iterator, Sequence
+from functools import partial
+
 import numpy as np
 import pandas as pd
 from torch import Tensor
@@ -12,8 +15,9 @@ from tuningvec.family.spec import Family
 from tuningvec.measures import corpus, evals, models, neurons, turned
 from tuningvec.measures.ablation import held_out
 from tuningvec.measures.corpus import Tokens
-from tuningvec.store import Rows, Store, joined
+from tuningvec.store import Record, Rows, Store, joined
 from tuningvec.verdict import Verdict
+from tuningvec.weights import cluster
 
 SHARDS, PART = 16, 0  # each draw reads this part of so many of the first corpus
 
@@ -37,11 +41,9 @@ def study(
     held = {name: held_out(family, name, tokens.documents * (name == own), texts, words) for name in family.corpora}
     whole = [(dict(member=name, sides=turned.NONE, draw=0), models.Opened(family, name, dtype)) for name in names]
     moves = [(dict(member="", sides=turned.NONE, draw=0), pretrained), *whole, *drawn]
+    records = _records([model for _, model in moves], tokens, held, store)
     found, runs = [], []
-    for about, model in tqdm(moves, desc="turned T"):
-        record = model.record(store, "aim", __name__, tokens=tokens.digest(), held=held)
-        if "all" not in record:
-            record.add("all", *_measured(model, tokens, held))
+    for (about, _), record in zip(moves, records, strict=True):
         pattern, (nats,) = record.arrays("all")["pattern"].numpy(), record.rows(["all"])
         found.append((about, pattern, nats))
         runs += record.runs
@@ -55,7 +57,29 @@ def study(
     return joined([pd.DataFrame(rows)], runs)
 
 
-def _measured(model: models.Opened, tokens: Tokens, held: dict[str, list[str]]) -> tuple[Rows, dict[str, Tensor]]:
+def _records(
+    asked: Sequence[models.Opened], tokens: Tokens, held: dict[str, list[str]], store: Store | None
+) -> list[Record]:
+    """The record of each model, with what `_measured` gives."""
+    records: list[Record] = []
+    bar = tqdm(total=len(asked), desc="turned T")
+
+    def due() -> Iterator[cluster.Piece]:
+        for number, model in enumerate(asked):
+            records.append(model.record(store, "aim", __name__, tokens=tokens.digest(), held=held))
+            if "all" in records[-1]:
+                bar.update()
+            else:
+                yield (number, model.name), partial(_measured, tokens, held), model
+
+    for (number, _), measured in cluster.each(due()):
+        records[number].add("all", *measured)
+        bar.update()
+    bar.close()
+    return records
+
+
+def _measured(tokens: Tokens, held: dict[str, list[str]], model: models.Opened) -> tuple[Rows, dict[str, Tensor]]:
     """log p per token of each corpus as one row, and the pattern of neurons."""
     profile = neurons.activation_profile(model.model, tokens, shards=SHARDS, parts=[PART])[0]
     lm = evals.InMemory(model.model, model.tokenizer)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 from tqdm import tqdm
 
@@ -140,7 +139,7 @@ def _scored_again(task: Task, rows: pd.DataFrame) -> Iterator[str]:
         ]
         groups.append((calls, replies))
     again = evals.answer(
-        _Stored([reply for _, replies in groups for reply in replies]), task, [calls for calls, _ in groups]
+        evals.Given([reply for _, replies in groups for reply in replies]), task, [calls for calls, _ in groups]
     )
     for row, one in zip(rows.to_dict("records"), again, strict=True):
         for metric in one.keys() - {"item", "prompt", "reply", "ended"}:
@@ -153,16 +152,3 @@ def _replies(row: dict[str, Any]) -> list[Any]:
     if isinstance(ended, bool):
         return [row["reply"] + (ENDED if ended else CUT)]
     return [tuple(one) for one in json.loads(row["reply"])]
-
-
-class _Stored(LM):
-    """In a model's place: the replies that were given."""
-
-    def __init__(self, replies: list[Any]):
-        super().__init__()
-        self._replies = replies
-
-    def generate_until(self, calls: list[Instance], disable_tqdm: bool = True) -> list[Any]:
-        return self._replies
-
-    loglikelihood = loglikelihood_rolling = generate_until

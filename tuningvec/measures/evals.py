@@ -6,10 +6,10 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from lm_eval.api.instance import Instance
@@ -27,6 +27,7 @@ from tuningvec.measures.decoding import BATCH, InMemory
 from tuningvec.measures.models import Opened
 from tuningvec.store import Record, Rows, Store, Told
 from tuningvec.tasks import FOLDER, sandbox, scoring
+from tuningvec.weights import cluster
 
 WINDOW = 32  # items between two entries in the store
 SUM, NONE = "sum", "none"  # vectors that are added: all of them, none
@@ -146,16 +147,65 @@ def requests(
 
 def answer(lm: LM, task: Task, asked: Sequence[Sequence[Instance]]) -> Rows:
     """A row an item: item, prompt, reply (a text, or log p of each option), ended (None: unknown), and its metrics."""
-    lm.marks = not (task.config.generation_kwargs or {}).get("until")
     task._instances = [instance for group in asked for instance in group]  # whose replies lm-eval's filters see
     for instance in task.instances:  # they may have been answered by another model
         instance.resps, instance.filtered_resps = [], {}
-    calls = [instance for instance in task.instances for _ in range(instance.repeats)]
-    replies = getattr(lm, calls[0].request_type)(calls, disable_tqdm=True)
-    for instance, reply in zip(calls, replies, strict=True):
+    calls, marks = calls_of(task, asked)
+    for instance, reply in zip(calls, replied(lm, calls, marks), strict=True):
         instance.resps.append(reply)
     task.apply_filters()
     return [_row(task, group) for group in asked]
+
+
+def calls_of(task: Task, asked: Sequence[Sequence[Instance]]) -> tuple[list[Instance], bool]:
+    """What is asked, each as often as it is, and whether the end of a reply is to be marked."""
+    calls = [instance for group in asked for instance in group for _ in range(instance.repeats)]
+    return calls, not (task.config.generation_kwargs or {}).get("until")
+
+
+def replied(lm: LM, calls: Sequence[Instance], marks: bool) -> list[Any]:
+    """The replies to some calls of one type."""
+    lm.marks = marks
+    return getattr(lm, calls[0].request_type)(calls, disable_tqdm=True)
+
+
+class Given(LM):
+    """In a model's place: the replies that were given."""
+
+    def __init__(self, replies: list[Any]):
+        super().__init__()
+        self._replies = replies
+
+    def generate_until(self, calls: list[Instance], disable_tqdm: bool = True) -> list[Any]:
+        return self._replies
+
+    loglikelihood = loglikelihood_rolling = generate_until
+
+
+class _Replying:
+    """A model that replies; it is loaded when it is first asked."""
+
+    def __init__(self, one: Opened, batch: int):
+        self.one, self.batch = one, batch
+
+    @cached_property
+    def lm(self) -> InMemory:
+        return InMemory(self.one.model, self.one.tokenizer, self.batch)
+
+    def __call__(self, asked: tuple[list[Instance], bool]) -> list[Any]:
+        return replied(self.lm, *asked)
+
+
+class _Window(NamedTuple):
+    """Where the rows of some items belong."""
+
+    one: Opened
+    task: str
+    piece: str
+    groups: list[list[Instance]]
+
+    def __str__(self) -> str:
+        return f"{self.one.name}, {self.task}, items {self.piece}"
 
 
 def _row(task: Task, group: Sequence[Instance]) -> dict[str, Any]:
@@ -190,24 +240,45 @@ def run(
     if isinstance(store, Listing):
         return store.noted(asked, benchmarks, chat, limit)
     plans, left_out = readable(asked, benchmarks, chat, limit)
+    records = _answered(asked, benchmarks, plans, batch, store)
     parts, runs = [], []
-    bar = tqdm(total=sum(len(pieces) for plan in plans.values() for pieces in plan.values()), desc="benchmarks")
-    for one in models.in_turn(asked):
-        lm: InMemory | None = None
+    for one in asked:
         for name, pieces in plans[id(one)].items():
-            record = record_of(one, benchmarks[name], batch, store)
-            for piece, groups in pieces.items():
-                if piece not in record:
-                    lm = lm or InMemory(one.model, one.tokenizer, batch)
-                    record.add(piece, known(answer(lm, benchmarks[name], groups), one, name))
-                bar.update()
+            record = records[id(one), name]
             asked_as = dict(model=one.name, who=one.name, task=name, chat=in_chat(one, benchmarks[name], chat))
             parts.append(pd.DataFrame(record.rows(pieces)).assign(**asked_as))
             runs += record.runs
-    bar.close()
     table = pd.concat(parts, ignore_index=True)
     table.attrs |= dict(runs=Told(runs), left_out=Told(left_out))
     return table
+
+
+def _answered(
+    asked: Sequence[Opened],
+    benchmarks: Mapping[str, Task],
+    plans: Mapping[int, Mapping[str, Windows]],
+    batch: int,
+    store: Store | None,
+) -> dict[tuple[int, str], Record]:
+    """The record of each model, by its `id`, and task, with all windows of its plan."""
+    records: dict[tuple[int, str], Record] = {}
+    bar = tqdm(total=sum(len(pieces) for plan in plans.values() for pieces in plan.values()), desc="benchmarks")
+
+    def due() -> Iterator[cluster.Piece]:
+        for one in models.in_turn(asked):
+            work = _Replying(one, batch)
+            for name, pieces in plans[id(one)].items():
+                record = records[id(one), name] = record_of(one, benchmarks[name], batch, store)
+                missing = [_Window(one, name, *pair) for pair in pieces.items() if pair[0] not in record]
+                bar.update(len(pieces) - len(missing))
+                yield from ((window, work, calls_of(benchmarks[name], window.groups)) for window in missing)
+
+    for (one, name, piece, groups), replies in cluster.each(due()):
+        rows = answer(Given(replies), benchmarks[name], groups)
+        records[id(one), name].add(piece, known(rows, one, name))
+        bar.update()
+    bar.close()
+    return records
 
 
 class Listing(Store):

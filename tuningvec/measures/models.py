@@ -42,6 +42,10 @@ class Opened:
         self.prompted, self._template = self.like, family.template
         self.terms, self.prompted_as = {name: 1.0}, name
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process loads the model and reads the tokenizer itself."""
+        return {name: value for name, value in vars(self).items() if name not in ("model", "tokenizer", "generation")}
+
     @cached_property
     def model(self) -> PreTrainedModel:
         model = load(self.weights, self.like, self.dtype)

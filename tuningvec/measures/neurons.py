@@ -1,9 +1,9 @@
 """Neurons of the gated feed-forward layers: which are active, and how their pattern differs between models."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +21,13 @@ from tuningvec.family.spec import Family
 from tuningvec.measures import corpus, models
 from tuningvec.measures.corpus import Tokens
 from tuningvec.stats import mean_interval
-from tuningvec.store import Record, Store, joined
+from tuningvec.store import Record, Rows, Store, joined
 from tuningvec.verdict import Verdict, judge, unknown
+from tuningvec.weights import cluster
 
 SHARDS = 8  # parts of a corpus that are measured and kept one by one; no document lies in two
 HALVES = range(0, SHARDS, 2), range(1, SHARDS, 2)  # the same documents never in both
+BATCH = 8  # rows of a window
 ALPHA = 0.05  # of all cases of a verdict together
 RENAMED = {"activation_fn": "act_fn"}  # Phi-3
 
@@ -67,7 +69,7 @@ CRITERIA: dict[str, str] = {"mean": "mean activation > 0", "half": "active on ov
 def activation_profile(
     model: PreTrainedModel,
     tokens: Tokens,
-    batch: int = 8,
+    batch: int = BATCH,
     shards: int = SHARDS,
     parts: Sequence[int] | None = None,
     record: Record | None = None,
@@ -81,22 +83,33 @@ def activation_profile(
     record = Record() if record is None else record
     parts = range(shards) if parts is None else parts
     _check(model)
+    _enough(tokens, shards)
+    missing = {part: tokens.part(part, shards) for part in parts if str(part) not in record}
+    with tqdm(total=sum(t.count for t in missing.values()), desc="profile", unit=" tokens") as bar:
+        for part, selected in missing.items():
+            record.add(str(part), *_summed(model, selected, batch, bar.update))
+    return _kept(record, parts)
+
+
+def _enough(tokens: Tokens, shards: int) -> None:
     if tokens.documents < shards:
         raise TuningVecError(
             f"the corpus gives {tokens.documents} documents in {tokens.count} tokens; {shards} are needed, since no "
             "document lies in two parts: raise tokens, or cut long texts into documents"
         )
+
+
+def _summed(
+    model: PreTrainedModel, selected: Tokens, batch: int, told: Callable[[int], object]
+) -> tuple[Rows, dict[str, Tensor]]:
+    """The number of tokens as one row, and the sums over them."""
     net, device = NNsight(model.get_decoder(), rename=RENAMED), model.get_input_embeddings().weight.device
-    missing = {part: tokens.part(part, shards) for part in parts if str(part) not in record}
-    with tqdm(total=sum(t.count for t in missing.values()), desc="profile", unit=" tokens") as bar:
-        for part, selected in missing.items():
-            sums, rows = _Sums.zero(model), selected.rows()
-            for first in range(0, len(rows.ids), batch):
-                ids, mask = (x[first : first + batch].to(device) for x in rows)
-                _measure(net, sums, ids, mask)
-                bar.update(int(mask.sum()))
-            record.add(str(part), [dict(tokens=selected.count)], sums.on_cpu())
-    return _kept(record, parts)
+    sums, rows = _Sums.zero(model), selected.rows()
+    for first in range(0, len(rows.ids), batch):
+        ids, mask = (x[first : first + batch].to(device) for x in rows)
+        _measure(net, sums, ids, mask)
+        told(int(mask.sum()))
+    return [dict(tokens=selected.count)], sums.on_cpu()
 
 
 def _kept(record: Record, parts: Sequence[int]) -> list[Profile]:
@@ -191,19 +204,48 @@ def rotated(family: Family, dtype: str, seed: int, store: Store | None = None) -
 
 def _profiles(family: Family, opened: Iterable[models.Opened], parts: Sequence[int], store: Store | None) -> Profiles:
     name = next(iter(family.corpora))
-    found, tables = {}, []
-    for member in opened:
-        tokens = corpus.tokens(family, name, member.tokenizer, store)
-        digest = tokens.digest()
-        record = member.record(store, "profile", __name__, tokens=digest)
-        if all(str(part) in record for part in parts):
-            found[member.name] = _kept(record, parts)
-        else:
-            found[member.name] = activation_profile(member.model, tokens, parts=parts, record=record)
-        row = dict(member=member.name, documents=tokens.documents, tokens=tokens.count, asked=tokens.asked)
-        tables.append(pd.DataFrame([row | dict(window=tokens.window, digest=digest)]))
-        tables[-1].attrs["runs"] = record.runs
-    return Profiles(name, found, joined(tables))
+    records: dict[str, Record] = {}
+    tables = []
+
+    def due() -> Iterator[cluster.Piece]:
+        for member in opened:
+            tokens = corpus.tokens(family, name, member.tokenizer, store)
+            digest = tokens.digest()
+            record = records[member.name] = member.record(store, "profile", __name__, tokens=digest)
+            row = dict(member=member.name, documents=tokens.documents, tokens=tokens.count, asked=tokens.asked)
+            tables.append(pd.DataFrame([row | dict(window=tokens.window, digest=digest)]))
+            missing = [part for part in parts if str(part) not in record]
+            if missing and not cluster.address():
+                activation_profile(member.model, tokens, parts=parts, record=record)
+            elif missing:
+                yield from _apart(member, tokens, missing)
+
+    for where, sums in cluster.each(due()):
+        records[where.member].add(str(where.part), *sums)
+    for table, record in zip(tables, records.values(), strict=True):
+        table.attrs["runs"] = record.runs
+    return Profiles(name, {member: _kept(record, parts) for member, record in records.items()}, joined(tables))
+
+
+class _Part(NamedTuple):
+    member: str
+    part: int
+
+    def __str__(self) -> str:
+        return f"{self.member}, part {self.part} of the corpus"
+
+
+def _apart(member: models.Opened, tokens: Tokens, missing: Sequence[int]) -> Iterator[cluster.Piece]:
+    """The parts of a corpus as pieces for the workers of a cluster."""
+    _enough(tokens, SHARDS)
+    work = partial(_profiled, member)
+    for part in missing:
+        yield _Part(member.name, part), work, tokens.part(part, SHARDS)
+
+
+def _profiled(member: models.Opened, selected: Tokens) -> tuple[Rows, dict[str, Tensor]]:
+    _check(member.model)
+    return _summed(member.model, selected, BATCH, lambda _: None)
 
 
 def by_part(found: Profiles) -> pd.DataFrame:

@@ -4,8 +4,9 @@ The paper describes the swap of activations and prints no formula; the first-ord
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import nnsight
@@ -27,6 +28,7 @@ from tuningvec.measures.prompts import Aligned, Prompt, Prompts, answers
 from tuningvec.stats import holm, mean_interval
 from tuningvec.store import Record, Store, joined
 from tuningvec.verdict import Verdict, judge, unknown
+from tuningvec.weights import cluster
 
 SITES = ("residual", "attention", "mlp")  # output of a block, of its attention, of its feed-forward layer
 METHODS = ("plain", "integrated", "exact")  # attribution at the corrupt prompt, averaged along the way, and patching
@@ -201,19 +203,17 @@ def study(
     given = _given(family, needed)
     metrics, effects, examples, agreement, runs = [], {}, {}, [], []
     columns: list[str] = []
-    bar = tqdm(total=len(family.studied) * len(given.kinds), desc="patching")
-    for member in models.opened(family, dtype):
-        record, pairs = _record(family, member, given, given.kinds, plan, store, bar)
+    asked = [models.Opened(family, member.name, dtype) for member in family.studied]
+    for one, record, pairs in _records(family, asked, given, given.kinds, plan, store, "patching"):
         for kind, aligned in pairs.items():
-            columns = list(dict.fromkeys(aligned[0].corrupt.columns))
+            columns = _columns(aligned)
             arrays = record.arrays(kind)
-            effects[member.name, kind] = arrays.pop("effects")
-            examples[member.name, kind] = aligned[0], {method: arrays[method] for method in METHODS}
+            effects[one.name, kind] = arrays.pop("effects")
+            examples[one.name, kind] = aligned[0], {method: arrays[method] for method in METHODS}
             rows = pd.DataFrame(record.pieces[kind])
-            metrics.append(rows.assign(member=member.name, kind=kind, pair=rows.index))
-            agreement += [dict(member=member.name, kind=kind, **row) for row in _agreement(arrays)]
+            metrics.append(rows.assign(member=one.name, kind=kind, pair=rows.index))
+            agreement += [dict(member=one.name, kind=kind, **row) for row in _agreement(arrays)]
         runs += record.runs
-    bar.close()
     return Maps(joined(metrics, runs), effects, columns, examples, pd.DataFrame(agreement))
 
 
@@ -223,21 +223,60 @@ def _given(family: Family, needed: Sequence[str]) -> Prompts:
     return given
 
 
-def _record(
-    family: Family, one: models.Opened, given: Prompts, kinds: Sequence[str], plan: Plan, store: Store | None, bar: tqdm
-) -> tuple[Record, dict[str, list[Aligned]]]:
-    """The record of a model with a piece for each of these kinds, and their pairs as it reads them."""
-    tokens, found = answers(one.tokenizer, given.answers, plan.chat), {}
-    record = one.record(store, "patching", __name__, prompts=given.model_dump(), **plan._asdict())
-    for kind in kinds:
-        some = [pair for pair in given.pairs if pair.kind == kind][: plan.pairs]
-        found[kind] = aligned = [given.aligned(one.tokenizer, pair, plan.chat) for pair in some]
-        if kind not in record:
-            names = [f"{family.file}: {one.name}: {kind} {pair.clean} against {pair.corrupt}" for pair in some]
-            columns = list(dict.fromkeys(aligned[0].corrupt.columns))
-            record.add(kind, *_measured(Patcher(one.model, tokens), aligned, names, columns, plan))
+def _records(
+    family: Family,
+    asked: Sequence[models.Opened],
+    given: Prompts,
+    kinds: Sequence[str],
+    plan: Plan,
+    store: Store | None,
+    desc: str,
+) -> list[tuple[models.Opened, Record, dict[str, list[Aligned]]]]:
+    """Each model, its record with a piece for each of these kinds, and their pairs as it reads them."""
+    found: list[tuple[models.Opened, Record, dict[str, list[Aligned]]]] = []
+    bar = tqdm(total=len(asked) * len(kinds), desc=desc)
+
+    def due() -> Iterator[cluster.Piece]:
+        for one in models.in_turn(asked):
+            work = partial(_patched, one, answers(one.tokenizer, given.answers, plan.chat), plan)
+            record, pairs = one.record(store, "patching", __name__, prompts=given.model_dump(), **plan._asdict()), {}
+            found.append((one, record, pairs))
+            for kind in kinds:
+                some = [pair for pair in given.pairs if pair.kind == kind][: plan.pairs]
+                pairs[kind] = [given.aligned(one.tokenizer, pair, plan.chat) for pair in some]
+                names = [f"{family.file}: {one.name}: {kind} {pair.clean} against {pair.corrupt}" for pair in some]
+                if kind in record:
+                    bar.update()
+                else:
+                    yield _Kind(one.name, kind, record), work, (pairs[kind], names)
+
+    for kind, measured in cluster.each(due()):
+        kind.record.add(kind.kind, *measured)
         bar.update()
-    return record, found
+    bar.close()
+    return found
+
+
+class _Kind(NamedTuple):
+    """Where the maps of a kind of pairs belong."""
+
+    model: str
+    kind: str
+    record: Record
+
+    def __str__(self) -> str:
+        return f"{self.model}, pairs of {self.kind}"
+
+
+def _columns(aligned: Sequence[Aligned]) -> list[str]:
+    return list(dict.fromkeys(aligned[0].corrupt.columns))
+
+
+def _patched(
+    one: models.Opened, tokens: tuple[int, int], plan: Plan, given: tuple[list[Aligned], list[str]]
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    pairs, names = given
+    return _measured(Patcher(one.model, tokens), pairs, names, _columns(pairs), plan)
 
 
 def _measured(
@@ -313,12 +352,11 @@ def moves(
         (dict(member=member.name, sides=turned.NONE, draw=0), {kind: maps.effects[member.name, kind] for kind in kinds})
         for member in family.studied[1:]
     ]
-    runs, bar = [], tqdm(total=len(drawn) * len(kinds), desc="turned T")
-    for (about, _), one in zip(drawn, models.in_turn([model for _, model in drawn]), strict=True):
-        record, _ = _record(family, one, given, kinds, plan._replace(layers=None), store, bar)
+    runs, asked = [], [model for _, model in drawn]
+    records = _records(family, asked, given, kinds, plan._replace(layers=None), store, "turned T")
+    for (about, _), (_, record, _) in zip(drawn, records, strict=True):
         found.append((about, {kind: record.arrays(kind)["effects"] for kind in kinds}))
         runs += record.runs
-    bar.close()
     rows = [
         about
         | dict(what=f"{kind}, {site}", value=1 - _alike(maps.effects[pretrained, kind][:, i], effects[kind][:, i]))
