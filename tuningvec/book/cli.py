@@ -17,6 +17,7 @@ from tuningvec.book.progress import Progress
 from tuningvec.errors import TuningVecError
 from tuningvec.family import described, shipped
 from tuningvec.family.spec import Family, Prompt, family_names
+from tuningvec.weights import cluster as workers
 
 if TYPE_CHECKING:
     from tuningvec.measures.models import Arithmetic
@@ -39,6 +40,14 @@ Given = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(help="Ask the first items of each benchmark.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Execute and measure everything again.")]
+Cluster = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Measure on the workers of a Dask cluster: a scheduler's tcp://host:port, local:2 for two processes here, "
+        "slurm:8 for eight jobs.",
+    ),
+]
 Weights = Annotated[
     list[str],
     typer.Argument(
@@ -122,21 +131,23 @@ def check(family: Name) -> None:
 
 @app.command(rich_help_panel=FAMILY)
 def run(
-    families: Names, only: Only = "", given: Given = None, limit: Limit = None, fresh: Fresh = False
+    families: Names, only: Only = "", given: Given = None, limit: Limit = None, fresh: Fresh = False,
+    cluster: Cluster = "",
 ) -> None:  # fmt: skip
     """Execute what changed; a stopped run goes on where it was, and a page that fails does not stop the others."""
-    with Project.here().alone():
+    with Project.here().alone(), workers.started(cluster):
         _executed(families, only, given, limit, fresh)
 
 
 @app.command(rich_help_panel=FAMILY)
 def export(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="A name in data/families/.")], only: Only = ""
-) -> None:
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="A name in data/families/.")], only: Only = "",
+    cluster: Cluster = "",
+) -> None:  # fmt: skip
     """Execute a family's pages and keep what they measure in data/measured/, for readers without its weights."""
     from tuningvec.weights import engine
 
-    with Project.here().alone():
+    with Project.here().alone(), workers.started(cluster):
         spec, project = shipped.exportable(family), Project.here()
         about = dict(commit=project.commit(), dtype=engine.dtype_name())
         kept = shipped.still(spec, _listed(only), about["dtype"]) if only else None
@@ -203,11 +214,12 @@ def _asking(family: str, only: str, given: Sequence[str] | None, limit: int | No
 
 @app.command(rich_help_panel=BOOK)
 def book(
-    families: Names, given: Given = None, limit: Limit = None, fresh: Fresh = False
+    families: Names, given: Given = None, limit: Limit = None, fresh: Fresh = False, cluster: Cluster = ""
 ) -> None:  # fmt: skip
     """Execute what changed and build the book."""
     with Project.here().alone():
-        pages = _executed(families, "", given, limit, fresh)
+        with workers.started(cluster):
+            pages = _executed(families, "", given, limit, fresh)
         compendium.publish(Project.here(), pages)
         print(f"book: {compendium.build(Project.here())}")
 

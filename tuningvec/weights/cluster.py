@@ -7,7 +7,9 @@ https://distributed.dask.org
 
 import gc
 import hashlib
+import importlib
 import importlib.metadata
+import logging
 import os
 import pickle
 import threading
@@ -35,6 +37,8 @@ HANDED_ON = (  # environment variables that change numbers, or whether a network
     "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "HF_HUB_OFFLINE", "NVIDIA_TF32_OVERRIDE",
     "TOKENIZERS_PARALLELISM", "TUNINGVEC_DTYPE",
 )  # fmt: skip
+
+DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"  # Ctrl-C is for the process that asked
 
 _alone = threading.Lock()  # a worker with several threads shares its model among them
 _last: dict[bytes, Callable[[Any], Any]] = {}  # what a worker did last, with all that it opened for it
@@ -117,7 +121,7 @@ def _done(
         )
     with _alone:
         os.environ.pop(ADDRESS, None)  # where a worker has it too it sends nothing on
-        os.environ.update(environment)
+        os.environ.update(environment, TQDM_DISABLE="1")
         import torch
 
         torch.set_num_threads(threads)  # of this thread: sums depend on it
@@ -142,10 +146,7 @@ def connected(where: str) -> Iterator["distributed.Client"]:
 
     Raises TuningVecError where no scheduler answers, no worker comes, or Dask is not installed.
     """
-    try:
-        import distributed
-    except ImportError:
-        raise TuningVecError("Dask is not installed; install the extra `cluster`") from None
+    distributed = _package("distributed")
     try:
         client = distributed.Client(where, timeout=ANSWER, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
@@ -158,12 +159,77 @@ def connected(where: str) -> Iterator["distributed.Client"]:
         yield client
 
 
+@contextmanager
+def started(asked: str) -> Iterator[None]:
+    """`$TUNINGVEC_CLUSTER` set to the address that is asked for, or to that of a cluster that ends with the block.
+
+    `local:N` starts N workers on this machine; `slurm:N` keeps N jobs of a worker each with SLURM, as Dask's own
+    configuration describes them, and waits for the first. Raises TuningVecError for anything else than these and an
+    address that answers.
+    """
+    kind, _, count = asked.partition(":")
+    if not asked:
+        yield
+    elif kind not in STARTERS:
+        with connected(asked):  # before pages are begun
+            pass
+        with _named(asked):
+            yield
+    elif not (count.isdecimal() and int(count)):
+        raise TuningVecError(f"--cluster {asked}: write {kind}:2, with the number of workers")
+    else:
+        with STARTERS[kind](int(count)) as begun, _named(begun.scheduler_address):
+            begun.wait_for_workers(1)
+            yield
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    os.environ[ADDRESS] = where
+    try:
+        yield
+    finally:
+        os.environ.pop(ADDRESS, None)
+
+
+def _local(count: int) -> "distributed.LocalCluster":
+    """Processes that take a piece at a time, use what memory they need and draw no bars."""
+    distributed = _package("distributed")  # whose settings dask then knows
+    about = dict(threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
+    with _package("dask").config.set({"distributed.nanny.pre-spawn-environ.TQDM_DISABLE": 1}):
+        return distributed.LocalCluster(count, preload=DEAF, **about)
+
+
+def _slurm(count: int) -> Any:
+    """A new job takes the place of one that ended, as at the end of its time."""
+    queued = _package("dask_jobqueue")
+    try:
+        begun = queued.SLURMCluster(processes=1, scheduler_options={"dashboard_address": ":0"})
+    except ValueError as error:
+        raise TuningVecError(
+            f"--cluster slurm:{count}: {error}; copy data/cluster/slurm.yaml to ~/.config/dask/ and fill it in"
+        ) from None
+    begun.adapt(minimum_jobs=count, maximum_jobs=count)
+    return begun
+
+
+STARTERS = {"local": _local, "slurm": _slurm}
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise TuningVecError(f"package {name} is not installed; install the extra `cluster`") from None
+
+
 def _no_worker(where: str) -> TuningVecError:
     return TuningVecError(f"{where}: no worker was there for {WORKER} seconds; start workers, or look at their logs")
 
 
 def _no_scheduler(where: str, error: Exception) -> TuningVecError:
-    return TuningVecError(f"{ADDRESS}: no scheduler answers at {where}: {error}; start one, or unset it")
+    reason = str(error).partition("\n")[0]
+    return TuningVecError(f"no scheduler answers at {where}: {reason}; start one, or work without a cluster")
 
 
 def _workers(client: "distributed.Client", where: str) -> int:
