@@ -12,6 +12,7 @@ import importlib.metadata
 import logging
 import os
 import pickle
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -202,13 +203,16 @@ def _local(count: int) -> "distributed.LocalCluster":
 
 def _slurm(count: int) -> Any:
     """A new job takes the place of one that ended, as at the end of its time."""
-    queued = _package("dask_jobqueue")
-    try:
-        begun = queued.SLURMCluster(processes=1, scheduler_options={"dashboard_address": ":0"})
-    except ValueError as error:
+    queued, known = _package("dask_jobqueue"), _package("dask").config
+    if absent := [name for name in ("cores", "memory") if not known.get(f"jobqueue.slurm.{name}", None)]:
         raise TuningVecError(
-            f"--cluster slurm:{count}: {error}; copy data/cluster/slurm.yaml to ~/.config/dask/ and fill it in"
-        ) from None
+            f"--cluster slurm:{count}: Dask's configuration tells no jobqueue.slurm.{absent[0]}; copy "
+            "data/cluster/slurm.yaml to ~/.config/dask/ and fill it in"
+        )
+    more = [*known.get("jobqueue.slurm.worker-extra-args"), "--nthreads", "1", "--memory-limit", "0"]  # the last counts
+    begun = queued.SLURMCluster(
+        processes=1, worker_extra_args=more, scheduler_options={"dashboard_address": ":0"}, silence_logs="CRITICAL"
+    )
     begun.adapt(minimum_jobs=count, maximum_jobs=count)
     return begun
 
@@ -217,10 +221,15 @@ STARTERS = {"local": _local, "slurm": _slurm}
 
 
 def _package(name: str) -> Any:
+    """A package of the extra; raises TuningVecError where it is absent."""
+    on_stop = signal.getsignal(signal.SIGINT)
     try:
         return importlib.import_module(name)
     except ImportError:
         raise TuningVecError(f"package {name} is not installed; install the extra `cluster`") from None
+    finally:
+        if signal.getsignal(signal.SIGINT) is not on_stop:  # dask_jobqueue sets its own when it is imported
+            signal.signal(signal.SIGINT, on_stop)
 
 
 def _no_worker(where: str) -> TuningVecError:
