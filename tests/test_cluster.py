@@ -161,6 +161,11 @@ def test_threads_and_settings_are_those_of_the_process_that_asks(two: str, monke
     assert found == dict(zip(names, ("asked", None, "1"), strict=True))
 
 
+def test_a_piece_may_be_large(two: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cluster.ADDRESS, two)
+    assert list(cluster.each([("tokens", len, bytes(20_000_000))])) == [("tokens", 20_000_000)]
+
+
 def test_an_error_names_its_piece(two: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cluster.ADDRESS, two)
     with pytest.raises(TuningVecError, match=r"the third: ValueError: .*'three'"):

@@ -27,6 +27,7 @@ from tuningvec.measures.corpus import Tokens
 from tuningvec.measures.decoding import greedy
 from tuningvec.measures.prompts import Aligned, Prompt, Prompts
 from tuningvec.measures.scores import LIKELIHOOD
+from tuningvec.weights import engine
 from tuningvec.weights.checkpoint import Checkpoint
 from tuningvec.weights.delta import Combination, inner_products
 from tuningvec.weights.subspace import decompose
@@ -35,7 +36,8 @@ LETTERS = 3.6  # of a token of English
 LAYERS, LEAST = 4, 512  # layers of the model that is tried, and tokens that it has at least
 PARAMETERS = 100_000_000  # of them at most, if one layer has no more
 LARGEST = 1024  # side of the matrices that are multiplied and decomposed
-ROWS, STEPS = 32, 12  # replies that are written, and their tokens
+ROWS, TOKENS = 32, 12  # replies that are written, and their tokens
+STEPS = 4  # of integrated attribution
 REPEATS = 2
 IMPORTS = "import tuningvec.measures.ablation, tuningvec.measures.patching, tuningvec.page.plots, tuningvec.page.tables"
 
@@ -177,7 +179,7 @@ class _Trial:
 
     def _decoded(self) -> float:
         model, prompts = self._model(self.dtype), self._ids(ROWS * 8).view(ROWS, 8).tolist()
-        return _seconds(lambda: greedy(model, prompts, STEPS, set())) / (STEPS * self.shape.parameters)
+        return _seconds(lambda: greedy(model, prompts, TOKENS, set())) / (TOKENS * self.shape.parameters)
 
     def _traced(self) -> float:
         length = int(self.case.statement)
@@ -190,15 +192,16 @@ class _Trial:
         return _seconds(lambda: inner_products(vectors, self.a)) / (2 * self.shape.parameters)
 
     def _products(self) -> float:
-        A = torch.ones(LARGEST, LARGEST)
+        A = torch.ones(LARGEST, LARGEST, device=engine.device())
         return _seconds(lambda: A @ A) / (2 * LARGEST**3)
 
     def _eigen(self) -> float:
         sides = [tuple(min(side, LARGEST) for side in shape) for shape in self.shape.matrices]
-        matrices = [torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in sides]
+        generator = torch.Generator().manual_seed(0)
+        matrices = [torch.randn(shape, generator=generator).to(engine.device()) for shape in sides]
         return _seconds(lambda: [decompose(W) for W in matrices]) / sum(map(decomposed, sides))
 
-    def _turned(self) -> float:
+    def _turned(self) -> float:  # on the processor, where T is turned
         M = torch.randn(LARGEST, LARGEST // 2, generator=torch.Generator().manual_seed(0))
         return _seconds(lambda: torch.linalg.qr(M)) / (2 * qr(*M.shape))
 

@@ -152,7 +152,8 @@ def connected(where: str) -> Iterator["distributed.Client"]:
         client = distributed.Client(where, timeout=ANSWER, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise _no_scheduler(where, error) from None
-    with client:
+    large = {"distributed.admin.large-graph-warning-threshold": "1TB"}  # tokens are as many as they are
+    with client, _package("dask").config.set(large):
         try:
             client.wait_for_workers(1, timeout=WORKER)
         except TimeoutError:
