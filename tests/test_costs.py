@@ -103,7 +103,7 @@ def test_a_check_tells_what_each_page_takes_here(make_checkpoint, tmp_path):
 def test_predictions_on_a_data_sheet_follow_it(pages):
     machines = scaling.hardware()
     works = costs.of_pages(pages, CASE)
-    assumed = dict(share=0.4, eigen=0.02, disk=2.0, host=1.0)
+    assumed = dict(share=0.4, eigen=0.02, qr=0.1, disk=2.0)
     table = scaling.hours(works, machines, **assumed).set_index("page")
     assert table.loc["all"].to_numpy() == pytest.approx(table.drop(index="all").sum().to_numpy())
     slow, fast = (scaling.rates(machines.loc[name].to_dict(), **assumed) for name in ("A100 80GB SXM", "H100 SXM"))

@@ -54,17 +54,18 @@ def work(works: Mapping[str, Work]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def rates(machine: Mapping[str, float], share: float, eigen: float, disk: float, host: float) -> Work:
-    """Seconds a unit of work on a GPU of `hardware` that reaches such a share of its limits, `eigen` in decompositions.
+def rates(machine: Mapping[str, float], share: float, eigen: float, qr: float, disk: float) -> Work:
+    """Seconds a unit of work on a GPU of `hardware` that reaches such a share of its limits, and `disk` GB/s from disk.
 
-    `disk` is in GB/s and `host`, what the processor reaches in float32, in TFLOP/s. Weights have two bytes.
+    `eigen` and `qr` are what eigen- and QR decompositions reach. Weights have two bytes.
     """
-    slow, fast = (machine[f"{dtype}_tflops"] * 1e12 * share for dtype in ("float32", "bfloat16"))
+    slow, fast = (machine[f"{dtype}_tflops"] * 1e12 for dtype in ("float32", "bfloat16"))
     from_disk = 2 / (disk * 1e9)
     return Work(
-        pages=costs.PAGE, loaded=from_disk, read=1 / fast, traced=1 / slow, products=1 / slow, streamed=from_disk,
-        decoded=2 / (machine["terabytes_per_second"] * 1e12 * share), items=costs.ITEM, turned=1 / (host * 1e12),
-        eigen=1 / (machine["float32_tflops"] * 1e12 * eigen),
+        pages=costs.PAGE, loaded=from_disk, streamed=from_disk, items=costs.ITEM,
+        read=1 / (fast * share), traced=1 / (slow * share), products=1 / (slow * share),
+        decoded=2 / (machine["terabytes_per_second"] * 1e12 * share),
+        eigen=1 / (slow * eigen), turned=1 / (slow * qr),
     )  # fmt: skip
 
 

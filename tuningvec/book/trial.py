@@ -201,8 +201,8 @@ class _Trial:
         matrices = [torch.randn(shape, generator=generator).to(engine.device()) for shape in sides]
         return _seconds(lambda: [decompose(W) for W in matrices]) / sum(map(decomposed, sides))
 
-    def _turned(self) -> float:  # on the processor, where T is turned
-        M = torch.randn(LARGEST, LARGEST // 2, generator=torch.Generator().manual_seed(0))
+    def _turned(self) -> float:
+        M = torch.randn(LARGEST, LARGEST // 2, generator=torch.Generator().manual_seed(0)).to(engine.device())
         return _seconds(lambda: torch.linalg.qr(M)) / (2 * qr(*M.shape))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tuningvec.data import first_problem
 from tuningvec.errors import TuningVecError, read_json, reading, writing
+from tuningvec.weights.engine import device
 from tuningvec.weights.shards import Stored, header, write
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -257,11 +258,20 @@ class Rotated:
         return f"Rotated({self.vector!r}, {self.sides}, seed {self.seed})"
 
 
+COPIES = 6  # of a matrix that turning it holds at once
+
+
 def _turned(matrix: Float32[Tensor, "d_out d_in"], generator: torch.Generator) -> Float32[Tensor, "d_out d_in"]:
-    """RM, without R: with M = QU, U triangular with k = min(d_out, d_in) rows, RQ is a uniform k-frame; it is drawn."""
-    upper = torch.linalg.qr(matrix, mode="r").R  # (k, d_in)
-    frame, r = torch.linalg.qr(torch.randn(len(matrix), len(upper), generator=generator))
-    return frame * r.diagonal().sign() @ upper  # the signs make the frame uniform (Mezzadri 2007)
+    """RM, without R: with M = QU, U triangular with k = min(d_out, d_in) rows, RQ is a uniform k-frame; it is drawn.
+
+    Drawn on the processor, so that a seed gives the same draw everywhere; decomposed on a GPU that has room for it.
+    """
+    where = device()
+    if where == "cuda" and torch.cuda.mem_get_info()[0] < COPIES * matrix.nbytes:
+        where = "cpu"
+    upper = torch.linalg.qr(matrix.to(where), mode="r").R  # (k, d_in)
+    frame, r = torch.linalg.qr(torch.randn(len(matrix), len(upper), generator=generator).to(where))
+    return (frame * r.diagonal().sign() @ upper).cpu()  # the signs make the frame uniform (Mezzadri 2007)
 
 
 def write_checkpoint(
