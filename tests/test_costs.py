@@ -67,9 +67,9 @@ def test_items_are_those_that_the_page_asks(tiny, pages, page, known, drawn):
 def test_what_two_pages_need_is_counted_on_the_first(pages):
     both = costs.of_pages({page: pages[page] for page in ("02_1_activated_neurons", "02_2_edit_distance")}, CASE)
     alone = costs.of_pages({"02_2_edit_distance": pages["02_2_edit_distance"]}, CASE)
-    profiles = both["02_1_activated_neurons"].read
+    profiles = both["02_1_activated_neurons"].profiled
     assert profiles == 3 * SHAPE.forward(1000)
-    assert alone["02_2_edit_distance"].read - both["02_2_edit_distance"].read == pytest.approx(profiles)
+    assert alone["02_2_edit_distance"].profiled - both["02_2_edit_distance"].profiled == pytest.approx(profiles)
 
 
 def test_work_grows_as_the_formulas_say(pages):

@@ -12,7 +12,9 @@ RANK = 0.8  # k of the paper's ε in shares of the smaller side, for what is cou
 FLOAT64_UP_TO = 1000  # rows of a Gram matrix that is decomposed in float64
 PARTS = 16  # of the first corpus, one of which each turned T reads
 PAGE, ITEM = 20, 0.004  # seconds to start a page and draw its figures; to put an item into words and score its reply
-BASE = 1.5e9  # bytes of a kernel with torch, transformers and lm-eval before it does anything
+IDENTITIES = 24  # times that a T is passed over while it is compared with θ_pre and its identities are tried
+THIN = 64  # rank from which on a product is bound by its operations: below it U is read all the same
+BASE = 0.9e9  # bytes of a kernel with torch, transformers and lm-eval before it does anything
 
 Parameters = Mapping[str, Any]
 
@@ -66,7 +68,8 @@ class Work:
 
     pages: float = 0  # that are started: a kernel, imports, figures
     loaded: float = 0  # parameters of models that are put together in memory
-    read: float = 0  # operations of forward passes over prompts and texts
+    profiled: float = 0  # operations of forward passes whose activations are captured
+    read: float = 0  # operations of those over prompts and texts
     traced: float = 0  # operations of attribution and exact patching
     decoded: float = 0  # parameters that are passed over while replies are written, once for all rows of a batch
     streamed: float = 0  # parameters that are read from files and combined in float32
@@ -143,12 +146,12 @@ Parts = Iterator[tuple[str, Work]]  # each with a name, by which another page fi
 
 
 def _families(case: Case, p: Parameters) -> Parts:
-    yield "", Work(streamed=case.shape.parameters * (1 + 8 * len(case.every)))
+    yield "", Work(streamed=case.shape.parameters * (1 + IDENTITIES * len(case.every)))
 
 
 def _profiled(case: Case, share: float = 1) -> Work:
     """A model that reads the first corpus, or a part of it."""
-    return Work(loaded=case.shape.parameters, read=case.shape.forward(share * case.corpora[0]))
+    return Work(loaded=case.shape.parameters, profiled=case.shape.forward(share * case.corpora[0]))
 
 
 def _texts(case: Case, p: Parameters) -> Work:
@@ -288,7 +291,7 @@ def projected(sides: tuple[int, int], rank: int | None) -> float:
     d_out, d_in = sides
     k = RANK * min(sides)
     if rank is not None:
-        return 8 * k * rank * max(sides)
+        return 8 * k * max(rank, THIN) * max(sides)
     return 4 * k * d_out * d_in + 2 * k * k * max(sides) + 2 * min(sides) ** 2 * max(sides)
 
 
@@ -306,7 +309,8 @@ def _nulls(case: Case, draws: int) -> Work:
         d_out, d_in = sides
         found += shape.layers * Work(eigen=decomposed(sides), streamed=d_out * d_in)
         for rank in case.ranks:
-            each = 2 * RANK * min(sides) * d_out * (d_in if rank is None else rank)  # of one projection from the left
+            columns = d_in if rank is None else max(rank, THIN)
+            each = 2 * RANK * min(sides) * d_out * columns  # of one projection from the left
             often = shape.layers - 1 + draws * (kind in ("W_gate", "W_up"))
             reread = d_out * d_in * (1 if rank is not None else shape.layers)
             products = projected(sides, rank) + projected(sides, None) + often * each

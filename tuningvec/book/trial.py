@@ -36,7 +36,7 @@ LETTERS = 3.6  # of a token of English
 LAYERS, LEAST = 4, 512  # layers of the model that is tried, and tokens that it has at least
 PARAMETERS = 100_000_000  # of them at most, if one layer has no more
 LARGEST = 1024  # side of the matrices that are multiplied and decomposed
-ROWS, TOKENS = 32, 12  # replies that are written, and their tokens
+ROWS, PROMPT, TOKENS = 32, 64, 12  # prompts and their tokens; tokens of the replies that are written
 STEPS = 4  # of integrated attribution
 REPEATS = 2
 IMPORTS = "import tuningvec.measures.ablation, tuningvec.measures.patching, tuningvec.page.plots, tuningvec.page.tables"
@@ -154,9 +154,9 @@ class _Trial:
 
     def _trials(self) -> dict[str, Callable[[], float]]:
         return dict(
-            pages=self._page, loaded=self._loaded, read=self._read, decoded=self._decoded, traced=self._traced,
-            streamed=self._streamed, products=self._products, eigen=self._eigen, turned=self._turned,
-            items=lambda: ITEM,
+            pages=self._page, loaded=self._loaded, profiled=self._profiled, read=self._read, decoded=self._decoded,
+            traced=self._traced, streamed=self._streamed, products=self._products, eigen=self._eigen,
+            turned=self._turned, items=lambda: ITEM,
         )  # fmt: skip
 
     def _page(self) -> float:
@@ -171,11 +171,17 @@ class _Trial:
     def _ids(self, count: int) -> Tensor:
         return torch.randint(3, self.shape.vocabulary, (count,), generator=torch.Generator().manual_seed(0))
 
-    def _read(self) -> float:
+    def _profiled(self) -> float:
         rows, model = 2 * neurons.SHARDS, self._model(self.dtype)
         lengths = torch.full((rows,), self.window, dtype=torch.int32)
         tokens = Tokens(self._ids(rows * self.window).int(), lengths, self.window, True, rows * self.window)
         return _seconds(lambda: neurons.activation_profile(model, tokens)) / self.shape.forward(tokens.count)
+
+    @torch.no_grad()
+    def _read(self) -> float:
+        model = self._model(self.dtype)
+        ids = self._ids(ROWS * PROMPT).view(ROWS, PROMPT).to(model.device)
+        return _seconds(lambda: model(ids, use_cache=False)) / self.shape.forward(ids.numel(), head=True)
 
     def _decoded(self) -> float:
         model, prompts = self._model(self.dtype), self._ids(ROWS * 8).view(ROWS, 8).tolist()
