@@ -86,7 +86,7 @@ def test_work_grows_as_the_formulas_say(pages):
 
 def test_seconds_are_those_of_each_kind_of_work():
     rates = Work(*range(1, len(asdict(Work())) + 1))
-    assert Work(pages=2, items=3).seconds(rates) == 2 * 1 + 3 * rates.items
+    assert Work(pages=2, items=3).seconds(rates) == 2 * 1 + 3 * rates.items + 0 * rates.runs
     assert (2 * Work(read=1) + Work(read=3)).read == 5
 
 

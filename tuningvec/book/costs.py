@@ -11,7 +11,13 @@ WORD = 1.3  # tokens
 RANK = 0.8  # k of the paper's ε in shares of the smaller side, for what is counted before it is known
 FLOAT64_UP_TO = 1000  # rows of a Gram matrix that is decomposed in float64
 PARTS = 16  # of the first corpus, one of which each turned T reads
-PAGE, ITEM = 20, 0.004  # seconds to start a page and draw its figures; to put an item into words and score its reply
+MODEL = 0.3  # seconds to let a model go
+LONGEST = 0.75  # of the tokens that a reply may have
+PAGE, ITEM, RUN = (
+    20,
+    0.004,
+    0.075,
+)  # seconds to start a page and draw figures; to ask and score an item; to run a function
 IDENTITIES = 24  # times that a T is passed over while it is compared with θ_pre and its identities are tried
 THIN = 64  # rank from which on a product is bound by its operations: below it U is read all the same
 BASE = 0.9e9  # bytes of a kernel with torch, transformers and lm-eval before it does anything
@@ -67,16 +73,19 @@ class Work:
     """How much is done, by what limits it; sums and multiples of it are work too."""
 
     pages: float = 0  # that are started: a kernel, imports, figures
-    loaded: float = 0  # parameters of models that are put together in memory
+    models: float = 0  # that are opened, and let go when they were measured
+    loaded: float = 0  # parameters of these that are put together in memory
     profiled: float = 0  # operations of forward passes whose activations are captured
     read: float = 0  # operations of those over prompts and texts
-    traced: float = 0  # operations of attribution and exact patching
+    traced: float = 0  # operations of attribution, there and back
+    patched: float = 0  # operations of exact patching
     decoded: float = 0  # parameters that are passed over while replies are written, once for all rows of a batch
     streamed: float = 0  # parameters that are read from files and combined in float32
     products: float = 0  # operations of matrix products in float32
     eigen: float = 0  # operations of decompositions of the pretrained matrices
     turned: float = 0  # operations of drawing turned matrices
     items: float = 0  # that are put into words and scored
+    runs: float = 0  # functions of replies that are run
 
     def __add__(self, other: "Work") -> "Work":
         return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -93,7 +102,7 @@ class Work:
 class Exam:
     """A task: items, tokens that an item has of its own and that all share, and tokens of a reply at most.
 
-    Without a reply its options are read. `text` tasks are scored by their words.
+    Without a reply its options are read. `text` tasks are scored by their words, those of `code` by running it.
     """
 
     items: int
@@ -101,6 +110,7 @@ class Exam:
     shared: float
     reply: int
     text: bool = False
+    code: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ def _families(case: Case, p: Parameters) -> Parts:
 
 def _profiled(case: Case, share: float = 1) -> Work:
     """A model that reads the first corpus, or a part of it."""
-    return Work(loaded=case.shape.parameters, profiled=case.shape.forward(share * case.corpora[0]))
+    return Work(models=1, loaded=case.shape.parameters, profiled=case.shape.forward(share * case.corpora[0]))
 
 
 def _texts(case: Case, p: Parameters) -> Work:
@@ -161,14 +171,14 @@ def _texts(case: Case, p: Parameters) -> Work:
 
 
 def _turned(case: Case, rank: int | None, sides: int) -> Work:
-    """A T that is turned on the left, or on both sides, and put together with the pretrained weights."""
+    """A T that is read and turned on the left, or on both sides."""
     shape, operations = case.shape, 0.0
     if rank is None:
         for d_out, d_in in [*shape.matrices * shape.layers, *shape.whole]:
             for tall, wide in [(d_out, d_in), (d_in, d_out)][:sides]:
                 least = min(tall, wide)
                 operations += qr(tall, wide) + 2 * qr(tall, least) + 2 * tall * least * wide
-    return Work(loaded=shape.parameters, streamed=2 * shape.parameters, turned=operations)
+    return Work(streamed=2 * shape.parameters, turned=operations)
 
 
 def qr(rows: int, columns: int) -> float:
@@ -199,13 +209,13 @@ def _ablation(case: Case, p: Parameters) -> Parts:
     shares, draws = len(p["shares"]), p["draws"]
     exams = [exam for domain in p["domains"] for exam in case.exams.get(domain, ()) if not exam.text]
     asked = _asked(case, [exam for exam in exams if exam.reply], p["limit"])
-    each = Work(loaded=case.shape.parameters) + (1 + shares + shares * draws) * _texts(case, p)
+    each = Work(models=1, loaded=case.shape.parameters) + (1 + shares + shares * draws) * _texts(case, p)
     yield "", (1 + len(case.ranks)) * (each + (1 + 2 * shares) * asked)
     if case.forms:
         yield "controls", len(case.controls) * _profiled(case)
         kinds = len(case.controls) / case.forms + len(set(case.domains))
         changed = len(p["changed"])
-        each = Work(loaded=case.shape.parameters) + (1 + kinds * changed + changed * draws) * _texts(case, p)
+        each = Work(models=1, loaded=case.shape.parameters) + (1 + kinds * changed + changed * draws) * _texts(case, p)
         yield "", case.forms * (each + (1 + (kinds + 1) * changed) * _asked(case, exams, p["exam"]))
 
 
@@ -218,32 +228,39 @@ def attributed(shape: Shape, tokens: float, steps: int) -> float:
     return shape.forward(tokens * (2 + 2 * steps))
 
 
+def patched(shape: Shape, tokens: float, layers: int) -> float:
+    """Operations of exact patching in so many layers, even over depth: of three sites, with a row for each token."""
+    return shape.forward(tokens + tokens**2 * (2 + 1.5 * layers))
+
+
 def _patching(case: Case, p: Parameters) -> Parts:
     shape, tokens, pairs = case.shape, case.statement, p["pairs"]
     each = Work(traced=attributed(shape, tokens, p["steps"]))
     layers = min(p["layers"], shape.layers)
-    exact = Work(traced=shape.forward(tokens**2 * (2 + 1.5 * layers)) + attributed(shape, tokens, 1))
-    yield "", (1 + len(case.ranks)) * (Work(loaded=shape.parameters) + case.kinds * (pairs * each + exact))
-    yield "", _draws(case, p["draws"]) + 2 * len(case.ranks) * p["draws"] * pairs * each
+    first = Work(traced=attributed(shape, tokens, 1), patched=patched(shape, tokens, layers))
+    yield "", (1 + len(case.ranks)) * (Work(models=1, loaded=shape.parameters) + case.kinds * (pairs * each + first))
+    model = Work(models=1, loaded=shape.parameters) + pairs * each
+    yield "", _draws(case, p["draws"]) + 2 * len(case.ranks) * p["draws"] * model
 
 
 def _asked(case: Case, exams: Sequence[Exam], limit: int | None) -> Work:
-    """A model's replies to the first items of each; as if in each window one reply had all the tokens it may have."""
+    """A model's replies to the first items of each, in windows whose longest reply takes LONGEST of what it may."""
     found = Work()
     for exam in exams:
         items = exam.items if limit is None else min(exam.items, limit)
         windows = -(-items // WINDOW)
         read = case.shape.forward(items * exam.own + windows * exam.shared, head=not exam.reply)
-        found += Work(read=read, decoded=windows * exam.reply * case.shape.parameters, items=items)
+        decoded = windows * LONGEST * exam.reply * case.shape.parameters
+        found += Work(read=read, decoded=decoded, items=items, runs=items * exam.code)
     return found
 
 
 def _benchmarks(case: Case, p: Parameters) -> Parts:
     every = [exam for exams in case.exams.values() for exam in exams]
-    each = Work(loaded=case.shape.parameters) + _asked(case, every, p["limit"])
+    each = Work(models=1, loaded=case.shape.parameters) + _asked(case, every, p["limit"])
     yield "benchmarks", (1 + len(case.ranks)) * each
     own = [exam for domain in {*case.domains} for exam in case.exams.get(domain, ()) if not exam.text]
-    beside = Work(loaded=case.shape.parameters) + _asked(case, own, p["limit"])
+    beside = Work(models=1, loaded=case.shape.parameters) + _asked(case, own, p["limit"])
     yield "benchmarks of controls", len(case.controls) * beside
 
 
@@ -252,7 +269,7 @@ def _negation(case: Case, p: Parameters) -> Parts:
     for domain in case.domains:
         exams = case.exams.get(domain, ())
         marked = [exam for exam in exams if not exam.text]
-        each = Work(loaded=2 * case.shape.parameters) + _asked(case, marked, p["limit"])
+        each = Work(models=1, loaded=case.shape.parameters) + _asked(case, marked, p["limit"])
         yield "", len(p["scales"]) * each  # λ = 0 and 1 are known from the benchmarks; in plain text they are not
         drawn = 2 * p["draws"] * len(p["turned_at"])
         ranks = [None] if None in case.ranks else case.ranks[:1]
@@ -268,7 +285,7 @@ def _cross_domain(case: Case, p: Parameters) -> Parts:
     yield "", Work(streamed=2 * vectors * shape.parameters, products=products)
     if len(set(case.domains)) > 1:
         every = [exam for domain in {*case.domains} for exam in case.exams.get(domain, ()) if not exam.text]
-        each = Work(loaded=shape.parameters) + _asked(case, every, p["limit"])
+        each = Work(models=1, loaded=shape.parameters) + _asked(case, every, p["limit"])
         yield "benchmarks", (1 + len(case.ranks)) * each
 
 
@@ -276,7 +293,7 @@ def _addition(case: Case, p: Parameters) -> Parts:
     domains = sorted(set(case.domains))
     for domain in domains:
         marked = [exam for exam in case.exams.get(domain, ()) if not exam.text]
-        each = Work(loaded=2 * case.shape.parameters) + _asked(case, marked, p["limit"])
+        each = Work(models=1, loaded=case.shape.parameters) + _asked(case, marked, p["limit"])
         yield "", ((1 + len(domains)) * len(p["scales"]) - len(domains)) * each  # the others are known
 
 

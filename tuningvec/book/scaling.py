@@ -14,7 +14,8 @@ from tuningvec.data import data_folder
 UNITS = {  # columns of `work`: what is counted, and in what
     "profiled": ("profiled (PFLOP)", 1e15), "read": ("read (PFLOP)", 1e15),
     "decoded": ("decoded (T parameters)", 1e12), "traced": ("traced (PFLOP)", 1e15),
-    "products": ("products (PFLOP)", 1e15), "eigen": ("eigen (PFLOP)", 1e15), "turned": ("turned (PFLOP)", 1e15),
+    "patched": ("patched (PFLOP)", 1e15), "products": ("products (PFLOP)", 1e15),
+    "eigen": ("eigen (PFLOP)", 1e15), "turned": ("turned (PFLOP)", 1e15),
     "streamed": ("streamed (G parameters)", 1e9), "loaded": ("loaded (G parameters)", 1e9),
 }  # fmt: skip
 
@@ -62,11 +63,11 @@ def rates(machine: Mapping[str, float], share: float, eigen: float, qr: float, d
     """
     slow, fast = (machine[f"{dtype}_tflops"] * 1e12 for dtype in ("float32", "bfloat16"))
     from_disk = 2 / (disk * 1e9)
+    products, reading = 1 / (slow * share), 1 / (fast * share)
     return Work(
-        pages=costs.PAGE, loaded=from_disk, streamed=from_disk, items=costs.ITEM,
-        profiled=1 / (fast * share), read=1 / (fast * share), traced=1 / (slow * share), products=1 / (slow * share),
-        decoded=2 / (machine["terabytes_per_second"] * 1e12 * share),
-        eigen=1 / (slow * eigen), turned=1 / (slow * qr),
+        pages=costs.PAGE, models=costs.MODEL, loaded=from_disk, streamed=from_disk, items=costs.ITEM, runs=costs.RUN,
+        profiled=reading, read=reading, traced=products, patched=products, products=products,
+        decoded=2 / (machine["terabytes_per_second"] * 1e12 * share), eigen=1 / (slow * eigen), turned=1 / (slow * qr),
     )  # fmt: skip
 
 

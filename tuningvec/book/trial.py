@@ -1,5 +1,6 @@
 """What a family is, for the formulas of `costs`, and how fast this machine does what they count: a trial of seconds."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tuningvec.book.costs import ITEM, Case, Exam, Shape, Work, attributed, decomposed, qr
+from tuningvec.book.costs import ITEM, RUN, Case, Exam, Shape, Work, attributed, decomposed, patched, qr
 from tuningvec.errors import TuningVecError, parsed_json
 from tuningvec.family import members
 from tuningvec.family.spec import Adapter, Family, Member, TextFiles
@@ -37,8 +38,8 @@ LAYERS, LEAST = 4, 512  # layers of the model that is tried, and tokens that it 
 PARAMETERS = 100_000_000  # of them at most, if one layer has no more
 LARGEST = 1024  # side of the matrices that are multiplied and decomposed
 ROWS, PROMPT, TOKENS = 32, 64, 12  # prompts and their tokens; tokens of the replies that are written
-STEPS = 4  # of integrated attribution
-REPEATS = 2
+PAIRS, STEPS = 4, 4  # of prompts that are patched, and of integrated attribution
+REPEATS, DRAWN = 3, 1.1  # of a page's imports alone it takes with its kernel, tables and figures
 IMPORTS = "import tuningvec.measures.ablation, tuningvec.measures.patching, tuningvec.page.plots, tuningvec.page.tables"
 
 
@@ -61,7 +62,7 @@ def case_of(family: Family, likelihood: Sequence[str] = ()) -> tuple[Case, list[
         exams,
         [member.domain for member in family.specialists],
         len(forms),
-        max(lengths) / LETTERS,
+        1 + sum(lengths) / len(lengths) / LETTERS,
         len({pair.kind for pair in given.pairs}),
     )
     return case, unknown
@@ -107,7 +108,7 @@ def _exam(task: Task) -> Exam:
         return Exam(len(items), own + sum(map(len, options)) / len(items) / LETTERS, 0, 0)
     shared = len(config.description or "") / LETTERS + own * config.num_fewshot
     text = config.metric_list[0]["metric"] == "rouge1"
-    return Exam(len(items), own, shared, config.generation_kwargs["max_gen_toks"], text)
+    return Exam(len(items), own, shared, config.generation_kwargs["max_gen_toks"], text, config.unsafe_code)
 
 
 def rates(family: Family, case: Case, dtype: str) -> Work:
@@ -154,13 +155,15 @@ class _Trial:
 
     def _trials(self) -> dict[str, Callable[[], float]]:
         return dict(
-            pages=self._page, loaded=self._loaded, profiled=self._profiled, read=self._read, decoded=self._decoded,
-            traced=self._traced, streamed=self._streamed, products=self._products, eigen=self._eigen,
-            turned=self._turned, items=lambda: ITEM,
+            pages=self._page, models=lambda: _seconds(gc.collect), loaded=self._loaded, profiled=self._profiled,
+            read=self._read, decoded=self._decoded, traced=self._traced, patched=self._patched,
+            streamed=self._streamed, products=self._products, eigen=self._eigen, turned=self._turned,
+            items=lambda: ITEM, runs=lambda: RUN,
         )  # fmt: skip
 
     def _page(self) -> float:
-        return _seconds(lambda: subprocess.run([sys.executable, "-c", IMPORTS], check=True), 1)
+        least = min(_seconds(lambda: subprocess.run([sys.executable, "-c", IMPORTS], check=True), 1) for _ in range(2))
+        return DRAWN * least
 
     def _model(self, dtype: str) -> PreTrainedModel:
         return models.load(Combination({self.a: 0.5, self.b: 0.5}), self.a, dtype)
@@ -187,11 +190,24 @@ class _Trial:
         model, prompts = self._model(self.dtype), self._ids(ROWS * 8).view(ROWS, 8).tolist()
         return _seconds(lambda: greedy(model, prompts, TOKENS, set())) / (TOKENS * self.shape.parameters)
 
-    def _traced(self) -> float:
+    def _aligned(self) -> Aligned:
         length = int(self.case.statement)
         prompt = Prompt(self._ids(length).tolist(), [""] * length)
-        pair, patcher = Aligned(prompt, prompt, torch.arange(length)), patching.Patcher(self._model("float32"), (1, 2))
-        return _seconds(lambda: patcher.attribution(pair, STEPS)) / attributed(self.shape, length, STEPS)
+        return Aligned(prompt, prompt, torch.arange(length))
+
+    def _traced(self) -> float:
+        model, pair = self._model("float32"), self._aligned()
+
+        def several() -> None:
+            patcher = patching.Patcher(model, (1, 2))  # which takes its time with each model
+            for _ in range(PAIRS):
+                patcher.attribution(pair, STEPS)
+
+        return _seconds(several) / (PAIRS * attributed(self.shape, len(pair.places), STEPS))
+
+    def _patched(self) -> float:
+        patcher, pair = patching.Patcher(self._model("float32"), (1, 2)), self._aligned()
+        return _seconds(lambda: patcher.exact(pair), 1) / patched(self.shape, len(pair.places), self.shape.layers)
 
     def _streamed(self) -> float:
         vectors = {"a": Combination({self.a: 1}), "b": Combination({self.b: 1})}
