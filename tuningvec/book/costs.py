@@ -18,7 +18,7 @@ PAGE, ITEM, RUN = (
     0.004,
     0.075,
 )  # seconds to start a page and draw figures; to ask and score an item; to run a function
-IDENTITIES = 24  # times that a T is passed over while it is compared with θ_pre and its identities are tried
+IDENTITIES, IDENTITIES_THIN = 8, 24  # times that a T, and one of low rank, is built while its identities are tried
 THIN = 64  # rank from which on a product is bound by its operations: below it U is read all the same
 BASE = 0.9e9  # bytes of a kernel with torch, transformers and lm-eval before it does anything
 
@@ -156,7 +156,8 @@ Parts = Iterator[tuple[str, Work]]  # each with a name, by which another page fi
 
 
 def _families(case: Case, p: Parameters) -> Parts:
-    yield "", Work(streamed=case.shape.parameters * (1 + IDENTITIES * len(case.every)))
+    passes = sum(IDENTITIES if rank is None else IDENTITIES_THIN for rank in case.every)
+    yield "", Work(streamed=case.shape.parameters * (1 + passes))
 
 
 def _profiled(case: Case, share: float = 1) -> Work:
