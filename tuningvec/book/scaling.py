@@ -10,14 +10,10 @@ import pandas as pd
 from tuningvec.book import compendium, costs
 from tuningvec.book.costs import Case, Exam, Shape, Work
 from tuningvec.data import data_folder
+from tuningvec.page.text import number
 
-UNITS = {  # columns of `work`: what is counted, and in what
-    "profiled": ("profiled (PFLOP)", 1e15), "read": ("read (PFLOP)", 1e15),
-    "decoded": ("decoded (T parameters)", 1e12), "traced": ("traced (PFLOP)", 1e15),
-    "patched": ("patched (PFLOP)", 1e15), "products": ("products (PFLOP)", 1e15),
-    "eigen": ("eigen (PFLOP)", 1e15), "turned": ("turned (PFLOP)", 1e15),
-    "streamed": ("streamed (G parameters)", 1e9), "loaded": ("loaded (G parameters)", 1e9),
-}  # fmt: skip
+OPERATIONS = "profiled", "read", "traced", "patched", "products", "eigen", "turned"
+PARAMETERS = "decoded", "streamed", "loaded"
 
 
 def models() -> dict[str, Shape]:
@@ -48,12 +44,14 @@ def parameters() -> dict[str, dict[str, Any]]:
 
 
 def work(works: Mapping[str, Work]) -> pd.DataFrame:
-    """What each page does, a row a page, in the units of UNITS."""
-    rows = [
-        dict(page=page) | {label: asdict(one)[name] / unit for name, (label, unit) in UNITS.items()}
-        for page, one in works.items()
-    ]
-    return pd.DataFrame(rows)
+    """What each page does, in words: operations in 10¹⁵ (PFLOP), parameters that pass by in 10⁹ (G)."""
+
+    def said(one: Work) -> str:
+        amounts = asdict(one)
+        parts = [f"{number(amounts[name] / 1e15, 2)} PFLOP {name}" for name in OPERATIONS if amounts[name] > 1e12]
+        return ", ".join(parts + [f"{number(amounts[name] / 1e9, 2)} G {name}" for name in PARAMETERS if amounts[name]])
+
+    return pd.DataFrame([dict(page=page, work=said(one)) for page, one in works.items()])
 
 
 def rates(machine: Mapping[str, float], share: float, eigen: float, qr: float, disk: float) -> Work:
