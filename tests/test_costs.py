@@ -13,7 +13,7 @@ from tuningvec.book.costs import Case, Exam, Shape, Work
 from tuningvec.data import data_folder
 from tuningvec.family import described, members
 from tuningvec.family.spec import Family
-from tuningvec.measures import imported, models
+from tuningvec.measures import aim, evals, imported, models
 
 SHAPE = Shape(2, ((64, 64), (32, 64), (32, 64), (64, 64), (96, 64), (96, 64), (64, 96)), 64, 300)
 CASE = Case(SHAPE, [None, None], (), [1000, 1000], {"medicine": [Exam(40, 30, 100, 64)]}, ["medicine"])
@@ -70,6 +70,10 @@ def test_what_two_pages_need_is_counted_on_the_first(pages):
     profiles = both["02_1_activated_neurons"].profiled
     assert profiles == 3 * SHAPE.forward(1000)
     assert alone["02_2_edit_distance"].profiled - both["02_2_edit_distance"].profiled == pytest.approx(profiles)
+
+
+def test_what_is_counted_is_cut_as_the_measures_cut_it():
+    assert (costs.WINDOW, costs.PARTS) == (evals.WINDOW, aim.SHARDS)
 
 
 def test_work_grows_as_the_formulas_say(pages):

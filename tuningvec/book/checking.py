@@ -224,18 +224,18 @@ def _pages(family: Family, found: Checked) -> None:
     counted, unknown = predicted(family, pages, engine.dtype_name())
     free, rows = psutil.virtual_memory().available / 1e9, []
     for page, on_record in zip(pages, times.recorded(pages), strict=True):
-        cost = counted.get(str(page), Cost(None, (0,)))
+        stem, own, cost = page.notebook.stem, page.own_parameters(), counted.get(str(page), Cost(None, (0,)))
         ways = {"the last run": page.seconds(), "a recording": on_record, "a trial": cost.seconds}
         how, seconds = next(((how, x) for how, x in ways.items() if x is not None), ("", None))
-        rows.append([page.notebook.stem, duration(seconds) if seconds else "", how, *(x or "" for x in cost.gigabytes)])
-        shorter = " ".join(f"-p {page.notebook.stem}.{n}={v}" for n, v in SHORTER.items() if n in page.own_parameters())
+        rows.append([stem, duration(seconds) if seconds else "", how, *(x or "" for x in cost.gigabytes)])
+        shorter = " ".join(f"-p {stem}.{name}={value}" for name, value in SHORTER.items() if name in own)
         if seconds and seconds > LONG and shorter:
-            found.lines.append(f"{page.notebook.stem} takes {duration(seconds)}; with {shorter} less")
-        if cost.gigabytes[0] > free:
-            fewer = f"ask fewer items together (-p {page.notebook.stem}.batch=8), " * ("batch" in page.own_parameters())
+            found.lines.append(f"{stem} takes {duration(seconds)}; with {shorter} less")
+        if (need := cost.gigabytes[0]) > free:
+            fewer = f"ask fewer items together (-p {stem}.batch=8), " * ("batch" in own)
             found.problems.append(
-                f"{page.notebook.stem} needs about {cost.gigabytes[0]:.1f} GB and {free:.1f} GB are free: close other "
-                f"programs, {fewer}or leave the page out (--only)"
+                f"{stem} needs about {need:.1f} GB and {free:.1f} GB are free: close other programs, {fewer}or leave "
+                "the page out (--only)"
             )
     gpu = ["GB of the GPU"] * (engine.device() == "cuda")
     table = tabulate(rows, ["page", "takes", "by", "GB of memory", *gpu], tablefmt="simple", floatfmt=".1f")

@@ -409,11 +409,8 @@ def _status(project: Project, notebooks: Executed) -> str:
         memory = f"{record['gigabytes']:.1f}" if "gigabytes" in record else "–"
         lines.append(_row(link, title, f"{run.duration:.0f}", memory, record["dtype"] or "–", when, commit))
     machines = dict.fromkeys(_record(notebook)["machine"] for _, notebook in notebooks)
-    lines += [
-        "",
-        "GB is the most memory that a page took, dtype that of models in memory. A `+` after a commit means that",
-    ]
-    lines += ["tracked files differed from it."]
+    told = "GB is the most memory that a page took, dtype that of models in memory. A `+` after a commit means that "
+    lines += ["", told + "tracked files differed from it."]
     lines += ["", "| Version | |", "|---|---|"]
     lines += [_row(name, importlib.metadata.version(name)) for name in VERSIONS]
     lines += [_row("Python", platform.python_version()), *(_row("Machine", machine) for machine in machines)]

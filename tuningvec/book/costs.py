@@ -5,19 +5,16 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 from tuningvec.weights.components import MATRICES, matrix_shapes
+from tuningvec.weights.nulls import NEURONS
+from tuningvec.weights.subspace import FLOAT64_UP_TO
 
-WINDOW = 32  # items that are asked together
+WINDOW, PARTS = 32, 16  # of `evals` and `aim`, which take long to import
 WORD = 1.3  # tokens
 RANK = 0.8  # k of the paper's ε in shares of the smaller side, for what is counted before it is known
-FLOAT64_UP_TO = 1000  # rows of a Gram matrix that is decomposed in float64
-PARTS = 16  # of the first corpus, one of which each turned T reads
 MODEL = 0.3  # seconds to let a model go
 LONGEST = 0.75  # of the tokens that a reply may have
-PAGE, ITEM, RUN = (
-    20,
-    0.004,
-    0.075,
-)  # seconds to start a page and draw figures; to ask and score an item; to run a function
+PAGE = 20  # seconds to start a page and draw its figures
+ITEM, RUN = 0.004, 0.075  # seconds to ask and score an item, and to run a function
 IDENTITIES, IDENTITIES_THIN = 8, 24  # times that a T, and one of low rank, is built while its identities are tried
 THIN = 64  # rank from which on a product is bound by its operations: below it U is read all the same
 BASE = 0.9e9  # bytes of a kernel with torch, transformers and lm-eval before it does anything
@@ -190,7 +187,7 @@ def qr(rows: int, columns: int) -> float:
 
 def _draws(case: Case, count: int) -> Work:
     """Every T turned so often on the left and on both sides."""
-    return sum((_turned(case, rank, sides) for rank in case.ranks for sides in (1, 2)), Work()).__rmul__(count)
+    return count * sum((_turned(case, rank, sides) for rank in case.ranks for sides in (1, 2)), Work())
 
 
 def _activated(case: Case, p: Parameters) -> Parts:
@@ -329,7 +326,7 @@ def _nulls(case: Case, draws: int) -> Work:
         for rank in case.ranks:
             columns = d_in if rank is None else max(rank, THIN)
             each = 2 * RANK * min(sides) * d_out * columns  # of one projection from the left
-            often = shape.layers - 1 + draws * (kind in ("W_gate", "W_up"))
+            often = shape.layers - 1 + draws * (kind in NEURONS)
             reread = d_out * d_in * (1 if rank is not None else shape.layers)
             products = projected(sides, rank) + projected(sides, None) + often * each
             found += shape.layers * Work(products=products, streamed=reread)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tuningvec.book.costs import ITEM, RUN, Case, Exam, Shape, Work, attributed, decomposed, patched, qr
-from tuningvec.errors import TuningVecError, parsed_json
+from tuningvec.errors import TuningVecError
 from tuningvec.family import members
 from tuningvec.family.spec import Adapter, Family, Member, TextFiles
 from tuningvec.measures import evals, models, neurons, patching
@@ -29,7 +29,7 @@ from tuningvec.measures.decoding import greedy
 from tuningvec.measures.prompts import Aligned, Prompt, Prompts
 from tuningvec.measures.scores import LIKELIHOOD
 from tuningvec.weights import engine
-from tuningvec.weights.checkpoint import Checkpoint
+from tuningvec.weights.checkpoint import Checkpoint, LowRank
 from tuningvec.weights.delta import Combination, inner_products
 from tuningvec.weights.subspace import decompose
 
@@ -69,10 +69,7 @@ def case_of(family: Family, likelihood: Sequence[str] = ()) -> tuple[Case, list[
 
 
 def _rank(family: Family, member: Member) -> int | None:
-    if not isinstance(member.source, Adapter):
-        return None
-    file = family.root / member.source.path / "adapter_config.json"
-    return int(parsed_json(file.read_bytes(), file)["r"])
+    return LowRank(family.root / member.source.path).rank if isinstance(member.source, Adapter) else None
 
 
 def _tokens(family: Family, name: str) -> int:

@@ -22,6 +22,7 @@ from tuningvec.errors import TuningVecError, read_json, reading, writing
 from tuningvec.weights.engine import device
 from tuningvec.weights.shards import Stored, header, write
 
+COPIES = 6  # of a matrix that turning it holds at once
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 ADAPTER = "adapter_config.json"
 SHARD_BYTES = 5 * 10**9
@@ -256,9 +257,6 @@ class Rotated:
 
     def __repr__(self) -> str:
         return f"Rotated({self.vector!r}, {self.sides}, seed {self.seed})"
-
-
-COPIES = 6  # of a matrix that turning it holds at once
 
 
 def _turned(matrix: Float32[Tensor, "d_out d_in"], generator: torch.Generator) -> Float32[Tensor, "d_out d_in"]:
