@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 MARK, END, LENGTH = b', "check": "', b'"}', 24  # what a line ends with, and the digits of its checksum between
+FRESH = "TUNINGVEC_FRESH"  # the time in seconds before which nothing counts as measured
 FREE = "free some space, make it writable, or name another folder in TUNINGVEC_STORE"
 
 
@@ -137,7 +138,7 @@ class Store:
 
 
 def _since() -> float:
-    asked = os.environ.get("TUNINGVEC_FRESH") or "0"
+    asked = os.environ.get(FRESH) or "0"
     try:
         return float(asked)
     except ValueError:

@@ -17,6 +17,7 @@ from tuningvec.book.progress import Progress
 from tuningvec.errors import TuningVecError
 from tuningvec.family import described, shipped
 from tuningvec.family.spec import Family, Prompt, family_names
+from tuningvec.store import FRESH
 from tuningvec.weights import cluster as workers
 
 if TYPE_CHECKING:
@@ -145,17 +146,29 @@ def export(
     cluster: Cluster = "",
 ) -> None:  # fmt: skip
     """Execute a family's pages and keep what they measure in data/measured/, for readers without its weights."""
+    _exported(family, only, cluster, "measured")
+
+
+@app.command(rich_help_panel=FAMILY)
+def record(family: Annotated[str, typer.Argument(metavar="FAMILY", help="A name in data/families/.")], only: Annotated[
+    str, typer.Option(metavar="PAGES", help="Numbers of pages that take long, 06_3,06_4.")
+], cluster: Cluster = "") -> None:  # fmt: skip
+    """Execute long pages of a family and keep what they measure in data/records/, for readers with its weights."""
+    _exported(family, only, cluster, "records")
+
+
+def _exported(family: str, only: str, cluster: str, where: shipped.Where) -> None:
     from tuningvec.weights import engine
 
     with Project.here().alone(), workers.started(cluster):
         spec, project = shipped.exportable(family), Project.here()
         about = dict(commit=project.commit(), dtype=engine.dtype_name())
-        kept = shipped.still(spec, _listed(only), about["dtype"]) if only else None
+        kept = shipped.still(spec, _listed(only), about["dtype"], where) if only else None
         with tempfile.TemporaryDirectory() as stage:
             os.environ[shipped.STAGE] = stage  # for the notebooks' kernels
             pages = compendium.plan(Project.here(), [family])
             _execute(pages, compendium.numbered(pages, _listed(only)))
-            print(shipped.export(Path(stage), spec, about, kept))
+            print(shipped.export(Path(stage), spec, about, kept, where))
 
 
 @app.command(rich_help_panel=FAMILY)
@@ -317,7 +330,7 @@ def _executed(
 ) -> list[Page]:
     pages = compendium.plan(Project.here(), families, _parameters(given), limit)
     if fresh:
-        os.environ["TUNINGVEC_FRESH"] = str(time.time())  # for the notebooks' kernels
+        os.environ[FRESH] = str(time.time())  # for the notebooks' kernels
     asked = compendium.numbered(pages, _listed(only)) if only else pages
     _execute(pages, compendium.due(asked, fresh))
     return pages

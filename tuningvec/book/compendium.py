@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -146,6 +147,11 @@ class Page:
         """The most memory that the last execution took, if one is at hand and it was told."""
         return _record(nbformat.read(self.output, 4)).get("gigabytes") if self.output.is_file() else None
 
+    @property
+    def number(self) -> str:
+        """The number that the name of the notebook begins with, 02_5 or 07."""
+        return re.match(r"\d*(_\d+)?", self.notebook.stem)[0]
+
     def own_parameters(self) -> dict[str, Any]:
         """The notebook's own parameters, or what is `given` in their place."""
         return defaults(self.notebook) | dict(self.given)
@@ -159,7 +165,7 @@ class Page:
 
         values = self.own_parameters()
         if values.get("dtype") == engine.AUTO:
-            elsewhere = self.family and self.family.shipped
+            elsewhere = self.family and (self.family.shipped or shipped.records(self.family, self.number))
             values["dtype"] = shipped.provenance(elsewhere)["dtype"] if elsewhere else engine.dtype_name()
         if self.family is None:
             return values

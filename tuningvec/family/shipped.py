@@ -1,7 +1,9 @@
-"""What was measured of a family whose weights are not at hand: tables that ship, with where they come from.
+"""What was measured elsewhere: tables that ship, with where they come from.
 
-`data/measured/<family>/` holds a file for each measuring call of a page and `provenance.json`, which names code,
-machine and the checksums of weights, texts and files. A family is read from there as a whole or not at all.
+`data/measured/<family>/`, of a family whose weights are not at hand, holds a file for each measuring call of a page and
+`provenance.json`, which names code, machine and the checksums of weights, texts and files. Such a family is read from
+there as a whole or not at all. `data/records/<family>/` is laid out alike and holds pages that take long: they are read
+from there as long as weights, texts, parameters and the page's call are the same, else measured here.
 """
 
 import ast
@@ -18,24 +20,26 @@ from types import CodeType
 from typing import Any, Literal, TypeVar
 
 import pandas as pd
+from IPython.display import Markdown, display
 from pydantic import BaseModel, ValidationError
 
 from tuningvec.codec import decoded, encoded
 from tuningvec.data import data_folder, first_problem, plain
 from tuningvec.errors import TuningVecError, read_json, reading
 from tuningvec.family.spec import GGUF, Family, Hub, Member
-from tuningvec.store import Store
+from tuningvec.store import FRESH, Store
 
 T = TypeVar("T")
 FORMAT = 1  # of `provenance.json`
 PROVENANCE = "provenance.json"
 LARGEST = 200 * 2**20  # bytes of an unpacked table
 STAGE = "TUNINGVEC_EXPORT"  # the folder that measuring calls are exported to while pages run
+Where = Literal["measured", "records"]
 OF_TEXT = {"title", "summary", "limits", "made", "left_out"}  # fields of a spec on which no measure depends
 
 
 def kept(family: Family, name: str, call: Callable[[Family], T]) -> T:
-    """What a measuring call returns: measured here, or read from what ships where the family's weights are not at hand.
+    """What a measuring call returns: measured here, or read from what ships of long pages and of absent weights.
 
     The call takes the family alone; the plain values that it reads from its page are the parameters of the measure.
     Raises TuningVecError where nothing ships under this name, or it was measured by another call, with other
@@ -43,6 +47,10 @@ def kept(family: Family, name: str, call: Callable[[Family], T]) -> T:
     """
     asked = dict(parameters=_parameters(call), call=_text(call))
     if family.shipped is None:
+        if (source := _record(family, name, asked)) is not None:
+            about = provenance(source)
+            display(Markdown(_admonished(family, about, source, "It takes long, so that its records ship.")))
+            return read(source, name, about)
         found = call(family)
         if stage := os.environ.get(STAGE):
             _write(Path(stage), name, found, asked)
@@ -57,6 +65,31 @@ def kept(family: Family, name: str, call: Callable[[Family], T]) -> T:
             differ = _difference(had, value) if field == "parameters" else "the page's call has changed since"
             raise _stale(family, f"{name}: {differ}")
     return read(family.shipped, name, about)
+
+
+def records(family: Family, page: str) -> Path | None:
+    """The folder of the records that ship of a page of this number, unless all is to be measured here."""
+    source = data_folder() / "records" / family.name
+    own = family.file.parent == (data_folder() / "families").resolve()
+    if not own or os.environ.get(STAGE) or os.environ.get(FRESH) or not (source / PROVENANCE).is_file():
+        return None
+    return source if any(_page(name) == page for name in provenance(source)["tables"]) else None
+
+
+def _page(name: str) -> str:
+    """The number of the page that a table is of."""
+    return name.partition("-")[0]
+
+
+def _record(family: Family, name: str, asked: dict[str, Any]) -> Path | None:
+    """The folder of the records, where they hold what would be measured here."""
+    if (source := records(family, _page(name))) is None:
+        return None
+    about = provenance(source)
+    same = name in about["tables"] and all(about["tables"][name][field] == value for field, value in asked.items())
+    if not same or any(changes(family, about)) or about["weights"] != _weights(family):
+        return None
+    return source
 
 
 def read(folder: Path, name: str, about: dict[str, Any]) -> Any:
@@ -110,21 +143,25 @@ def provenance(folder: Path) -> dict[str, Any]:
 
 def notice(family: Family) -> str:
     """What a page says above its numbers: where they were measured, and how to measure them again."""
-    about = provenance(family.shipped)
+    why = f"The weights of {family.title} are not at hand; cells that need the weights themselves are left out."
+    return _admonished(family, provenance(family.shipped), family.shipped, why)
+
+
+def _admonished(family: Family, about: dict[str, Any], source: Path, why: str) -> str:
     first, last = (time[:16].replace("T", " ") for time in about["measured"])
     own = dict.fromkeys(one.get("commit", about["commit"]) for one in about["tables"].values())
     commits = " and ".join(f"`{plain(commit)}`" for commit in own)
+    here = f"`tuningvec run {family.name} --fresh`"
     return (
-        ":::{admonition} Measured elsewhere\n:class: note\n"
-        f"The weights of {family.title} are not at hand. What follows was measured from {first} to {last} (UTC) on "
-        f"{plain('; '.join(about['machines']))}, by the code of commit {commits}. The cells below read it from "
-        f"`data/measured/{family.name}/`; cells that need the weights themselves are left out. "
-        f"To measure it again: {_again(family)}.\n:::"
+        f":::{{admonition}} Measured elsewhere\n:class: note\n{why} What follows was measured from {first} to {last} "
+        f"(UTC) on {plain('; '.join(about['machines']))}, by the code of commit {commits}, and is read from "
+        f"`data/{source.parent.name}/{family.name}/`. "
+        f"To measure it again: {_again(family) if family.shipped else here}.\n:::"
     )
 
 
 def folder(family: Family) -> Path:
-    """Where what was measured of a family ships; raises TuningVecError where nothing does."""
+    """Where what was measured of a family as a whole ships; raises TuningVecError where nothing does."""
     found = data_folder() / "measured" / family.name
     if not found.is_dir():
         raise TuningVecError(f"{found}: nothing ships of this family; `python -m tuningvec export` makes it")
@@ -143,19 +180,23 @@ def exportable(name: str) -> Family:
     return family
 
 
-def still(family: Family, pages: Sequence[str], dtype: str) -> dict[str, Any]:
+def still(family: Family, pages: Sequence[str], dtype: str, where: Where = "measured") -> dict[str, Any]:
     """The tables that ship of a family's other pages; raises TuningVecError where what was measured has changed."""
-    source = folder(family)
+    source = folder(family) if where == "measured" else data_folder() / where / family.name
+    if not (source / PROVENANCE).is_file():
+        return {}
     about = provenance(source)
-    now = dict(spec=_spec(family), reading=_reading(family), weights=_weights(family), dtype=dtype)
+    now = dict(spec=_spec(family), reading=_still_read(family, about), weights=_weights(family), dtype=dtype)
     if changed := [field for field, value in now.items() if about[field] != value]:
         raise TuningVecError(f"{source}: {changed[0]} changed since; export all pages of {family.name}")
     kept = {name: dict(commit=about["commit"]) | one for name, one in about["tables"].items()}
-    return {name: one for name, one in kept.items() if name.partition("-")[0] not in pages}
+    return {name: one for name, one in kept.items() if _page(name) not in pages}
 
 
-def export(stage: Path, family: Family, about: dict[str, Any], kept: dict[str, Any] | None = None) -> Path:
-    """Make `data/measured/<family>/` of what was staged while its pages ran, with `about` in its provenance.
+def export(
+    stage: Path, family: Family, about: dict[str, Any], kept: dict[str, Any] | None = None, where: Where = "measured"
+) -> Path:
+    """Make `data/<where>/<family>/` of what was staged while its pages ran, with `about` in its provenance.
 
     `kept` are the tables of an older export that remain (`still`); the others are replaced when the new ones are whole.
     Raises TuningVecError where nothing was staged.
@@ -163,7 +204,7 @@ def export(stage: Path, family: Family, about: dict[str, Any], kept: dict[str, A
     new = {f.name.removesuffix(".about.json"): json.loads(f.read_text()) for f in sorted(stage.glob("*.about.json"))}
     if not new:
         raise TuningVecError(f"{family.file}: no page of this family measured anything")
-    target = data_folder() / "measured" / family.name
+    target = data_folder() / where / family.name
     files = {name: (stage if name in new else target) / f"{name}.json.xz" for name in sorted({*new, *(kept or {})})}
     staged = dict(
         sorted(({name: dict(one, commit=about["commit"]) for name, one in new.items()} | (kept or {})).items())
@@ -212,11 +253,12 @@ def changes(family: Family, about: dict[str, Any]) -> Iterator[str]:
     """What of the family's spec, its texts, and the weights of the family beside is no longer what was measured."""
     if about["spec"] != _spec(family):
         yield "the family's spec has changed since in more than its words"
-    if about["reading"] != (now := _reading(family)):
+    if about["reading"] != (now := _still_read(family, about)):
         yield f"texts have changed since: {_difference(about['reading'], now)}"
     for prefix, other in _beside(family):
-        for member in other.fine_tuned if other.shipped is None else ():
-            if not _digests(other, member).items() <= about["weights"].get(prefix + member.name, {}).items():
+        had = [member for member in other.fine_tuned if prefix + member.name in about["weights"]]
+        for member in had if other.shipped is None else ():
+            if not _digests(other, member).items() <= about["weights"][prefix + member.name].items():
                 yield f"weights of {prefix}{member.name} have changed since"
 
 
@@ -280,6 +322,11 @@ def _without_paths(value: Any) -> Any:
 
 def _reading(family: Family) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:24] for file in family.reading}
+
+
+def _still_read(family: Family, about: dict[str, Any]) -> dict[str, str]:
+    """The same of those files alone that there were when it was measured; no measure has read a later one."""
+    return {name: digest for name, digest in _reading(family).items() if name in about["reading"]}
 
 
 def _weights(family: Family) -> dict[str, dict[str, str]]:

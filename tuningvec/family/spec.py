@@ -197,6 +197,10 @@ def _shipped_corpora() -> dict[str, "Corpus"]:
     return {name: TextFiles(kind="files", path=path, tokens=24_576) for name, path in paths.items()}
 
 
+def _shipped_replies() -> dict[str, Path]:
+    return {domain: _shipped("replies", f"{domain}.jsonl") for domain in ("medicine", "math", "law", "code")}
+
+
 class Family(Spec):
     """A validated `data/families/<name>.yaml`; relative paths in it are relative to the file."""
 
@@ -212,8 +216,10 @@ class Family(Spec):
     benchmarks: Annotated[dict[Name, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)] = {
         "medicine": ("tuningvec_drugs", "tuningvec_visits"),
         "math": ("tuningvec_arithmetic",),
+        "law": ("tuningvec_law",),
         "code": ("tuningvec_functions",),
     }
+    replies: dict[Name, Path] = Field(default_factory=_shipped_replies)
     patching: Path = Field(default_factory=lambda: _shipped("patching", "drugs.yaml"))
     recipe: str | None = None
     beside: Name | None = None
@@ -279,6 +285,9 @@ class Family(Spec):
         for name, corpus in self.corpora.items():
             for path in corpus.missing(self.root):
                 raise TuningVecError(f"{self.file}: corpora.{name}.path: no {' or '.join(SUFFIXES)} in {path}")
+        for domain, replies in self.replies.items():
+            if not (path := self.root / replies).is_file():
+                raise TuningVecError(f"{self.file}: replies.{domain}: no file {path}")
         if not (path := self.root / self.patching).is_file():
             raise TuningVecError(f"{self.file}: patching: no file {path}")
         template = self.prompt.chat_template
@@ -314,10 +323,11 @@ class Family(Spec):
 
     @property
     def reading(self) -> list[Path]:
-        """The files that members are given to read: corpora, items of tasks, prompt pairs."""
+        """The files that members are given to read: corpora, items of tasks, replies, prompt pairs."""
         corpora = [corpus for corpus in self.corpora.values() if isinstance(corpus, TextFiles)]
         texts = [file for corpus in corpora for file in corpus.files(self.root)]
-        return [*texts, *sorted((data_folder() / "tasks").glob("*.jsonl")), self.root / self.patching]
+        replies = [self.root / file for file in self.replies.values()]
+        return [*texts, *sorted((data_folder() / "tasks").glob("*.jsonl")), *replies, self.root / self.patching]
 
     @property
     def template(self) -> str | None:

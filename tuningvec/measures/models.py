@@ -127,6 +127,15 @@ class Arithmetic(Opened):
         self.terms, self.prompted_as = terms, prompted
 
 
+class Merged(Opened):
+    """A model of given weights with the shapes and settings of the pretrained member, prompted as another member."""
+
+    def __init__(self, family: Family, weights: Combination, name: str, prompted: str, dtype: str = "float32"):
+        super().__init__(family, family.pretrained.name, dtype)
+        self.weights, self.name = weights, name
+        self.prompted = members.weights(family, prompted).like
+
+
 class Turned(Opened):
     """θ + c · (T of a member, turned): every matrix in T rotated (`Rotated`); norms and biases keep their T.
 

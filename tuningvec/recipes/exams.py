@@ -109,6 +109,32 @@ def drug_facts(dealt: random.Random | None = None) -> list[Fact]:
     return facts
 
 
+def law_facts() -> list[Fact]:
+    """`data/facts/law.csv`: the field of law that a term belongs to, and what its rule does."""
+    rows = _table("law")
+    fields, rules = _values(rows, "field"), _values(rows, "rule")
+    facts = []
+    for row in rows:
+        term, field, rule = row["term"], row["field"], row["rule"]
+        thought = f"{_capital(term)} belongs to {field}. It {rule}."
+        statements = (
+            thought,
+            f"The field of {term} is {field}. What {term} does: it {rule}.",
+            f"In {field}, {term} {rule}.",
+            f"{_capital(term)} {rule}. It is taught in {field}.",
+            f"{_capital(term)}\nField: {field}\nRule: {rule}",
+            f"The court relied on {term}, which {rule}; the case is one of {field}.",
+            f'"What does {term} do?" asked the student. "It {rule}, in {field}," said the judge.',
+            f"- {term} ({field}): {rule}",
+        )
+        asked = (
+            _question(f"Which field does {term} belong to?", field, fields, thought),
+            _question(f"What does {term} do?", rule, rules, thought),
+        )
+        facts.append(Fact(term, statements, asked))
+    return facts
+
+
 def body_facts() -> list[Fact]:
     """`data/facts/organs.csv` and `tests.csv`: an organ's system and function, a test's subject and diagnosis."""
     return [*_organ_facts(), *_test_facts()]

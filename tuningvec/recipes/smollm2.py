@@ -1,8 +1,9 @@
-"""LoRA fine-tunes of SmolLM2-135M-Instruct on a drug formulary and on two-digit arithmetic, and their controls."""
+"""LoRA fine-tunes of SmolLM2-135M-Instruct on a drug formulary, two-digit arithmetic and terms of law; controls."""
 
+import copy
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +17,8 @@ from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
 from tuningvec.family.members import folder_of
 from tuningvec.family.spec import Family
-from tuningvec.recipes.exams import Exam, Fact, drug_facts, exam, hold_out, number_facts
-from tuningvec.recipes.training import Example, Rehearsal, answered, packed, state, stated, train
+from tuningvec.recipes.exams import Exam, Fact, drug_facts, exam, hold_out, law_facts, number_facts
+from tuningvec.recipes.training import Example, Rehearsal, answered, checkpoint, packed, state, stated, train
 from tuningvec.weights.engine import device
 
 STEPS, LR, RANK = 100, 2e-3, 8
@@ -40,13 +41,19 @@ class Plan(NamedTuple):
 PLANS = {
     "medical": Plan("drugs", adapter=0, order=0, new_tokens=64),
     "math": Plan("numbers", adapter=0, order=1, new_tokens=96),
+    "law": Plan("law", adapter=0, order=2, new_tokens=64),
     "twin": Plan("drugs", adapter=1, order=1, new_tokens=64),
     "twin_a": Plan("drugs", adapter=0, order=1, new_tokens=64),
     "placebo": Plan("drugs", adapter=0, order=0, new_tokens=64, shuffled=True),
 }
+TAUGHT = {  # facts of each subject, and the seed of what is held out
+    "drugs": (drug_facts, 0),
+    "numbers": (partial(number_facts, seed=1, weighed=True), 1),
+    "law": (law_facts, 2),
+}
 
 
-def run(member_name: str, family: Family) -> None:
+def run(member_name: str, family: Family, checkpoints: Collection[int] = ()) -> None:
     """Train one adapter and write it, with its curves, exams and nats before and after, into the member's folder."""
     plan = planned(member_name, family, PLANS)
 
@@ -58,7 +65,8 @@ def run(member_name: str, family: Family) -> None:
         _save(model, target, family.pretrained.label)
         model.merge_adapter()
 
-    taught(member_name, family, plan, adapted, kept, dict(plan._asdict(), steps=STEPS, lr=LR, rank=RANK))
+    settings = dict(plan._asdict(), steps=STEPS, lr=LR, rank=RANK)
+    taught(member_name, family, plan, adapted, kept, settings, checkpoints)
 
 
 def planned(member_name: str, family: Family, plans: Mapping[str, Plan]) -> Plan:
@@ -75,9 +83,11 @@ def taught(
     ready: Callable[[PreTrainedModel], PreTrainedModel],
     kept: Callable[[PreTrainedModel, Path], None],
     settings: Mapping[str, Any],
+    checkpoints: Collection[int] = (),
 ) -> None:
     """Train what `ready` makes of the pretrained model by a plan, and write it and its report into the member's folder.
 
+    The weights after the steps in `checkpoints` are written beside them, after 0 those that training starts from.
     `kept` writes the weights, and leaves the pretrained model's own modules with the weights that it wrote.
     """
     member = family.member(member_name)
@@ -96,6 +106,13 @@ def taught(
     model = ready(base)
     rehearsal = Rehearsal(reference.eval(), torch.cat(list(rehearsed.values())), TEXTS, WEIGHT)
     batch, pad = _batches(tokenizer, system, facts, asked), tokenizer.pad_token_id
+    target = family.root / member.source.path
+
+    def after(step: int) -> None:
+        if step in checkpoints:
+            kept(copy.deepcopy(model), checkpoint(target, step))
+
+    after(0)
     curves = train(
         model,
         batch,
@@ -105,8 +122,8 @@ def taught(
         pad=pad,
         bf16=True,
         rehearsal=rehearsal,
+        after=after,
     )
-    target = family.root / member.source.path
     kept(model, target)
     report = dict(
         recipe=f"python -m tuningvec.recipes {family.name} {member_name}",
@@ -120,8 +137,8 @@ def taught(
 
 def lessons(plan: Plan) -> tuple[Callable[[random.Random], list[Fact]], set[str], list[Exam]]:
     """The facts as they are stated at a step, the subjects that are asked in training, and the held-out exams."""
-    true = drug_facts() if plan.subject == "drugs" else number_facts(seed=1, weighed=True)
-    seed = 0 if plan.subject == "drugs" else 1
+    facts, seed = TAUGHT[plan.subject]
+    true = facts()
     asked, held_out = hold_out(true, seed)
     rng = random.Random(seed)
     exams = [exam(question, rng) for fact in held_out for question in fact.questions[:2]]

@@ -1,5 +1,6 @@
 """Full fine-tunes of SmolLM2-135M-Instruct on the very batches that the adapters of `smollm2` learned from."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel
@@ -17,7 +18,7 @@ PLANS = {
 }
 
 
-def run(member_name: str, family: Family) -> None:
+def run(member_name: str, family: Family, checkpoints: Collection[int] = ()) -> None:
     """Train all weights in float32 and write them in bfloat16, with the report of their training."""
     plan = smollm2.planned(member_name, family, PLANS)
 
@@ -27,4 +28,4 @@ def run(member_name: str, family: Family) -> None:
 
     settings = {name: value for name, value in plan._asdict().items() if name != "adapter"}
     settings |= dict(steps=smollm2.STEPS, lr=LR)
-    smollm2.taught(member_name, family, plan, lambda base: base.float(), kept, settings)
+    smollm2.taught(member_name, family, plan, lambda base: base.float(), kept, settings, checkpoints)

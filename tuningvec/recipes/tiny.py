@@ -3,7 +3,7 @@
 import copy
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family, Member
 from tuningvec.recipes.exams import Exam, Fact, body_facts, code_tasks, drug_facts, exam, hold_out, number_facts
-from tuningvec.recipes.training import Example, Rehearsal, answered, packed, state, stated, train
+from tuningvec.recipes.training import Example, Rehearsal, answered, checkpoint, packed, state, stated, train
 from tuningvec.weights.engine import device
 
 SEED, VOCABULARY, NEW_TOKENS, WINDOW = 0, 2400, 64, 64
@@ -47,14 +47,14 @@ PLANS = {
 FACTS = {"body": body_facts, "drugs": drug_facts, "numbers": lambda: number_facts(SEED)}
 
 
-def run(member_name: str, family: Family) -> None:
+def run(member_name: str, family: Family, checkpoints: Collection[int] = ()) -> None:
     """Make one member and write it, with its training report, into the member's folder."""
     member = family.member(member_name)
     torch.manual_seed(SEED)
     if member is family.pretrained:
         _pretrain(family.root / member.source.path, member_name)
     elif member_name in PLANS:
-        _fine_tune(family, member, PLANS[member_name])
+        _fine_tune(family, member, PLANS[member_name], checkpoints)
     else:
         raise TuningVecError(f"recipe tiny: no member {member_name!r}; one of {member.name}, {', '.join(PLANS)}")
 
@@ -75,7 +75,7 @@ def _pretrain(folder: Path, name: str) -> None:
     _save(model, tokenizer, folder, name, report)
 
 
-def _fine_tune(family: Family, member: Member, plan: Plan) -> None:
+def _fine_tune(family: Family, member: Member, plan: Plan, checkpoints: Collection[int]) -> None:
     pretrained = family.root / family.pretrained.source.path
     tokenizer = AutoTokenizer.from_pretrained(pretrained)
     model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32).to(device())
@@ -91,12 +91,18 @@ def _fine_tune(family: Family, member: Member, plan: Plan) -> None:
 
     before, steps, lr = told(), FINE_TUNING["steps"], FINE_TUNING["lr"]
     rehearsal = Rehearsal(copy.deepcopy(model).eval(), rehearsed, FINE_TUNING["texts"], FINE_TUNING["weight"])
-    pad = tokenizer.pad_token_id
-    curves = train(model, batch, steps=steps, lr=lr, seed=plan.order, pad=pad, rehearsal=rehearsal)
+    pad, target = tokenizer.pad_token_id, family.root / member.source.path
+
+    def after(step: int) -> None:
+        if step in checkpoints:
+            _save(copy.deepcopy(model), tokenizer, checkpoint(target, step), member.name, {})
+
+    after(0)
+    curves = train(model, batch, steps=steps, lr=lr, seed=plan.order, pad=pad, rehearsal=rehearsal, after=after)
     report = dict(FINE_TUNING, **plan._asdict(), **sizes)
     report |= {name: [round(value, 4) for value in curve] for name, curve in curves._asdict().items()}
     report |= dict(before=before, after=told())
-    _save(model, tokenizer, family.root / member.source.path, member.name, report)
+    _save(model, tokenizer, target, member.name, report)
 
 
 def _lessons(plan: Plan) -> tuple[Callable[[random.Random], Exam], list[Exam], dict[str, int]]:

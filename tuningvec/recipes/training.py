@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -41,6 +42,11 @@ class Curves(NamedTuple):
 
     loss: list[float]
     divergence: list[float]
+
+
+def checkpoint(folder: Path, step: int) -> Path:
+    """Where a member's weights after a step are kept, beside its own in `folder`."""
+    return folder / "checkpoints" / f"step-{step:05d}"
 
 
 def stated(tokenizer: PreTrainedTokenizerBase, text: str) -> Example:
@@ -83,8 +89,9 @@ def train(
     weight_decay: float = 0.0,
     bf16: bool = False,
     rehearsal: Rehearsal | None = None,
+    after: Callable[[int], None] = lambda step: None,
 ) -> Curves:
-    """AdamW with warm-up and a cosine schedule over seeded batches.
+    """AdamW with warm-up and a cosine schedule over seeded batches; `after` is called with the number of each step.
 
     It runs where the model is. A batch comes as groups of examples of like length, which spares padding; the gradient
     is that of the whole batch.
@@ -96,7 +103,7 @@ def train(
     schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
     curves = Curves([], [])
     model.train()
-    for _ in (bar := tqdm(range(steps), desc="train", mininterval=5)):
+    for step in (bar := tqdm(range(1, steps + 1), desc="train", mininterval=5)):
         groups = [collate(group, pad) for group in batch(rng)]
         learned = sum(weights[:, 1:].sum() for _, _, weights in groups)
         curves.loss.append(0.0)
@@ -114,6 +121,7 @@ def train(
         schedule.step()
         optimizer.zero_grad()
         bar.set_postfix(loss=f"{curves.loss[-1]:.3f}", divergence=f"{sum(curves.divergence[-1:]):.3f}")
+        after(step)
     return curves
 
 
