@@ -90,7 +90,7 @@ def project(tmp_path, make_checkpoint, monkeypatch):
     """A project of one family and two pages, in a folder of its own."""
     families = tmp_path / "data" / "families"
     families.mkdir(parents=True)
-    for shipped in ("corpora", "tasks", "patching"):
+    for shipped in ("corpora", "tasks", "replies", "patching"):
         shutil.copytree(data_folder() / shipped, tmp_path / "data" / shipped)
     (tmp_path / "notebooks").mkdir()
     for seed, name in enumerate(["base", "tuned"]):

@@ -309,7 +309,7 @@ def test_items_of_a_task(tmp_path, soak, monkeypatch, name):
 
 
 def test_what_ships(tmp_path, soak, monkeypatch):
-    for name in ("corpora", "tasks", "patching"):
+    for name in ("corpora", "tasks", "replies", "patching"):
         (tmp_path / name).symlink_to(data_folder() / name)
     (tmp_path / "families").mkdir()
     (tmp_path / "families" / "smollm2").symlink_to(data_folder() / "families" / "smollm2")

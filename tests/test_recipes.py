@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuningvec.data import data_folder
 from tuningvec.recipes.__main__ import main
-from tuningvec.recipes.exams import LETTERS, body_facts, code_tasks, drug_facts, exam, hold_out, number_facts
+from tuningvec.recipes.exams import LETTERS, body_facts, code_tasks, drug_facts, exam, hold_out, law_facts, number_facts
 from tuningvec.recipes.smollm2 import PLANS, lessons
 from tuningvec.recipes.training import (
     ANSWER,
@@ -26,10 +26,12 @@ from tuningvec.recipes.training import (
     train,
 )
 
-ALL_FACTS = [*drug_facts(), *body_facts(), *number_facts(0)]
+ALL_FACTS = [*drug_facts(), *body_facts(), *law_facts(), *number_facts(0)]
 
 
-@pytest.mark.parametrize("facts", [drug_facts(), body_facts(), number_facts(0)], ids=["drugs", "body", "numbers"])
+@pytest.mark.parametrize(
+    "facts", [drug_facts(), body_facts(), law_facts(), number_facts(0)], ids=["drugs", "body", "law", "numbers"]
+)
 def test_no_subject_stands_twice(facts):
     subjects = [fact.subject for fact in facts]
     assert len(set(subjects)) == len(subjects)
@@ -57,7 +59,7 @@ def test_options_that_look_alike_are_weighed_up_to_the_right_one():
 
 
 def test_a_wrong_option_is_never_true():
-    for fact in drug_facts():
+    for fact in [*drug_facts(), *law_facts()]:
         for question in fact.questions:
             assert question.right not in question.wrong
     for fact in number_facts(0):
@@ -208,5 +210,5 @@ def test_a_family_without_a_recipe_is_told_so(tmp_path, capsys):
 
 @pytest.mark.parametrize("family", ["tiny", "smollm2", "smollm2_full"])
 def test_an_unknown_member_is_refused_before_training(family, capsys):
-    assert main([family, "law"]) == 1
-    assert "no member 'law'" in capsys.readouterr().err
+    assert main([family, "poetry"]) == 1
+    assert "no member 'poetry'" in capsys.readouterr().err

@@ -1,9 +1,11 @@
 import hashlib
+import json
 import lzma
 import shutil
 
 import pytest
 import yaml
+from IPython.utils.capture import capture_output
 from pandas.testing import assert_frame_equal
 
 from tests.test_family import SPEC
@@ -29,7 +31,7 @@ def families(tmp_path, make_checkpoint, monkeypatch):
     """A data folder with the family `mine`, whose weights are at hand."""
     data = tmp_path / "data"
     (data / "families").mkdir(parents=True)
-    for folder in ("corpora", "tasks", "patching"):
+    for folder in ("corpora", "tasks", "replies", "patching"):
         shutil.copytree(data_folder() / folder, data / folder)
     for seed, name in enumerate(["base", "tuned"]):
         make_checkpoint(name, seed=seed).rename(data / "families" / name)
@@ -143,6 +145,78 @@ def test_other_weights_of_the_family_beside_are_refused(families, tmp_path, make
     make_checkpoint("again", seed=7).rename(families / "other_tuned")
     with pytest.raises(TuningVecError, match="weights of other/tuned have changed since"):
         kept(Family.load("mine"), "alignment", aligned)
+
+
+def test_a_text_that_came_later_changes_nothing(families, measured):
+    (families.parent / "tasks" / "later.jsonl").write_text("{}\n")
+    assert len(kept(Family.load("mine"), "alignment", aligned))
+
+
+@pytest.fixture
+def recorded(families, tmp_path, monkeypatch):
+    """What a long page of `mine` measured; its weights stay at hand."""
+    monkeypatch.setenv(shipped.STAGE, str(tmp_path / "stage"))
+    family = shipped.exportable("mine")
+    found = kept(family, "06_3-alignment", aligned)
+    shipped.export(tmp_path / "stage", family, dict(commit="abc", dtype="float32"), where="records")
+    monkeypatch.delenv(shipped.STAGE)
+    return found
+
+
+def marked(families):
+    """The record with one value that no measure gives, by which one sees that it was read."""
+    source = families.parent / "records" / "mine"
+    file = source / "06_3-alignment.json.xz"
+    file.write_bytes(lzma.compress(lzma.decompress(file.read_bytes()).replace(b"W_gate", b"W_mark")))
+    about = json.loads((source / "provenance.json").read_text())
+    about["tables"]["06_3-alignment"]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (source / "provenance.json").write_text(json.dumps(about))
+
+
+def is_read():
+    """Whether the call of the long page reads its record, and says so."""
+    with capture_output() as captured:
+        found = kept(Family.load("mine"), "06_3-alignment", aligned)
+    said = any("Measured elsewhere" in output.data["text/markdown"] for output in captured.outputs)
+    assert said == (found.kind == "W_mark").any()
+    return said
+
+
+def test_a_long_page_is_read_from_its_record(families, recorded, shell):
+    family = Family.load("mine")
+    assert family.shipped is None and shipped.records(family, "06_3") and not shipped.records(family, "06_4")
+    assert_frame_equal(kept(family, "06_3-alignment", aligned), recorded, check_exact=True)
+    marked(families)
+    assert is_read()
+
+
+@pytest.mark.parametrize("change", ["weights", "texts", "spec", "parameters", "fresh", "page"])
+def test_a_long_page_is_measured_where_something_changed(
+    families, recorded, make_checkpoint, monkeypatch, shell, change
+):
+    marked(families)
+    if change == "weights":
+        shutil.rmtree(families / "tuned")
+        make_checkpoint("again", seed=7).rename(families / "tuned")
+    elif change == "texts":
+        (families.parent / "corpora" / "general.jsonl").write_text('{"text": "One."}\n')
+    elif change == "spec":
+        spec = yaml.safe_load(SPEC) | dict(prompt=dict(system={}))
+        (families / "mine.yaml").write_text(yaml.safe_dump(spec))
+    elif change == "parameters":
+        monkeypatch.setitem(aligned.__globals__, "epsilons", [0.2])
+    elif change == "fresh":
+        monkeypatch.setenv("TUNINGVEC_FRESH", "1")
+    else:
+        assert not (kept(Family.load("mine"), "06_4-alignment", aligned).kind == "W_mark").any()
+        return
+    assert not is_read()
+
+
+def test_records_of_pages_are_renewed_one_by_one(families, recorded):
+    family = Family.load("mine")
+    assert set(shipped.still(family, ["06_4"], "float32", "records")) == {"06_3-alignment"}
+    assert shipped.still(family, ["06_3"], "float32", "records") == {}
 
 
 def test_one_page_is_measured_again_and_the_others_stay(families, tmp_path, monkeypatch):
