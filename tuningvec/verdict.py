@@ -29,9 +29,10 @@ CLUSTERED = ". Items that share a source, such as two questions on one drug, cou
 class Verdict:
     """What a measure says of a claim.
 
-    `cases` has a row for each thing that was judged, with `effect`, `low`, `high` and `outcome`; `numbers` are what the
-    page's sentence may name. `why` holds the counts, the smallest difference that could have been seen, or what stands
-    in the way. `falsified` tells whether that was found which would change our mind; None where it cannot be told.
+    `cases` has a row for each thing that was judged, with `effect`, `low`, `high` and `outcome`, in `unit`, shown with
+    so many `digits`; `numbers` are what the page's sentence may name. `why` holds the counts, the smallest difference
+    that could have been seen, or what stands in the way. `falsified` tells whether that was found which would change
+    our mind; None where it cannot be told.
     """
 
     kind: Kind
@@ -40,6 +41,8 @@ class Verdict:
     cases: pd.DataFrame = field(default_factory=pd.DataFrame)
     numbers: Mapping[str, Any] = field(default_factory=dict)
     falsified: bool | None = None
+    unit: str = ""
+    digits: int = 2
 
 
 def judge(
@@ -72,7 +75,7 @@ def judge(
     cases = cases.assign(outcome=outcome.reindex(cases.index).fillna("unknown"))
     count = cases.outcome.value_counts()
     total, on, against, small = len(cases), *(int(count.get(name, 0)) for name in ("for", "against", "negligible"))
-    about = dict(rule=rule, cases=cases, numbers=numbers, falsified=falsified)
+    about = dict(rule=rule, cases=cases, numbers=numbers, falsified=falsified, unit=unit, digits=digits)
     if not len(known):
         return Verdict("cannot be known here", why="no case could be measured", **about)
     if total in (on, against):

@@ -129,7 +129,9 @@ class Page:
         paper = (file for folder in printed for file in (data_folder() / folder).glob("*.*"))
         store, small = Store(), [self.notebook, *sorted(code), *sorted(paper)]
         lines = [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in small]
-        lines += [f"{file.name} {store.digest(file)}" for file in _inputs(self.family)]
+        records = shipped.records(self.family, self.number) if self.family else None
+        files = [*_inputs(self.family), *(sorted(records.iterdir()) if records else ())]
+        lines += [f"{file.name} {store.digest(file)}" for file in files]
         lines += [f"{name} {importlib.metadata.version(name)}" for name in VERSIONS]
         lines += [os.environ.get("TUNINGVEC_DTYPE", ""), repr(self.given)]
         lines += [repr(left_out(self.family))] if self.family else []  # 01_families lists them, references need them
@@ -313,7 +315,8 @@ def prepare(pages: Sequence[Page], folder: Path) -> list[Path]:
 
 def publish(project: Project, pages: Sequence[Page]) -> None:
     """Lay out what the book shows: the executed pages of these families alone, findings, verdicts, status, MathJax."""
-    from tuningvec.page import finding  # which needs scipy, as the command line does not
+    from tuningvec.book import overview  # which needs scipy, as the command line does not
+    from tuningvec.page import finding
 
     shutil.rmtree(project.results, ignore_errors=True)
     notebooks = []
@@ -328,6 +331,8 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
         nbformat.write(shown, target)
     (project.results / "meanings.md").write_text(finding.meanings() + "\n", encoding="utf-8")
     (project.results / "findings.md").write_text(_findings(notebooks), encoding="utf-8")
+    (project.results / "verdicts.md").write_text(overview.short(notebooks), encoding="utf-8")
+    (project.results / "06_0_overview.md").write_text(overview.overview(notebooks), encoding="utf-8")
     (project.results / "audit.md").write_text(_audit(notebooks), encoding="utf-8")
     (project.results / "status.md").write_text(_status(project, notebooks), encoding="utf-8")
     _copy_mathjax(project.root / "book" / "_static" / "mathjax")
@@ -379,7 +384,7 @@ def _findings(notebooks: Executed) -> str:
     from tuningvec.page import finding
 
     lines = ["| Claim | Paper | Here | Verdict | Page |", "|---|---|---|---|---|"]
-    for page, f in sorted(_recorded(notebooks, finding.KEY), key=lambda recorded: recorded[1]["control"]):
+    for page, f in sorted(recorded(notebooks, finding.KEY), key=lambda recorded: recorded[1]["control"]):
         lines.append(_row(f["claim"], f["paper"], f["here"], f["verdict"], page.link(page.folder)))
     return "\n".join(lines) + "\n"
 
@@ -389,13 +394,13 @@ def _audit(notebooks: Executed) -> str:
     from tuningvec.page import finding
 
     lines = []
-    for page, verdicts in _recorded(notebooks, finding.VERDICTS):
+    for page, verdicts in recorded(notebooks, finding.VERDICTS):
         each = ", ".join(f"{finding.badge(verdict)} {count}" for verdict, count in verdicts.items())
         lines.append(f"{sum(verdicts.values())} claims are judged there: {each}. Read {page.link('the audit')}.")
     return "\n\n".join(lines) + "\n"
 
 
-def _recorded(notebooks: Executed, key: str) -> Iterator[tuple[Page, Any]]:
+def recorded(notebooks: Executed, key: str) -> Iterator[tuple[Page, Any]]:
     """What the outputs of the pages carry under `key`."""
     for page, notebook in notebooks:
         for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):

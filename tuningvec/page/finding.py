@@ -10,7 +10,7 @@ from IPython.display import Markdown, display
 
 from tuningvec.page import tables
 from tuningvec.page.text import each as each_row
-from tuningvec.page.text import filled, number
+from tuningvec.page.text import filled, formatted, number
 from tuningvec.verdict import MEANING, Kind, Verdict
 
 KEY = "tuningvec.finding"  # the key under which an output carries a finding, for the front page
@@ -24,6 +24,7 @@ CSS: dict[Kind, str] = {
     "cannot be known here": "unknown",
 }
 VERDICTS = "tuningvec.verdicts"  # and that under which the audit's summary carries how many verdicts of each kind
+AUDITED = "tuningvec.audited"  # and each of them
 FEW = 3  # cases that the front page writes out
 _judged: list[int] = []  # comparisons of each finding that this page has shown so far
 FALSIFIED = {True: "Met.", False: "Not met.", None: "Cannot be told here."}
@@ -64,6 +65,7 @@ def finding(
         lines.append(f"**What would change our mind.** {filled(mind, numbers)} *{met}*")
     _judged.append((~cases.outcome.isin(["not judged", "unknown"])).sum() if "outcome" in cases else 0)
     record = dict(claim=claim, paper=paper, here=short, verdict=said(verdict), kind=verdict.kind, control=control)
+    record |= dict(effect=effects(verdict), open=undecided(verdict))
     text = "\n\n".join([f"::::{{admonition}} {claim}", *lines, *_cases(verdict.cases), "::::"])
     display(Markdown(text), metadata={KEY: json.dumps(record)})
 
@@ -90,6 +92,27 @@ def _cases(cases: pd.DataFrame) -> list[str]:
     return [f":::{{dropdown}} Cases: {len(cases)}\n{body}\n:::"]
 
 
+def effects(verdict: Verdict) -> str:
+    """The effect with its interval, or the smallest and the largest of several; empty where there is none."""
+    cases = verdict.cases
+    known = cases[cases.effect.notna()] if "effect" in cases else cases.head(0)
+    if known.empty:
+        return ""
+    form, ends = f"+.{verdict.digits}f", known.iloc[0]
+    if len(known) == 1:
+        between = "" if ends.low == ends.high else f" ({formatted(ends.low, form)}, {formatted(ends.high, form)})"
+        return f"{formatted(ends.effect, form)}{between} {verdict.unit}".rstrip()
+    return f"{formatted(known.effect, form)} {verdict.unit}".rstrip() + f" in {len(known)} cases"
+
+
+def undecided(verdict: Verdict) -> str:
+    """What the cases leave undecided, in words; empty where nothing is."""
+    if verdict.kind == "cannot be known here":
+        return verdict.why
+    left = verdict.cases.outcome.isin(["open", "unknown"]).sum() if "outcome" in verdict.cases else 0
+    return f"{left} of {len(verdict.cases)} cases" if left else ""
+
+
 def badge(kind: Kind) -> str:
     """The kind of a verdict as a coloured word."""
     return f"[{kind}]{{.{CSS[kind]}}}"
@@ -108,7 +131,8 @@ def meanings() -> str:
 class Row(NamedTuple):
     """A claim in the audit's summary: `says` is a template over the verdict's numbers, with `{each}` its cases.
 
-    A row that is not `claimed` says what the audit found beside the paper's claims, and is not counted as judged.
+    A row that is not `claimed` says what the audit found beside the paper's claims, and is not counted as judged. `of`
+    is the claim, in the words of the page that measures it on models, that it is about.
     """
 
     claim: str
@@ -118,6 +142,7 @@ class Row(NamedTuple):
     basis: Literal["arithmetic", "inference", "not printed"]
     each: str = ""
     claimed: bool = True
+    of: str = ""
 
     def said(self) -> str:
         """The template filled, and the rule."""
@@ -144,7 +169,9 @@ def summary(rows: Sequence[Row], name: str, caption: str) -> None:
         for row in rows
     ]
     counted = Counter(row.verdict.kind for row in rows if row.claimed and row.basis != "not printed")
-    tables.show(pd.DataFrame(shown), name, caption, metadata={VERDICTS: json.dumps(counted)})
+    audited = [dict(claim=row.claim, of=row.of, kind=row.verdict.kind, section=row.section) for row in rows]
+    metadata = {VERDICTS: json.dumps(counted), AUDITED: json.dumps(audited)}
+    tables.show(pd.DataFrame(shown), name, caption, metadata=metadata)
     judged = [row for row in rows if "outcome" in row.verdict.cases]
     cases = [line for row in judged for line in (f"**{row.claim}**", *_cases(row.verdict.cases))]
     display(Markdown("\n\n".join(["::::{dropdown} What was judged, case by case", *cases, "::::"])))

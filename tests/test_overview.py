@@ -1,0 +1,116 @@
+"""The overview holds what pages recorded: a row a claim, a column a family, the audit beside it."""
+
+import ast
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pandas as pd
+import pytest
+from IPython.utils.capture import capture_output
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from tuningvec.book import overview
+from tuningvec.book.compendium import Page, Project
+from tuningvec.family.spec import Family
+from tuningvec.page.finding import Row, effects, finding, summary, undecided
+from tuningvec.verdict import Verdict, judge, unknown
+
+ROOT = Path(__file__).parent.parent
+CLAIM = "Removing the vector lowers the score"
+
+
+def cases(*effects):
+    rows = [dict(effect=effect, low=effect - 4, high=effect + 4) for effect in effects]
+    return judge(pd.DataFrame(rows), "rule", least=5, unit="points", digits=0)
+
+
+def executed(stem, family, show):
+    """A page with the outputs that `show` displays."""
+    with capture_output() as captured:
+        show()
+    outputs = [new_output("display_data", output.data, metadata=output.metadata) for output in captured.outputs]
+    page = Page(Project(ROOT), ROOT / "notebooks" / f"{stem}.md", Family.load(family) if family else None)
+    return page, nbformat.from_dict(new_notebook(cells=[new_code_cell(outputs=outputs)]))
+
+
+def found(stem, family, verdict, claim=CLAIM, control=False):
+    return executed(
+        stem, family, lambda: finding(claim, paper="p", here="h", verdict=verdict, each="", control=control)
+    )
+
+
+def rows(text):
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.fixture
+def audit(shell):
+    line = Row("As the paper prints it", "said", cases(20), "negation", "inference", of=CLAIM)
+    return executed("05_audit", None, lambda: summary([line], "tab-x", "caption"))
+
+
+def test_a_row_a_claim_and_a_column_a_family(audit):
+    pages = [
+        found("03_2_negation", "tiny", cases(12)),
+        found("03_2_negation", "smollm2_full", cases(12, -9, 1)),
+        found("02_2_edit_distance", "tiny", unknown("rule", "nothing fits"), "Another"),
+    ]
+    text = overview.overview([audit, *pages])
+    head, *body = rows(text)
+    assert head == ["Claim", "Paper", "Tiny"] and body[0][0] == "Another"
+    head, row = rows(text.split("### Tuning vectors")[1])
+    assert head == ["Claim", "Paper", "Its own numbers", "Tiny", "SmolLM2-135M, fully fine-tuned"]
+    assert row[:3] == [CLAIM, "p", "[[holds]{.holds}](paper/05_audit.ipynb)"]
+    assert row[3] == "[[holds]{.holds}](tiny/03_2_negation.ipynb)<br>+12 (+8, +16) points"
+    assert row[4] == "[[mixed]{.differs}](smollm2_full/03_2_negation.ipynb)<br>−9 to +12 points in 3 cases"
+
+
+def test_a_family_added_later_gets_its_column(shell):
+    first = overview.short([found("03_2_negation", "tiny", cases(12))])
+    second = overview.short([found("03_2_negation", name, cases(12)) for name in ("tiny", "smollm2_full")])
+    assert rows(first)[0] == ["Claim", "Tiny"]
+    assert rows(second)[0] == ["Claim", "Tiny", "SmolLM2-135M, fully fine-tuned"]
+    assert rows(second)[1][2] == "[[holds]{.holds}](results/smollm2_full/03_2_negation.ipynb)"
+
+
+def test_controls_stand_apart_and_not_on_the_front_page(shell):
+    pages = [found("03_2_negation", "tiny", cases(12)), found("03_2_negation", "tiny", cases(12), "A control", True)]
+    text = overview.overview(pages)
+    assert text.index(CLAIM) < text.index("## Controls") < text.index("A control")
+    assert "A control" not in overview.short(pages)
+
+
+def test_open_questions_are_answered_with_what_stays_open(shell):
+    text = overview.overview([found("06_1_path", "tiny", cases(12, 1), "The path is straight")])
+    head, row, *_ = rows(text.split("## Open questions and their answers")[1])
+    assert head == ["Claim", "Family", "Answer", "Evidence", "Not decided"]
+    assert row[1:] == [
+        "Tiny",
+        "[[mixed]{.differs}](tiny/06_1_path.ipynb)",
+        "+1 to +12 points in 2 cases; h",
+        "1 of 2 cases",
+    ]
+
+
+def test_effects_and_what_is_undecided():
+    assert effects(cases(12)) == "+12 (+8, +16) points" and undecided(cases(12)) == ""
+    assert (
+        effects(unknown("rule", "nothing fits")) == "" and undecided(unknown("rule", "nothing fits")) == "nothing fits"
+    )
+    assert effects(Verdict("holds", "rule")) == "" and undecided(cases(1, 12)) == "1 of 2 cases"
+
+
+def calls(name):
+    """The calls of this name in the code of all notebooks."""
+    for file in (ROOT / "notebooks").glob("*.md"):
+        for cell in (cell for cell in jupytext.read(file).cells if cell.cell_type == "code"):
+            tree = ast.parse(cell.source)
+            yield from (n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == name)
+
+
+def test_every_line_of_the_audit_is_about_a_claim_that_some_page_makes():
+    claims = {call.args[0].value for call in calls("finding") if isinstance(call.args[0], ast.Constant)}
+    about = {word.value.value for call in calls("Row") for word in call.keywords if word.arg == "of"}
+    assert len(about) > 10 and about <= claims
