@@ -2,6 +2,7 @@
 PYTHON ?= python3
 FAMILIES ?= smollm2 smollm2_full
 MEASURED := $(notdir $(wildcard data/measured/*))# families whose weights are not at hand; what was measured of them ships
+RECORDED := $(notdir $(wildcard data/records/*))# families some pages of which take long; what those measured ships
 TORCH_INDEX ?=
 GPU ?= --shape 8b
 VENV := .venv
@@ -27,6 +28,7 @@ book: $(VENV)/installed  ## execute the notebooks on FAMILIES and build the book
 test: $(VENV)/installed  ## unit tests, every notebook on the family tiny, and on what ships of others
 	rm -rf build/nbmake
 	$(BIN)/python -m tuningvec prepare tiny $(MEASURED) --to build/nbmake
+	$(if $(RECORDED),$(BIN)/python -m tuningvec prepare $(RECORDED) --recorded --to build/nbmake)
 	TUNINGVEC_STORE=$(CURDIR)/build/nbmake/store HF_ALLOW_CODE_EVAL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) -p no:cacheprovider --nbmake --nbmake-timeout=600 build/nbmake tests
 
 bench: export TQDM_DISABLE := 1

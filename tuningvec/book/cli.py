@@ -241,9 +241,13 @@ def book(
 def prepare(
     families: Names, to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")],
     given: Given = None, limit: Limit = None,
+    recorded: Annotated[bool, typer.Option("--recorded", help="Pages whose records ship, and no others.")] = False,
 ) -> None:  # fmt: skip
     """Write the notebooks with their parameters filled in, not executed."""
-    for file in compendium.prepare(compendium.plan(Project.here(), families, _parameters(given), limit), to):
+    pages = compendium.plan(Project.here(), families, _parameters(given), limit)
+    if recorded:
+        pages = [page for page in pages if page.family and shipped.records(page.family, page.number)]
+    for file in compendium.prepare(pages, to):
         print(file)
 
 
