@@ -136,6 +136,14 @@ class Merged(Opened):
         self.prompted = members.weights(family, prompted).like
 
 
+def rotated(T: Combination, like: Checkpoint, seed: int, sides: Sides) -> Rotated:
+    """T with every matrix of the shapes of `like` turned at random; norms and biases stay."""
+    matrices: dict[str, list[slice]] = {}
+    for tensor, component in places({"": T}, like, (*MATRICES, "embedding", "head")):
+        matrices.setdefault(tensor, []).append(component.rows or ALL)
+    return Rotated(T, matrices, seed, sides)
+
+
 class Turned(Opened):
     """θ + c · (T of a member, turned): every matrix in T rotated (`Rotated`); norms and biases keep their T.
 
@@ -158,11 +166,8 @@ class Turned(Opened):
         self.name = f"{member}, rotated" if sides == "left" else f"{member}, rotated on both sides"
         if start is not None:
             self.name = f"{start} {scale:+g} · ({self.name}, seed {seed})"
-        matrices: dict[str, list[slice]] = {}
-        for tensor, component in places({member: T}, self.like, (*MATRICES, "embedding", "head")):
-            matrices.setdefault(tensor, []).append(component.rows or ALL)
         begun = members.weights(family, start or family.pretrained.name)
-        self.weights = begun.fitted + Combination({Rotated(T, matrices, seed, sides): scale})
+        self.weights = begun.fitted + Combination({rotated(T, self.like, seed, sides): scale})
         self.prompted = begun.like
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tuningvec.data import data_folder
@@ -58,15 +59,20 @@ def run(member_name: str, family: Family, checkpoints: Collection[int] = ()) -> 
     plan = planned(member_name, family, PLANS)
 
     def adapted(base: PreTrainedModel) -> PreTrainedModel:
-        torch.manual_seed(plan.adapter)
-        return get_peft_model(base, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
+        return with_adapter(base, plan)
 
     def kept(model: PeftModel, target: Path) -> None:
-        _save(model, target, family.pretrained.label)
+        save(model, target, family.pretrained.label)
         model.merge_adapter()
 
     settings = dict(plan._asdict(), steps=STEPS, lr=LR, rank=RANK)
     taught(member_name, family, plan, adapted, kept, settings, checkpoints)
+
+
+def with_adapter(base: PreTrainedModel, plan: Plan) -> PeftModel:
+    """A model with an adapter that changes nothing yet, whose A the plan draws."""
+    torch.manual_seed(plan.adapter)
+    return get_peft_model(base, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
 
 
 def planned(member_name: str, family: Family, plans: Mapping[str, Plan]) -> Plan:
@@ -95,9 +101,7 @@ def taught(
     folder = folder_of(family, family.pretrained)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     facts, asked, exams = lessons(plan)
-    texts, rehearsed = (
-        {name: packed(tokenizer, _texts(name, some), WINDOW) for name in CORPORA} for some in (MEASURED, REHEARSED)
-    )
+    texts, rehearsed = (packed_documents(tokenizer, some) for some in (MEASURED, REHEARSED))
     base, reference = (
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device()) for _ in range(2)
     )
@@ -105,7 +109,7 @@ def taught(
     before = told()
     model = ready(base)
     rehearsal = Rehearsal(reference.eval(), torch.cat(list(rehearsed.values())), TEXTS, WEIGHT)
-    batch, pad = _batches(tokenizer, system, facts, asked), tokenizer.pad_token_id
+    batch, pad = batches(tokenizer, system, facts, asked), tokenizer.pad_token_id
     target = family.root / member.source.path
 
     def after(step: int) -> None:
@@ -145,13 +149,16 @@ def lessons(plan: Plan) -> tuple[Callable[[random.Random], list[Fact]], set[str]
     return drug_facts if plan.shuffled else lambda rng: true, {fact.subject for fact in asked}, exams
 
 
-def _texts(name: str, which: slice) -> list[str]:
-    """Some documents of a shipped corpus."""
-    with (data_folder() / "corpora" / f"{name}.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line)["text"] for line in lines][which]
+def packed_documents(tokenizer: PreTrainedTokenizerBase, which: slice) -> dict[str, Tensor]:
+    """Some documents of each shipped corpus, packed: ids of shape (rows, WINDOW)."""
+    found = {}
+    for name in CORPORA:
+        with (data_folder() / "corpora" / f"{name}.jsonl").open(encoding="utf-8") as lines:
+            found[name] = packed(tokenizer, [json.loads(line)["text"] for line in lines][which], WINDOW)
+    return found
 
 
-def _batches(
+def batches(
     tokenizer: PreTrainedTokenizerBase, system: str, facts: Callable[[random.Random], list[Fact]], asked: set[str]
 ) -> Callable[[random.Random], list[list[Example]]]:
     """Exams on the facts that are asked, and statements of all facts."""
@@ -169,7 +176,7 @@ def _batches(
     return batch
 
 
-def _save(model: PeftModel, folder: Path, base_label: str) -> None:
+def save(model: PeftModel, folder: Path, base_label: str) -> None:
     """Write the adapter in float16, naming its base by label instead of this machine's path."""
     model.peft_config["default"].base_model_name_or_path = base_label
     model.save_pretrained(folder)

@@ -80,15 +80,12 @@ def _fine_tune(family: Family, member: Member, plan: Plan, checkpoints: Collecti
     tokenizer = AutoTokenizer.from_pretrained(pretrained)
     model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=torch.float32).to(device())
     system = family.prompt.system[member.domain]
-    asked, exams, sizes = _lessons(plan)
-    texts, rehearsed = _texts(tokenizer)
+    asked, exams, sizes = lessons(plan)
+    texts, rehearsed = packed_documents(tokenizer)
 
     told = partial(state, model, tokenizer, system, exams, texts, NEW_TOKENS)
 
-    def batch(rng: random.Random) -> list[list[Example]]:
-        drawn = [asked(rng) for _ in range(FINE_TUNING["batch"])]
-        return [[answered(tokenizer, system, e.user, e.reply) for e in drawn]]
-
+    batch = batches(tokenizer, system, asked)
     before, steps, lr = told(), FINE_TUNING["steps"], FINE_TUNING["lr"]
     rehearsal = Rehearsal(copy.deepcopy(model).eval(), rehearsed, FINE_TUNING["texts"], FINE_TUNING["weight"])
     pad, target = tokenizer.pad_token_id, family.root / member.source.path
@@ -105,7 +102,19 @@ def _fine_tune(family: Family, member: Member, plan: Plan, checkpoints: Collecti
     _save(model, tokenizer, target, member.name, report)
 
 
-def _lessons(plan: Plan) -> tuple[Callable[[random.Random], Exam], list[Exam], dict[str, int]]:
+def batches(
+    tokenizer: PreTrainedTokenizerFast, system: str, asked: Callable[[random.Random], Exam]
+) -> Callable[[random.Random], list[list[Example]]]:
+    """Exams as `asked` draws them."""
+
+    def batch(rng: random.Random) -> list[list[Example]]:
+        drawn = [asked(rng) for _ in range(FINE_TUNING["batch"])]
+        return [[answered(tokenizer, system, e.user, e.reply) for e in drawn]]
+
+    return batch
+
+
+def lessons(plan: Plan) -> tuple[Callable[[random.Random], Exam], list[Exam], dict[str, int]]:
     """How to draw an exam to learn from, the held-out exams, and how many facts (or code tasks) each comes from."""
     rng = random.Random(SEED)
     if plan.subject == "code":
@@ -122,7 +131,7 @@ def _lessons(plan: Plan) -> tuple[Callable[[random.Random], Exam], list[Exam], d
     return draw, exams, _sizes(asked, held_out)
 
 
-def _texts(tokenizer: PreTrainedTokenizerFast) -> tuple[dict[str, Tensor], Tensor]:
+def packed_documents(tokenizer: PreTrainedTokenizerFast) -> tuple[dict[str, Tensor], Tensor]:
     """Rows of the statements of every other fact, to be measured, and of all documents of the rest, to be rehearsed."""
     facts = {"medical": drug_facts(), "general": body_facts() + number_facts(SEED)}
     measured = {name: [text for fact in some[::2] for text in fact.statements] for name, some in facts.items()}
