@@ -448,6 +448,24 @@ def negation(curves: Mapping[str, pd.DataFrame]) -> Figure:
     return _legend(figure)
 
 
+def starts(curves: pd.DataFrame) -> Figure:
+    """Scores against λ of θ_ft − λT, a panel a vector: in the form asked for, in any form, by likelihood.
+
+    Crosses are scores in the form in plain text. Bars are 95 % intervals. `curves` are of `starts.curves`.
+    """
+    figure, panels = _panels(_split(curves, "member"), 2.3, 0.9)
+    for axes, rows in panels:
+        for number, (way, form) in enumerate(zip(curves.way.unique(), ("o-", "s--", "D-."), strict=False)):
+            for task, part in rows[rows.own & (rows.way == way)].groupby("task", sort=False):
+                colour, shift = sns.color_palette("colorblind")[number], 0.012 * (number - 1)
+                _curve(axes, part, "score", shift, form, colour, f"right, {way}" if task == rows.task.iloc[0] else "")
+        plain = rows[~rows.own & (rows.way == curves.way.iloc[0])]
+        axes.plot(plain.scale, plain.score, "x", color="black", ms=7, mew=1.6, label="in the form, plain text")
+        axes.set(ylim=(-4, 104), ylabel="% of items", xticks=sorted(rows.scale.unique()))
+    axes.set_xlabel(r"$\lambda$ of $\theta_\text{ft} - \lambda T$")
+    return _legend(figure)
+
+
 def addition(ratios: pd.DataFrame) -> Figure:
     """Normalised accuracy against λ (Figs. 4, 6), a panel a benchmark: all vectors, and each alone; 95 % intervals."""
     figure, panels = _panels(_split(ratios, "task", task_name), 3.0)
