@@ -16,6 +16,7 @@ LONGEST = 0.75  # of the tokens that a reply may have
 PAGE = 20  # seconds to start a page and draw its figures
 ITEM, RUN = 0.004, 0.075  # seconds to ask and score an item, and to run a function
 IDENTITIES, IDENTITIES_THIN = 8, 24  # times that a T, and one of low rank, is built while its identities are tried
+COURSE = 200_000  # tokens that a training of a recipe here reads, there and back, those that it rehearses too
 THIN = 64  # rank from which on a product is bound by its operations: below it U is read all the same
 BASE = 0.9e9  # bytes of a kernel with torch, transformers and lm-eval before it does anything
 
@@ -343,10 +344,26 @@ def _energy(case: Case, p: Parameters) -> Parts:
     yield "nulls", _nulls(case, 99)
 
 
+def _start(case: Case, p: Parameters) -> Parts:
+    if not case.forms:
+        return
+    shape, scales = case.shape, len(p["scales"])
+    exams = [exam for exam in case.exams.get(case.domains[0], ()) if not exam.text]
+    yield "", 2 * Work(models=2, loaded=2 * shape.parameters, traced=shape.forward(3 * COURSE, head=True))
+    replies = sum(
+        (shape.forward(min(e.items, p["limit"] or e.items) * e.own, head=True) for e in exams if e.reply), 0.0
+    )
+    each = Work(models=1, loaded=shape.parameters, read=replies) + _asked(case, exams, p["limit"])
+    plain = Work(models=1, loaded=shape.parameters) + _asked(case, [e for e in exams if e.reply], p["limit"])
+    yield "", (4 * scales - 3) * each + 5 * plain  # of eight ends three are one model and two another
+    drawn = replace(case, ranks=case.ranks[:1])
+    yield "", 2 * (_draws(drawn, p["draws"]) + 2 * p["draws"] * each)
+
+
 FORMULAS: dict[str, Callable[[Case, Parameters], Parts]] = {
     "01": _families, "02_1": _activated, "02_2": _edit, "02_3": _ablation, "02_4": _similarity, "02_5": _patching,
     "03_1": _benchmarks, "03_2": _negation, "03_3": _cross_domain, "03_4": _addition, "04_1": _alignment,
-    "04_2": _energy,
+    "04_2": _energy, "06_5": _start,
 }  # fmt: skip
 
 

@@ -4,34 +4,29 @@ Four vectors T = θ_ft − θ_start, each a *leg*: of the form alone (a control'
 facts from a start that has the form, and of the facts stated alone. Scores are in percent, falls in points.
 """
 
-import hashlib
 import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from lm_eval.api.task import Task
 from scipy.special import logsumexp
-from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from tuningvec.errors import TuningVecError
 from tuningvec.family import members
 from tuningvec.family.spec import Family
-from tuningvec.measures import evals, losses, models, scores, turned
-from tuningvec.measures.decoding import BATCH, option_likelihoods
+from tuningvec.measures import evals, models, reply_parts, scores, turned
+from tuningvec.measures.decoding import BATCH
 from tuningvec.measures.models import Opened
+from tuningvec.measures.reply_parts import PARTS
 from tuningvec.measures.scores import ALPHA, LIKELIHOOD, Values, task_name
 from tuningvec.recipes.starts import Course, form_control, trained
 from tuningvec.stats import mean_interval, mean_or_share, paired_contrast, paired_ratio
-from tuningvec.store import Record, Rows, Store, Told
-from tuningvec.tasks import scoring
+from tuningvec.store import Record, Store, Told
 from tuningvec.verdict import Verdict, judge
-from tuningvec.weights import cluster
 from tuningvec.weights.checkpoint import Sides
 from tuningvec.weights.delta import Combination, TuningVector
 
@@ -39,7 +34,6 @@ Leg = Literal["form", "pre", "again", "stated"]
 LEGS = FORM, PRE, AGAIN, STATED = get_args(Leg)
 STRICT, LENIENT, LIKELY = "in the form asked for", "in any form", "by likelihood"
 COLUMNS = {STRICT: ("acc", "valid"), LENIENT: ("acc_lenient", "valid_lenient"), LIKELY: ("acc", "")}
-PARTS = ("form", "facts", "letter")  # of the tokens of a reply
 
 
 def benchmarks(family: Family, likelihood: Sequence[str]) -> dict[str, Task]:
@@ -47,12 +41,16 @@ def benchmarks(family: Family, likelihood: Sequence[str]) -> dict[str, Task]:
 
     Raises TuningVecError where none of them is on their items, and as `form_control` and `evals.of_domains` do.
     """
-    domain = family.member(form_control(family)[0]).domain
+    domain = _domain(family)
     own = evals.of_domains(family, "accuracy", [domain])
     found = scores.with_likelihood(own, evals.tasks(likelihood, family.prompt)).get(domain, {})
     if not any(name.endswith(LIKELIHOOD) for name in found):
         raise TuningVecError(f"likelihood {list(likelihood)}: none has the items of {', '.join(own.get(domain, ()))}")
     return found
+
+
+def _domain(family: Family) -> str:
+    return family.member(form_control(family)[0]).domain
 
 
 class Vector(NamedTuple):
@@ -120,7 +118,7 @@ def negated(
     batch: int = BATCH,
     store: Store,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """θ_ft − λT of every leg: its items, in chat and at λ = 0 and 1 in plain text, and its `reply_parts`.
+    """θ_ft − λT of every leg: its items, in chat and at λ = 0 and 1 in plain text, and its `reply_parts.nats`.
 
     Both with columns leg, member (the leg's name) and scale; items as of `evals.negation`, with `choice`, −log p of the
     right option among those offered. Raises TuningVecError for scales without 0 and 1, and as `vectors` does.
@@ -142,7 +140,7 @@ def negated(
         part = evals.run(list(some.values()), tasks, chat=chat, limit=limit, batch=batch, store=store)
         named = _told(part, told[told.model.isin(list(some))])
         items.append(named.assign(own=own, who=[evals.negated(c, own) for c in named.scale]))
-    parts = reply_parts(list(every.values()), family, limit=limit, batch=batch, store=store)
+    parts = reply_parts.nats(list(every.values()), family, _domain(family), limit=limit, batch=batch, store=store)
     return with_choice(_joined(items), benchmarks), _told(parts, told)
 
 
@@ -172,7 +170,7 @@ def with_choice(items: pd.DataFrame, benchmarks: Mapping[str, Task]) -> pd.DataF
 
 
 class Turned(NamedTuple):
-    """Items and `reply_parts` of θ_ft less a turned T, with columns leg, member, sides and draw."""
+    """Items and `reply_parts.nats` of θ_ft less a turned T, with columns leg, member, sides and draw."""
 
     items: pd.DataFrame
     parts: pd.DataFrame
@@ -205,82 +203,9 @@ def negated_turned(
         asked.append(models.Merged(family, weights, f"{one.name}, {sides}, seed {seed + draw}", one.prompted, dtype))
         rows.append(dict(leg=leg, member=one.name, sides=sides, draw=draw, model=asked[-1].name))
     items = evals.run(asked, benchmarks, limit=limit, batch=batch, store=store)
-    parts = reply_parts(asked, family, limit=limit, batch=batch, store=store)
+    parts = reply_parts.nats(asked, family, _domain(family), limit=limit, batch=batch, store=store)
     told = pd.DataFrame(rows)
     return Turned(with_choice(_told(items, told), benchmarks), _told(parts, told))
-
-
-def reply_parts(
-    asked: Sequence[Opened], family: Family, *, limit: int | None = None, batch: int = BATCH, store: Store | None = None
-) -> pd.DataFrame:
-    """−log p in nats of the tokens of form, facts and letter of each held-out reply of the specialist's domain.
-
-    A row a model and reply with columns model, item, source, a column for each of PARTS, and tokens, how many the reply
-    has; the parts add up to `losses.nats`. Raises as `losses.replies` and `divided` do.
-    """
-    domain = family.member(form_control(family)[0]).domain
-    runs, tables = [], []
-    records: dict[int, tuple[Record, str]] = {}
-    bar = tqdm(total=len(asked), desc="parts of replies")
-
-    def due() -> Iterator[cluster.Piece]:
-        for one in models.in_turn(asked):
-            texts = losses.replies(family, domain, one.tokenizer, limit)
-            piece = f"{domain} replies, {hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]}"
-            about = dict(tokenizer=one.tokenizer_digest, batch=batch)
-            record, _ = records[id(one)] = one.record(store, "reply parts", __name__, **about), piece
-            if piece in record:
-                bar.update()
-            else:
-                yield (one, piece), partial(_parts, one, batch), [(t, divided(t, one.tokenizer)) for t in texts]
-
-    for (one, piece), rows in cluster.each(due()):
-        records[id(one)][0].add(piece, rows)
-        bar.update()
-    bar.close()
-    for one in asked:
-        record, piece = records[id(one)]
-        tables.append(pd.DataFrame(record.rows([piece])).assign(model=one.name))
-        runs += record.runs
-    table = pd.concat(tables, ignore_index=True)
-    table.attrs["runs"] = Told(runs)
-    return table
-
-
-def divided(text: losses.Text, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What each scored token of a reply is of: `facts`, the thought; the `letter`; else, as where two meet, `form`.
-
-    Raises TuningVecError for a reply without a thought and an answer.
-    """
-    reply = tokenizer.decode(text.scored)
-    thought, letter = scoring.THOUGHT.match(reply), scoring.CHOICE.search(reply)
-    if not thought or not letter:
-        raise TuningVecError(f"replies: {reply[:60]!r}: no <think>…</think> with Answer: [X] after it; correct it")
-    ends = [len(tokenizer.decode(text.scored[:i])) for i in range(len(text.scored) + 1)]
-    spans = {"facts": thought.span(1), "letter": letter.span(1)}
-    return [
-        next((part for part, (first, last) in spans.items() if first <= begin and end <= last), "form")
-        for begin, end in itertools.pairwise(ends)
-    ]
-
-
-def _parts(one: Opened, batch: int, texts: Sequence[tuple[losses.Text, Sequence[str]]]) -> Rows:
-    """A row a reply; log p of its beginnings, up to where each part ends, tells that of the parts."""
-    runs = [[(part, len(list(some))) for part, some in itertools.groupby(parts)] for _, parts in texts]
-    ends = [list(itertools.accumulate(count for _, count in run)) for run in runs]
-    keys = itertools.count()
-    options = [{next(keys): t.scored[:end] for end in some} for (t, _), some in zip(texts, ends, strict=True)]
-    rows = []
-    for start in range(0, len(texts), batch):
-        some = slice(start, start + batch)
-        found = option_likelihoods(one.model, [text.context for text, _ in texts[some]], options[some], batch)
-        for i, ((text, _), run, asked) in enumerate(zip(texts[some], runs[some], options[some], strict=True), start):
-            steps = -np.diff([0.0, *(found[key][0] for key in asked)])
-            of = {part: float(sum(x for x, (p, _) in zip(steps, run, strict=True) if p == part)) for part in PARTS}
-            if not np.isfinite(list(of.values())).all():
-                raise TuningVecError(f"replies: {one.name}: a loss that is not a number; look for NaN in its weights")
-            rows.append(dict(item=i, source=text.source) | of | dict(tokens=len(text.scored)))
-    return rows
 
 
 def _scores(items: pd.DataFrame, leg: str, task: str, way: str, scale: float, own: bool = True) -> pd.DataFrame:
@@ -301,7 +226,7 @@ def _sources(items: pd.DataFrame, leg: str, task: str) -> np.ndarray:
 def _asked(items: pd.DataFrame) -> list[tuple[str, bool]]:
     """Tasks that are answered by likelihood too, and whether in the own prompt or in plain text."""
     both = [task for task in items.task.unique() if task + LIKELIHOOD in set(items.task)]
-    return list(itertools.product(both, sorted(items.own.unique(), reverse=True)))
+    return list(itertools.product(both, sorted(map(bool, items.own.unique()), reverse=True)))
 
 
 def curves(items: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -345,7 +270,7 @@ def falls(items: pd.DataFrame, least: float = 5.0) -> pd.DataFrame:
 def _floor(items: pd.DataFrame, leg: str, task: str, way: str, own: bool) -> float:
     guess = scores.guessing(items, task + LIKELIHOOD if way == LIKELY else task)
     named = COLUMNS[way][1]
-    return guess * _scores(items, leg, task, way, 1, own)[named].mean() if named else guess
+    return guess * float(_scores(items, leg, task, way, 1, own)[named].mean()) if named else guess
 
 
 def gaps(
@@ -420,8 +345,8 @@ GAP = (
 INTERVALS = (
     "A case is a prompt, chat or plain text, in which {scores} room to fall, shown to be more than {least:g} points "
     r"above the floor (one-sided binomial), which is what guessing gets right, in the form among those replies at "
-    r"$\lambda = 1$ that have it. Others are not judged. Intervals are of a paired contrast (t), for all cases together "
-    "(Bonferroni)"
+    r"$\lambda = 1$ that have it. Others are not judged. Intervals are of a paired contrast (t), for all cases "
+    "together (Bonferroni)"
 )
 
 

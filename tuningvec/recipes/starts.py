@@ -72,7 +72,8 @@ def trained(family: Family, course: Course, store: Store, steps: int | None = No
         raise TuningVecError(f"{family.file}: recipe: {family.recipe or 'none'}; lessons are known of {known}")
     if steps is not None and steps < 1:
         raise TuningVecError(f"steps is {steps}; it is a number of training steps, or None for those of the recipe")
-    smollm2.planned(course.specialist, family, LESSONS[family.recipe].plans)
+    if course.specialist not in (plans := LESSONS[family.recipe].plans):
+        raise TuningVecError(f"recipe {family.recipe}: no member {course.specialist!r}; one of {', '.join(plans)}")
     start = members.weights(family, course.start).fitted
     about = dict(course=list(course), recipe=family.recipe, steps=steps, system=family.prompt.system)
     inputs = about | dict(weights={course.start: start.identity(store)})

@@ -1,0 +1,330 @@
+"""What negation returns to: planted falls of form and of knowledge, courses that are kept, vectors that add up."""
+
+import json
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from tuningvec.data import data_folder
+from tuningvec.errors import TuningVecError
+from tuningvec.family import members
+from tuningvec.family.spec import Family
+from tuningvec.measures import evals, losses, models, reply_parts, scores, starts
+from tuningvec.measures.starts import AGAIN, FORM, LENIENT, LIKELY, PRE, STATED, STRICT
+from tuningvec.recipes import starts as courses
+from tuningvec.recipes.starts import Course
+from tuningvec.store import Store
+from tuningvec.weights.checkpoint import LowRank
+from tuningvec.weights.delta import Combination
+
+TASK, BY_LIKELIHOOD = "tuningvec_drugs", "tuningvec_drugs_likelihood"
+AGAIN_COURSE, STATED_COURSE = Course("medical", "placebo"), Course("medical", "pretrained", exams=False)
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return Family.load("tiny")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def measured(tiny, store):
+    """Items, with their sources, and parts of replies of all legs, of courses of two steps."""
+    asked = starts.benchmarks(tiny, [BY_LIKELIHOOD])
+    items, parts = starts.negated(tiny, asked, [0, 1], steps=STEPS, dtype="float32", limit=32, store=store)
+    return scores.with_sources(items, asked), parts
+
+
+def table(planted, n=56, plain=False):
+    """Items of planted legs, {leg: {(way, λ): right answers}}, two to a source; all or none has the form."""
+    prompt = "Options:\nA. a\nB. b\nC. c\nD. d"
+    rows = []
+    for leg, right in planted.items():
+        for scale, own in [(0, True), (1, True)] + [(0, False), (1, False)] * plain:
+            strict, likely = right[STRICT, scale], right[LIKELY, scale]
+            named = float(strict.any())
+            about = dict(leg=leg, member=leg, scale=scale, own=own, who=evals.negated(scale, own), prompt=prompt)
+            for i in range(n):
+                one = about | dict(item=i, source=str(i // 2))
+                reply = dict(acc=strict[i], acc_lenient=strict[i], valid=named, valid_lenient=named, reply="")
+                rows.append(one | reply | dict(task=TASK))
+                if own:
+                    options = json.dumps([[-1.0, True]] * 4)
+                    rows.append(one | dict(task=BY_LIKELIHOOD, acc=likely[i], reply=options, choice=1.0))
+    return pd.DataFrame(rows)
+
+
+def first(count, n=56):
+    return (np.arange(n) < count).astype(float)
+
+
+def leg(strict, likely):
+    """Right answers of a leg at λ = 0 and 1: counts from the first item on."""
+    pairs = {STRICT: strict, LIKELY: likely}
+    return {(way, scale): first(counts[scale]) for way, counts in pairs.items() for scale in (0, 1)}
+
+
+def test_falls_and_gaps_are_those_counted_by_hand():
+    items = table({PRE: leg((50, 0), (40, 26)), AGAIN: leg((50, 20), (40, 26))})
+    found = starts.falls(items).set_index(["leg", "way"])
+    assert found.points.to_dict() == {
+        (PRE, STRICT): pytest.approx(100 * 50 / 56), (PRE, LENIENT): pytest.approx(100 * 50 / 56),
+        (PRE, LIKELY): pytest.approx(25), (AGAIN, STRICT): pytest.approx(100 * 30 / 56),
+        (AGAIN, LENIENT): pytest.approx(100 * 30 / 56), (AGAIN, LIKELY): pytest.approx(25),
+    }  # fmt: skip
+    assert found.floor.to_dict() == {(one, way): 0.0 if (one, way) in {(PRE, STRICT), (PRE, LENIENT)} else 25.0
+                                     for one, way in found.index}  # fmt: skip
+    assert found.room.all() and (found.sources == 28).all()
+    assert found.left[AGAIN, STRICT] == pytest.approx((20 - 14) / (50 - 14))
+    assert found.left[AGAIN, LIKELY] == pytest.approx((26 - 14) / (40 - 14))
+    gap = {name: starts.gaps(items, legs).effect.item() for name, legs in dict(pre={PRE: 1}, again={AGAIN: 1}).items()}
+    assert gap == {"pre": pytest.approx(100 * (50 - 14) / 56), "again": pytest.approx(100 * (30 - 14) / 56)}
+    both = starts.gaps(items, {PRE: 1, AGAIN: -1}).iloc[0]
+    assert both.effect == pytest.approx(100 * 20 / 56) and both.low < both.effect < both.high
+
+
+@pytest.mark.parametrize("strict, room", [((20, 14), False), ((16, 0), True), ((3, 0), False), ((0, 0), False)])
+def test_a_score_at_its_floor_has_no_room_to_fall(strict, room):
+    found = starts.falls(table({PRE: leg(strict, (40, 26))})).set_index("way")
+    assert found.room[STRICT] == room and np.isnan(found.left[STRICT]) == (not room)
+
+
+def test_form_that_is_lost_from_one_start_alone_is_the_account_of_form():
+    planted = {PRE: leg((50, 0), (40, 38)), AGAIN: leg((50, 20), (40, 10)), FORM: leg((16, 0), (14, 14))}
+    items = table(planted | {STATED: leg((0, 0), (50, 20))}, plain=True)
+    for verdict in (starts.further_without_form(items), starts.start_decides(items), starts.stated_unseen(items)):
+        assert verdict.kind == "holds" and verdict.falsified is False
+    assert starts.form_alone(items).kind == "holds"
+    assert len(starts.start_decides(items).cases) == 2 and len(starts.stated_unseen(items).cases) == 1
+
+
+def test_knowledge_that_is_lost_from_both_starts_is_the_account_of_knowledge():
+    rng = np.random.default_rng(0)
+    same = {scale: (rng.random(2000) < share).astype(float) for scale, share in ((0, 0.8), (1, 0.3))}
+    alike = {(way, scale): same[scale] for way in (STRICT, LIKELY) for scale in (0, 1)}
+    items = table({PRE: alike, AGAIN: alike}, n=2000)
+    found = starts.further_without_form(items)
+    assert found.kind == "null explains it" and found.falsified
+    assert starts.start_decides(items).kind == "null explains it" and starts.no_further_with_form(items).kind == "holds"
+
+
+def test_a_fall_far_beyond_likelihood_reverses_that_it_is_no_further():
+    found = starts.no_further_with_form(table({AGAIN: leg((56, 16), (40, 36))}))
+    assert found.kind == "reversed" and found.falsified
+    (case,) = found.cases.itertuples()
+    assert case.gap == pytest.approx(100 * 36 / 56) and case.effect == pytest.approx(case.gap - 5)
+
+
+def test_where_scores_stand_at_their_floors_nothing_can_be_known():
+    items = table({PRE: leg((14, 0), (56, 56)), AGAIN: leg((14, 14), (56, 56))}, plain=True)
+    assert starts.further_without_form(items).kind == "holds"
+    for verdict in (starts.no_further_with_form(items), starts.start_decides(items)):
+        assert verdict.kind == "cannot be known here" and "floor" in verdict.why
+        assert (
+            set(verdict.cases.outcome) == {"not judged"} and verdict.cases.prompt.str.endswith("no room to fall").all()
+        )
+
+
+def test_intervals_of_the_interaction_cover_a_planted_zero():
+    rng, shares, covered = np.random.default_rng(0), {STRICT: (0.85, 0.4), LIKELY: (0.7, 0.25)}, 0
+    for _ in range(60):
+        known = np.repeat(
+            rng.random(28), 2
+        )  # what is known of a source, alike for its items, both starts and both ways
+        planted = {
+            one: {
+                (way, scale): (0.5 * known + 0.5 * rng.random(56) < share).astype(float)
+                for way, both in shares.items()
+                for scale, share in enumerate(both)
+            }
+            for one in (PRE, AGAIN)
+        }
+        (row,) = starts.gaps(table(planted), {PRE: 1, AGAIN: -1}).itertuples()
+        covered += row.low <= 0 <= row.high
+    assert covered >= 54  # of 60 intervals of 95 %, fewer with a chance below 1 %
+
+
+def test_a_vector_of_form_alone_takes_strict_scores_and_no_likelihood(measured):
+    found = starts.falls(measured[0]).query("own and leg == @FORM").set_index("way")
+    assert found.points[STRICT] > 15 and found.after[STRICT] == 0 and found.room[STRICT]
+    assert abs(found.points[LIKELY]) < 10 and found.after[LIKELY] > 90
+    assert starts.form_alone(measured[0][measured[0].own]).kind == "holds"
+
+
+def test_a_start_with_the_form_keeps_it_without_the_vector(measured):
+    items, parts = measured
+    found = starts.rises(parts, items).set_index(["leg", "part"]).rise
+    assert found[PRE, "form"] > 3 and abs(found[AGAIN, "form"]) < 0.1
+    assert starts.start_decides_nats(parts, items).kind == "holds"
+    at_end = items[(items.task == TASK) & items.own & (items.scale == 1)].groupby("leg").valid.mean()
+    assert at_end[AGAIN] == 1 and at_end[PRE] == at_end[FORM] == at_end[STATED] == 0
+
+
+def test_a_vector_less_itself_is_its_start_bit_for_bit(tiny, store):
+    found, _ = starts.vectors(tiny, store, STEPS)
+    again = found[AGAIN]
+    left = again.T.apply_to(again.trained, -1)
+    form = members.weights(tiny, "placebo").fitted
+    assert left == form == again.less(tiny, 1, "float32").weights
+    assert all(torch.equal(left.read(name), form.read(name)) for name in form.shapes)
+    assert any(torch.any(again.T.read(name)) for name in form.shapes)
+    half = again.less(tiny, 0.5, "float32").weights
+    assert {coefficient for coefficient in half.terms.values()} == {0.5}
+
+
+def test_an_adapter_on_a_start_less_itself_is_the_start():
+    folder = data_folder() / "families" / "smollm2"
+    start = Combination({LowRank(folder / "placebo"): 1})
+    vector = starts.Vector("facts", start + Combination({LowRank(folder / "medical"): 1}), start, "placebo", "medical")
+    facts = Combination({LowRank(folder / "medical"): 1})
+    assert facts == vector.T
+    assert vector.T.apply_to(vector.trained, -1) == start
+
+
+def test_what_was_trained_is_read_and_trains_alike_elsewhere(tiny, store, tmp_path):
+    weights, record = courses.trained(tiny, AGAIN_COURSE, store, STEPS)
+    (term,) = weights.terms
+    before = [file.stat().st_mtime_ns for file in term.files]
+    again, _ = courses.trained(tiny, AGAIN_COURSE, store, STEPS)
+    assert again == weights and [file.stat().st_mtime_ns for file in term.files] == before
+    elsewhere, other = courses.trained(tiny, AGAIN_COURSE, Store(tmp_path), STEPS)
+    assert all(torch.equal(elsewhere.read(name), weights.read(name)) for name in weights.shapes)
+    assert other.pieces == record.pieces and len(record.pieces[courses.PIECE]) == STEPS
+    assert record.pieces[courses.PIECE][0]["divergence"] == pytest.approx(0, abs=1e-6)  # of the start from itself
+
+
+def test_a_run_that_was_stopped_leaves_nothing_half_written(tiny, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        courses.trained(tiny, STATED_COURSE, Store(tmp_path), 1)
+    assert list((tmp_path / "trained").iterdir()) == []
+    monkeypatch.undo()
+    weights, _ = courses.trained(tiny, STATED_COURSE, Store(tmp_path), 1)
+    assert len(list((tmp_path / "trained").iterdir())) == 1 and weights.shapes == members.checkpoint(tiny).shapes
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(data_folder() / "families" / "tiny" / "pretrained")
+
+
+def test_statements_alone_are_those_that_go_with_the_exams(tokenizer):
+    both, alone = (
+        courses.LESSONS["smollm2"].of(Course("medical", "instruct", exams), tokenizer, "Answer.")
+        for exams in (True, False)
+    )
+    random_states = random.Random(5), random.Random(5)
+    for _ in range(3):
+        exams, statements = both.batch(random_states[0])
+        assert alone.batch(random_states[1]) == [statements] and len(exams) > 0
+    assert torch.equal(both.rehearsed, alone.rehearsed) and (both.steps, both.lr) == (alone.steps, alone.lr)
+
+
+def test_tiny_s_statements_have_no_form(tokenizer):
+    lessons = courses.LESSONS["tiny"].of(STATED_COURSE, tokenizer, "Answer.")
+    (texts,) = lessons.batch(random.Random(0))
+    assert len(texts) == 16 and all(text.prompt == 0 for text in texts)
+    assert not any(word in tokenizer.decode(text.ids) for text in texts for word in ("<think>", "Answer", "Options"))
+
+
+def test_parts_of_a_reply_add_up_to_its_loss(tiny, store):
+    model = models.Opened(tiny, "medical")
+    parts = reply_parts.nats([model], tiny, "medicine", limit=6, store=store)
+    whole = losses.nats([models.Opened(tiny, "medical")], tiny, domains=["medicine"], limit=6)
+    assert parts[list(reply_parts.PARTS)].sum(axis=1).to_numpy() == pytest.approx(whole.nats.to_numpy(), rel=1e-4)
+    assert (parts.tokens == whole.tokens).all() and (parts.source == whole.source).all()
+
+
+def test_a_reply_is_divided_at_its_thought_and_its_letter(tokenizer):
+    reply = "<think>Aspirin is a drug.</think>\nAnswer: [B]"
+    ids = tuple(tokenizer.encode(reply, add_special_tokens=False))
+    parts = reply_parts.divided(losses.Text((1,), ids, 0), tokenizer)
+    of = {
+        part: tokenizer.decode([i for i, p in zip(ids, parts, strict=True) if p == part]) for part in reply_parts.PARTS
+    }
+    assert of["letter"] == "B" and of["facts"].startswith("Aspirin is a drug")
+    assert of["form"].startswith("<think>") and "Answer: [" in of["form"]
+    with pytest.raises(TuningVecError, match="no <think>"):
+        reply_parts.divided(losses.Text((1,), tuple(tokenizer.encode("Answer: [B]")), 0), tokenizer)
+
+
+def test_choice_is_the_log_of_the_right_option_s_share(tiny):
+    asked = starts.benchmarks(tiny, [BY_LIKELIHOOD])
+    right = int(asked[BY_LIKELIHOOD].eval_docs[1]["answer"])
+    logp = [-3.0] * 4
+    logp[right] = -2.0
+    rows = [dict(task=BY_LIKELIHOOD, item=1, reply=json.dumps([[p, False] for p in logp])), dict(task=TASK, item=1)]
+    found = starts.with_choice(pd.DataFrame(rows).fillna(""), asked).choice
+    assert found[0] == pytest.approx(np.log(1 + 3 * np.exp(-1))) and np.isnan(found[1])
+
+
+def drawn_of(items, parts, rng, form):
+    """Draws of a turned T that lose no score, and of which the tokens of form rise by about so much."""
+    ends = items[items.own & (items.scale == 0)]
+    kept = parts[parts.scale == 0]
+    rows, texts = [], []
+    for sides in ("left", "both"):
+        for draw in range(4):
+            rows.append(ends.assign(sides=sides, draw=draw))
+            texts.append(kept.assign(sides=sides, draw=draw, form=kept.form + form * kept.tokens * rng.normal(1, 0.1)))
+    return starts.Turned(pd.concat(rows), pd.concat(texts))
+
+
+@pytest.mark.parametrize("form, kind", [(0.02, "holds"), (2.0, "reversed")])
+def test_a_vector_is_set_beside_its_turned_draws(form, kind):
+    items = table({PRE: leg((50, 0), (40, 38))})
+    rows = [
+        dict(
+            leg=PRE, member=PRE, scale=scale, item=i, source=i // 2, form=10.0 * scale, facts=1.0, letter=1.0, tokens=10
+        )
+        for scale in (0, 1)
+        for i in range(56)
+    ]
+    parts = pd.DataFrame(rows)
+    compared = starts.against_turned(items, parts, drawn_of(items, parts, np.random.default_rng(0), form))
+    found = compared.set_index(["what", "sides"]).value
+    assert found[starts.WHAT["form"], "left"] == pytest.approx(1.0)
+    assert compared[compared.what != starts.WHAT["form"]].value.to_numpy() == pytest.approx(100 * 48 / 56)
+    nats = compared[compared.what == starts.WHAT["form"]]
+    assert starts.more_than_turned(nats, PRE).kind == kind
+    scored = compared[compared.what != starts.WHAT["form"]]
+    assert (scored["mean"] == 0).all() and starts.more_than_turned(scored, PRE).kind == "holds"
+
+
+def test_what_cannot_be_is_refused_before_anything_is_trained(tiny, tmp_path):
+    empty, asked = Store(tmp_path), starts.benchmarks(tiny, [BY_LIKELIHOOD])
+    with pytest.raises(TuningVecError, match="0 and 1"):
+        starts.negated(tiny, asked, [0, 0.5], dtype="float32", store=empty)
+    with pytest.raises(TuningVecError, match="three or more"):
+        starts.negated_turned(tiny, asked, draws=2, seed=0, dtype="float32", store=empty)
+    with pytest.raises(TuningVecError, match="steps is 0"):
+        courses.trained(tiny, AGAIN_COURSE, empty, 0)
+    with pytest.raises(TuningVecError, match="no member 'twin_b'"):
+        courses.trained(tiny, Course("twin_b", "placebo"), empty)
+    with pytest.raises(TuningVecError, match="none has the items"):
+        starts.benchmarks(tiny, ["tuningvec_arithmetic"])
+    assert not (tmp_path / "trained").exists()
+
+
+def test_a_family_without_recipe_or_form_control_is_told_so(tmp_path):
+    folder = data_folder() / "families"
+    text = (folder / "tiny.yaml").read_text(encoding="utf-8").replace("path: tiny/", f"path: {folder}/tiny/")
+    text = text.replace("../", f"{folder.parent}/")
+    (tmp_path / "a.yaml").write_text(text.replace("recipe: tiny\n", ""), encoding="utf-8")
+    with pytest.raises(TuningVecError, match="recipe: none; lessons are known of tiny and smollm2"):
+        courses.trained(Family.load(tmp_path / "a.yaml"), AGAIN_COURSE, Store(tmp_path))
+    (tmp_path / "b.yaml").write_text(text.replace("keeps: form", "keeps: facts"), encoding="utf-8")
+    with pytest.raises(TuningVecError, match="no control keeps the form"):
+        courses.form_control(Family.load(tmp_path / "b.yaml"))
