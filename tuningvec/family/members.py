@@ -121,6 +121,12 @@ def weights(family: Family, name: str) -> Weights:
     return family.opened[name]
 
 
+def elsewhere(family: Family, member: Member, folder: Path) -> Weights:
+    """Weights of a member that lie in another folder than its own, such as those that training kept on its way."""
+    source = member.source.model_copy(update={"path": folder})
+    return _open(family, member.model_copy(update={"source": source}))
+
+
 def _open(family: Family, member: Member) -> Weights:
     folder = folder_of(family, member)
     if isinstance(member.source, Adapter):

@@ -116,6 +116,14 @@ def _heatmap(axes: Axes, table: pd.DataFrame, form: str, most: float, colours: s
     axes.grid(False)
 
 
+def _empty(why: str) -> Figure:
+    """A line of text in the place of a figure."""
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.6))
+    axes.text(0.5, 0.5, why, ha="center", va="center")
+    axes.axis("off")
+    return figure
+
+
 def _rows(axes: Axes, names: Iterable[Any]) -> None:
     """Names of rows, from the top downwards."""
     axes.set_yticks(range(len(names := list(names))), names)
@@ -406,10 +414,7 @@ def ablation_heatmap(effects: pd.DataFrame) -> Figure:
     """ΔP of each member on each benchmark, a panel each share of neurons ablated (Fig. 5)."""
     rows = effects[(effects.ablated == "top") & (effects.unit == PERCENT)]
     if rows.empty:
-        figure, axes = plt.subplots(figsize=(WIDTH, 0.6))
-        axes.text(0.5, 0.5, "no benchmark was asked", ha="center", va="center")
-        axes.axis("off")
-        return figure
+        return _empty("no benchmark was asked")
     parts = _split(rows.sort_values("share"), "share", lambda share: f"top {in_percent(share)} of active neurons")
     figure, panels = _panels(parts, 0.5 + 0.42 * rows.task.nunique(), 1.1, sharex=False)
     for axes, part in panels:
@@ -478,6 +483,72 @@ def addition(ratios: pd.DataFrame) -> Figure:
         axes.axhline(1, color="black", lw=0.8)
         axes.set(ylabel="normalised score", ylim=(-0.05, None), xticks=sorted(part.scale.unique()))
     axes.set_xlabel(r"$\lambda$ of $\theta_\text{pre} + \lambda \sum_i T_i$")
+    return _legend(figure)
+
+
+def loss_lines(changes: pd.DataFrame, drawn: pd.DataFrame) -> Figure:
+    """Change of the loss of each text along θ_pre + λT, and dotted along each turned T; a panel a specialist.
+
+    `changes` are of `path.changes`, `drawn` of `path.turned_changes`. The axis is linear to ± 0.1.
+    """
+    looks, beside = _looks(changes.text.unique()), drawn[drawn.sides != "none"]
+    figure, panels = _panels(_split(changes[changes.kind == "T"], "b"), 2.6, 0.8)
+    for axes, part in panels:
+        for text, (marker, colour) in looks.items():
+            _curve(axes, part[part.text == text], "change", 0, f"{marker}-", colour, text)
+            rows = beside[(beside.member == part.b.iloc[0]) & (beside.text == text)]
+            for _, one in rows.groupby(["sides", "draw"]):
+                axes.plot(one.scale, one.change, ":", color=colour, lw=1, alpha=0.8)
+        axes.plot([], [], ":", color="0.4", label="turned $T$")
+        axes.axhline(0, color="black", lw=0.8)
+        axes.set_yscale("symlog", linthresh=0.1)
+        axes.yaxis.set_major_formatter(PLAIN)
+        axes.set_ylabel("change in\nnats per token")
+    panels[-1][0].set_xlabel(r"$\lambda$ of $\theta_\text{pre} + \lambda T$")
+    return _legend(figure)
+
+
+def excess_over_chord(over: pd.DataFrame, kinds: Mapping[str, str], least: float) -> Figure:
+    """How far losses lie above the chord between both ends against λ (`path.excess`), a panel a kind of line.
+
+    Bars are the intervals that hold for all of a kind together; the band is ± `least`, to which the axis is linear.
+    """
+    looks = _looks(over.text.unique())
+    figure, panels = _panels(_split(over, "kind", lambda kind: kinds[kind]), 2.4, 0.8)
+    for axes, part in panels:
+        shifts = _spread(part[["a", "b"]].drop_duplicates().shape[0], 0.02)
+        for shift, (_, line) in zip(shifts, part.groupby(["a", "b"], sort=False), strict=True):
+            for text, rows in line.groupby("text", sort=False):
+                marker, colour = looks[text]
+                _curve(axes, rows.assign(value=rows.excess), "value", shift, f"{marker}-", colour, text)
+        axes.axhspan(-least, least, color="0.85", zorder=0)
+        axes.axhline(0, color="black", lw=0.8)
+        axes.set_yscale("symlog", linthresh=least)
+        axes.yaxis.set_major_formatter(PLAIN)
+        axes.set(ylabel="excess,\nnats per token", xlim=(0, 1))
+    panels[-1][0].set_xlabel(r"$\lambda$")
+    return _legend(figure)
+
+
+TRAVELLED = {  # columns of `path.on_the_way`
+    "cosine": r"$\cos(T_t, T_\text{end})$",
+    "onward": r"$\cos(T_t, T_\text{end} - T_t)$",
+    "distance": "distance from\nthe straight line",
+}
+
+
+def trajectories(places: pd.DataFrame) -> Figure:
+    """Where checkpoints lie to the straight line to the end, by step; dashed, a walk of orthogonal increments."""
+    if places.empty:
+        return _empty("no checkpoint of a training is at hand")
+    figure, panels = _panels(TRAVELLED.items(), 2.1, 0.8, titles=False)
+    for column, (axes, label) in zip(TRAVELLED, panels, strict=True):
+        for member, (marker, colour) in _looks(places.member.unique()).items():
+            rows = places[places.member == member]
+            axes.plot(rows.step, rows[column], f"{marker}-", ms=4, color=colour, label=member)
+            axes.plot(rows.step, rows[f"{column}_walk"], "--", color=colour, lw=1.2, label=f"{member}, walk")
+        axes.set(ylabel=label, ylim=(-0.05 if column == "onward" else 0, None))
+    panels[-1][0].set_xlabel("step")
     return _legend(figure)
 
 

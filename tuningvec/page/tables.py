@@ -282,6 +282,27 @@ def pairs(twins: pd.DataFrame) -> pd.DataFrame:
     return named[["a", "b", "in common", "cosine", "null_sd", "at most", "twins", "share of twins"]]
 
 
+def barriers(found: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
+    """Losses at both ends of each line, and its barrier with where it lies, by text (`path.barriers`)."""
+    names = {"kind": "what the ends are", "a": "from", "b": "to", "first": "loss there", "last": "and here", "at": "λ"}
+    limits = texts(found, "{barrier:.3f} ({low:.3f}, {high:.3f})")
+    shown = found.assign(kind=found.kind.map(kinds), barrier=limits)
+    return shown[["kind", "a", "b", "text", "first", "last", "barrier", "at"]].rename(columns=names)
+
+
+def paths(found: pd.DataFrame) -> pd.DataFrame:
+    """Each training's path beside a walk of orthogonal increments (`path.whole`)."""
+    rows = {"member": found.member, "increments": found.increments}
+    for name, label in (
+        ("distance", "mean distance"),
+        ("largest", "largest"),
+        ("length", "length"),
+        ("dimension", "dimension"),
+    ):
+        rows[label] = texts(found, f"{{{name}:.3f}} ({{{name}_walk:.3f}})")
+    return pd.DataFrame(rows | {"cos with member": found.own})
+
+
 def alignment(means: pd.DataFrame) -> pd.DataFrame:
     """SSA with its null by vector and kind."""
     return means[["vector", "kind", "d_out", "d_in", "k", "SSA", "null", "excess", "z"]]
