@@ -129,7 +129,7 @@ def along_turned(
     among: Sequence[float],
     dtype: str,
     *,
-    sides: Sequence[Sides],
+    sides: Sequence[str],
     draws: int,
     seed: int,
     limit: int | None = None,
@@ -269,7 +269,7 @@ def barriers(over: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (kind, a, b, text), part in over.groupby(["kind", "a", "b", "text"], sort=False):
         most = part.loc[part.excess.idxmax()]
-        ends = {name: max(0.0, part[name].max(skipna=False)) for name in ("low", "high")}
+        ends = {name: float(np.maximum(part[name].to_numpy(), 0).max()) for name in ("low", "high")}  # NaN stays
         at = most.scale if most.excess > 0 else np.nan
         about = dict(kind=kind, a=a, b=b, text=text, barrier=max(0.0, most.excess), **ends, at=at)
         rows.append(about | {name: most[name] for name in ("first", "last", "n", "sources")})
