@@ -23,14 +23,14 @@ READS = dict(vocab_size=2400, max_position_embeddings=512, eos_token_id=2, bos_t
 SHORT = dict(
     limit=2, batch=4, turns=3, texts=2, words=12, shares=[0.05, 1.0], likelihood=["tuningvec_drugs_likelihood"]
 )
-SCALES = {"03_2_negation": [0, 0.5, 1], "03_4_addition": [0.5, 1]}
+SCALES = {"03_2_negation": [0, 0.5, 1], "03_4_addition": [0.5, 1], "06_1_path": [-0.5, 0, 0.5, 1, 1.5]}
 DRUGS, VISITS, SUMS = "tuningvec_drugs", "tuningvec_visits", "tuningvec_arithmetic"
 CORPORA = {
     name: dict(kind="files", path=str(data_folder() / "corpora" / f"{file}.jsonl"), tokens=768, window=32)
     for name, file in (("medical", "drug_facts"), ("general", "other_facts"))
 }
 NO_OTHER_WAY, NO_RECIPE = "06_lora_or_full", "06_5_start"
-NO_SUM, NO_PAIR, NO_SPECIALIST = "03_4_addition", "03_3_cross_domain", "03_2_negation"
+NO_SUM, NO_PAIR, NO_SPECIALIST, NO_LINE = "03_4_addition", "03_3_cross_domain", "03_2_negation", "06_1_path"
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ GONE = {
     "rows": set(),
     "fused": {NO_SUM},
     "twins": set(),
-    "chat": {NO_SPECIALIST, NO_PAIR, NO_SUM},
+    "chat": {NO_SPECIALIST, NO_PAIR, NO_SUM, NO_LINE},
     "written": {NO_SPECIALIST, NO_SUM},
     "single": {NO_PAIR, NO_SUM},
 }

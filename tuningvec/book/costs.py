@@ -360,10 +360,29 @@ def _start(case: Case, p: Parameters) -> Parts:
     yield "", 2 * (_draws(drawn, p["draws"]) + 2 * p["draws"] * each)
 
 
+REPLIES, ASKED, REPLY = 56, 50, 32  # held-out replies of a domain; tokens of a question, and of what is replied
+ON_DOCUMENTS = 256  # tokens that are read of a document at most
+
+
+def _path(case: Case, p: Parameters) -> Parts:
+    shape, specialists, scales = case.shape, len(case.domains), p["scales"]
+    replies = min(REPLIES, p["limit"] or REPLIES)
+    of_domain = Work(read=shape.forward(replies * ASKED) + shape.forward(replies * REPLY, head=True), items=replies)
+    tokens = sum(min(corpus, p["texts"] * ON_DOCUMENTS) for corpus in case.corpora)
+    opened = Work(models=1, loaded=shape.parameters, read=shape.forward(tokens, head=True))
+    inside = sum(0 < scale < 1 for scale in scales)
+    pairs = specialists * (specialists - 1) / 2 + len(case.controls) * (len(case.controls) + 1) / 2
+    asked = 1 + specialists * (len(scales) - 1) + pairs * inside + len(case.controls)
+    yield "", asked * (opened + len(set(case.domains)) * of_domain + Work(streamed=2 * shape.parameters))
+    often = p["draws"] * len(p["turned_at"]) * len(p["sides"])
+    of_T = case.ranks[0] if case.ranks else None
+    yield "", specialists * often * (opened + of_domain + _turned(case, of_T, 2))
+
+
 FORMULAS: dict[str, Callable[[Case, Parameters], Parts]] = {
     "01": _families, "02_1": _activated, "02_2": _edit, "02_3": _ablation, "02_4": _similarity, "02_5": _patching,
     "03_1": _benchmarks, "03_2": _negation, "03_3": _cross_domain, "03_4": _addition, "04_1": _alignment,
-    "04_2": _energy, "06_5": _start,
+    "04_2": _energy, "06_1": _path, "06_5": _start,
 }  # fmt: skip
 
 
