@@ -32,11 +32,12 @@ KINDS: dict[Kind, str] = {
     "T": "a specialist and its pretrained model",
     "specialists": "two specialists",
     "facts": "two trainings on the same facts",
-    "form": "a specialist and a training on its words and form alone",
+    "form": "a specialist and its placebo",
 }
 LEAST = 0.05  # nats per token
 MATTERS = f"{LEAST:g} nats per token, a perplexity {np.expm1(LEAST):.0%} higher"
 CLUSTERS = "texts of one source, such as two questions on one drug, count as one cluster"
+NO_REPLIES = "no specialist's domain has held-out replies"
 NO_RUN = "It says nothing of another training run."
 OWN = "own"  # T of the member's own weights, among those that its training kept
 
@@ -263,17 +264,18 @@ def barriers(over: pd.DataFrame) -> pd.DataFrame:
     """The largest excess of each text and line, 0 where there is none, with an interval that covers where it lies.
 
     `over` is of `excess`, whose intervals hold for all λ together: the largest lower limit is below the largest excess,
-    and that below the largest upper limit, wherever it lies. `at` is the λ of the largest on the mean curve, NaN where
-    the barrier is 0.
+    and that below the largest upper limit, wherever it lies. `excess` is the largest on the mean curve, which may be
+    below 0, and `at` its λ.
     """
     rows = []
     for (kind, a, b, text), part in over.groupby(["kind", "a", "b", "text"], sort=False):
         most = part.loc[part.excess.idxmax()]
         ends = {name: float(np.maximum(part[name].to_numpy(), 0).max()) for name in ("low", "high")}  # NaN stays
-        at = most.scale if most.excess > 0 else np.nan
-        about = dict(kind=kind, a=a, b=b, text=text, barrier=max(0.0, most.excess), **ends, at=at)
+        about = dict(
+            kind=kind, a=a, b=b, text=text, barrier=max(0.0, most.excess), **ends, excess=most.excess, at=most.scale
+        )
         rows.append(about | {name: most[name] for name in ("first", "last", "n", "sources")})
-    columns = ["kind", "a", "b", "text", "barrier", "low", "high", "at", "first", "last", "n", "sources"]
+    columns = ["kind", "a", "b", "text", "barrier", "low", "high", "excess", "at", "first", "last", "n", "sources"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -329,7 +331,7 @@ def against_turned(
 def connected(found: pd.DataFrame, kind: Kind, least: float = LEAST) -> Verdict:
     """Whether no loss along the lines of this kind has a barrier that matters; `found` is of `barriers`.
 
-    Lines to a training on words and form alone stand beside those between trainings on the same facts, not judged.
+    Lines to a placebo stand beside those between trainings on the same facts, not judged.
     """
     rule = (
         "Effect: the largest excess of the loss over the chord between both ends, in nats per token, at the measured "
@@ -341,7 +343,7 @@ def connected(found: pd.DataFrame, kind: Kind, least: float = LEAST) -> Verdict:
     cases = found[found.kind == kind].rename(columns={"barrier": "effect"})
     beside = found[found.kind == "form"].rename(columns={"barrier": "effect"}).assign(outcome="not judged")
     if cases.empty:
-        return unknown(rule, f"the family has no {KINDS[kind].removeprefix('two ')}", smallest=least, largest=np.nan)
+        return unknown(rule, f"there is no such line, between {KINDS[kind]}", smallest=least, largest=np.nan)
     met = True if (cases.low > least).any() else False if (cases.high < least).all() else None
     verdict = judge(
         cases, rule, least=least, direction=0, unit="nats", falsified=met, smallest=least, largest=cases.effect.max()
@@ -358,7 +360,7 @@ def special(compared: pd.DataFrame, least: float = LEAST) -> Verdict:
         r"$\theta_\text{pre} + T$, less the mean fall to $\theta_\text{pre}$ plus turned $T$, in nats per token; "
         + _beside_draws(compared, least, "up")
     )
-    return _judged(compared, rule, least, 1)
+    return _judged(compared, rule, least, 1, NO_REPLIES)
 
 
 def as_costly(compared: pd.DataFrame, least: float = LEAST) -> Verdict:
@@ -368,17 +370,17 @@ def as_costly(compared: pd.DataFrame, least: float = LEAST) -> Verdict:
         r"rise to $\theta_\text{pre}$ plus turned $T$, in nats per token; "
         + _beside_draws(compared, least, "none, the claim is that there is no difference that matters")
     )
-    return _judged(compared, rule, least, 0)
+    return _judged(compared, rule, least, 0, "no document was read there")
 
 
 def negation(compared: pd.DataFrame, scale: float, least: float = LEAST) -> Verdict:
     """Whether going against T harms the own domain more than a turned T of that length (`against_turned`)."""
     rule = (
         rf"Effect: the rise of the loss on held-out replies of the own domain from $\theta_\text{{pre}}$ to "
-        rf"$\theta_\text{{pre}} + \lambda T$ at $\lambda$ = {scale:g}, less the mean rise along turned $T$ at the same "
+        rf"$\theta_\text{{pre}} + \lambda T$ at $\lambda = {scale:g}$, less the mean rise along turned $T$ at the same "
         r"$\lambda$, in nats per token; " + _beside_draws(compared, least, "up")
     )
-    return _judged(compared, rule, least, 1)
+    return _judged(compared, rule, least, 1, NO_REPLIES)
 
 
 def _beside_draws(compared: pd.DataFrame, least: float, direction: str) -> str:
@@ -386,9 +388,9 @@ def _beside_draws(compared: pd.DataFrame, least: float, direction: str) -> str:
     return f"{of}. Smallest that matters: {least:g} nats per token. Direction: {direction}. {NO_RUN}"
 
 
-def _judged(compared: pd.DataFrame, rule: str, least: float, direction: Literal[1, 0]) -> Verdict:
+def _judged(compared: pd.DataFrame, rule: str, least: float, direction: Literal[1, 0], absent: str) -> Verdict:
     if compared.empty:
-        return unknown(rule, "there is no such text for a specialist, or none was read at this λ", smallest=least)
+        return unknown(rule, absent, smallest=least)
     known = compared[["effect", "low", "high"]].notna().all(axis=1)
     if not known.any():
         return unknown(rule, "too few sources for an interval", smallest=least)
@@ -427,7 +429,7 @@ def keeps_falling(found: pd.DataFrame, share: float = 0.1) -> Verdict:
         f"fall from 0 to 1 there is nothing to go on with. {NO_RUN}"
     )
     if found.empty:
-        return unknown(rule, "no λ beyond 1 was measured, or no specialist has replies of its own", share=share)
+        return unknown(rule, f"no λ beyond 1 was measured, or {NO_REPLIES}", share=share)
     least = share * (found.scale - 1) * found.fall
     cases = found.assign(least=least)
     cases[["effect", "low", "high"]] = cases[["effect", "low", "high"]].where(found.fall > 0)

@@ -489,7 +489,7 @@ def addition(ratios: pd.DataFrame) -> Figure:
 def loss_lines(changes: pd.DataFrame, drawn: pd.DataFrame) -> Figure:
     """Change of the loss of each text along θ_pre + λT, and dotted along each turned T; a panel a specialist.
 
-    `changes` are of `path.changes`, `drawn` of `path.turned_changes`. The axis is linear to ± 0.1.
+    `changes` are of `path.changes`, `drawn` of `path.turned_changes`.
     """
     looks, beside = _looks(changes.text.unique()), drawn[drawn.sides != "none"]
     figure, panels = _panels(_split(changes[changes.kind == "T"], "b"), 2.6, 0.8)
@@ -500,10 +500,8 @@ def loss_lines(changes: pd.DataFrame, drawn: pd.DataFrame) -> Figure:
             for _, one in rows.groupby(["sides", "draw"]):
                 axes.plot(one.scale, one.change, ":", color=colour, lw=1, alpha=0.8)
         axes.plot([], [], ":", color="0.4", label="turned $T$")
-        axes.axhline(0, color="black", lw=0.8)
-        axes.set_yscale("symlog", linthresh=0.1)
-        axes.yaxis.set_major_formatter(PLAIN)
-        axes.set_ylabel("change in\nnats per token")
+        _near_zero(axes, "change in\nnats per token")
+    panels[-1][0].xaxis.set_major_formatter(PLAIN)
     panels[-1][0].set_xlabel(r"$\lambda$ of $\theta_\text{pre} + \lambda T$")
     return _legend(figure)
 
@@ -511,7 +509,7 @@ def loss_lines(changes: pd.DataFrame, drawn: pd.DataFrame) -> Figure:
 def excess_over_chord(over: pd.DataFrame, kinds: Mapping[str, str], least: float) -> Figure:
     """How far losses lie above the chord between both ends against λ (`path.excess`), a panel a kind of line.
 
-    Bars are the intervals that hold for all of a kind together; the band is ± `least`, to which the axis is linear.
+    Bars are the intervals that hold for all of a kind together; the band is ± `least`.
     """
     looks = _looks(over.text.unique())
     figure, panels = _panels(_split(over, "kind", lambda kind: kinds[kind]), 2.4, 0.8)
@@ -522,12 +520,19 @@ def excess_over_chord(over: pd.DataFrame, kinds: Mapping[str, str], least: float
                 marker, colour = looks[text]
                 _curve(axes, rows.assign(value=rows.excess), "value", shift, f"{marker}-", colour, text)
         axes.axhspan(-least, least, color="0.85", zorder=0)
-        axes.axhline(0, color="black", lw=0.8)
-        axes.set_yscale("symlog", linthresh=least)
-        axes.yaxis.set_major_formatter(PLAIN)
-        axes.set(ylabel="excess,\nnats per token", xlim=(0, 1))
+        _near_zero(axes, "excess,\nnats per token")
+        axes.set_xlim(0, 1)
     panels[-1][0].set_xlabel(r"$\lambda$")
     return _legend(figure)
+
+
+def _near_zero(axes: Axes, label: str, linear: float = 0.1) -> None:
+    """An axis that is linear to ± `linear`, which it shows, and logarithmic beyond."""
+    low, high = axes.get_ylim()
+    axes.axhline(0, color="black", lw=0.8)
+    axes.set_yscale("symlog", linthresh=linear)
+    axes.yaxis.set_major_formatter(PLAIN)
+    axes.set(ylabel=label, ylim=(min(low, -1.2 * linear), max(high, 1.2 * linear)))
 
 
 TRAVELLED = {  # columns of `path.on_the_way`

@@ -283,11 +283,11 @@ def pairs(twins: pd.DataFrame) -> pd.DataFrame:
 
 
 def barriers(found: pd.DataFrame, kinds: Mapping[str, str]) -> pd.DataFrame:
-    """Losses at both ends of each line, and its barrier with where it lies, by text (`path.barriers`)."""
-    names = {"kind": "what the ends are", "a": "from", "b": "to", "first": "loss there", "last": "and here", "at": "λ"}
+    """Losses at both ends of each line, its largest excess with its λ, and its barrier, by text (`path.barriers`)."""
+    names = {"kind": "the ends", "a": "from", "b": "to", "first": "loss at λ = 0", "last": "at 1", "at": "at λ"}
     limits = texts(found, "{barrier:.3f} ({low:.3f}, {high:.3f})")
     shown = found.assign(kind=found.kind.map(kinds), barrier=limits)
-    return shown[["kind", "a", "b", "text", "first", "last", "barrier", "at"]].rename(columns=names)
+    return shown[["kind", "a", "b", "text", "first", "last", "excess", "at", "barrier"]].rename(columns=names)
 
 
 def paths(found: pd.DataFrame) -> pd.DataFrame:
