@@ -335,19 +335,17 @@ def connected(found: pd.DataFrame, kind: Kind, least: float = LEAST) -> Verdict:
     """
     rule = (
         "Effect: the largest excess of the loss over the chord between both ends, in nats per token, at the measured "
-        r"$\lambda$ between 0 and 1; 0 where there is none. Interval: Student's t of the means over texts "
-        f"({CLUSTERS}), 95 % for all of these "
-        r"$\lambda$ and cases together (Bonferroni), so that it also holds for the place of the largest. Smallest that "
+        r"$\lambda$ between 0 and 1; 0 where there is none. Interval: Student's t of the means over texts, "
+        r"95 % for all of these $\lambda$ and cases together (Bonferroni), so that it also holds for the place of the largest. Smallest that "
         f"matters: {MATTERS}. No direction: the claim is that there is none that matters. {NO_RUN}"
     )
     cases = found[found.kind == kind].rename(columns={"barrier": "effect"})
     beside = found[found.kind == "form"].rename(columns={"barrier": "effect"}).assign(outcome="not judged")
+    numbers = dict(smallest=least, apart=(cases["last"] - cases["first"]).abs())
     if cases.empty:
-        return unknown(rule, f"there is no such line, between {KINDS[kind]}", smallest=least, largest=np.nan)
+        return unknown(rule, f"there is no such line, between {KINDS[kind]}", **numbers)
     met = True if (cases.low > least).any() else False if (cases.high < least).all() else None
-    verdict = judge(
-        cases, rule, least=least, direction=0, unit="nats", falsified=met, smallest=least, largest=cases.effect.max()
-    )
+    verdict = judge(cases, rule, least=least, direction=0, unit="nats", falsified=met, **numbers)
     if kind != "facts" or beside.empty:
         return verdict
     return Verdict(**{**vars(verdict), "cases": pd.concat([verdict.cases, beside], ignore_index=True)})
@@ -423,8 +421,8 @@ def keeps_falling(found: pd.DataFrame, share: float = 0.1) -> Verdict:
     """Whether the loss of the own domain keeps falling beyond λ = 1, by at least a share of its mean slope before."""
     rule = (
         r"Effect: the loss on held-out replies of the own domain at $\lambda = 1$ less that at the first measured "
-        r"$\lambda$ beyond, in nats per token. Interval: Student's t over texts "
-        f"({CLUSTERS}), 95 % for all members together (Bonferroni). Smallest that matters: what "
+        r"$\lambda$ beyond, in nats per token. Interval: Student's t over texts, "
+        "95 % for all members together (Bonferroni). Smallest that matters: what "
         f"{share:.0%} of the mean slope from $\\lambda = 0$ to 1 would give. Direction: down. Where the loss does not "
         f"fall from 0 to 1 there is nothing to go on with. {NO_RUN}"
     )
