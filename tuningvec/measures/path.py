@@ -336,8 +336,9 @@ def connected(found: pd.DataFrame, kind: Kind, least: float = LEAST) -> Verdict:
     rule = (
         "Effect: the largest excess of the loss over the chord between both ends, in nats per token, at the measured "
         r"$\lambda$ between 0 and 1; 0 where there is none. Interval: Student's t of the means over texts, "
-        r"95 % for all of these $\lambda$ and cases together (Bonferroni), so that it also holds for the place of the largest. Smallest that "
-        f"matters: {MATTERS}. No direction: the claim is that there is none that matters. {NO_RUN}"
+        r"95 % for all of these $\lambda$ and cases together (Bonferroni), so that it also holds for the place of the "
+        f"largest. Smallest that matters: {MATTERS}. No direction: the claim is that there is none that matters. "
+        + NO_RUN
     )
     cases = found[found.kind == kind].rename(columns={"barrier": "effect"})
     beside = found[found.kind == "form"].rename(columns={"barrier": "effect"}).assign(outcome="not judged")
