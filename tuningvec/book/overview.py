@@ -14,7 +14,7 @@ GROUPS = {
     "02": "Neurons (§2)",
     "03": "Tuning vectors (§3)",
     "04": "Subspaces (§4)",
-    "06": "Open questions",
+    "06": "Ways of tuning",
     "07": "Pairs that others measured",
 }
 QUESTIONS = tuple(f"06_{number}" for number in range(1, 6))
@@ -55,9 +55,10 @@ def titles(some: Sequence[Claim]) -> dict[str, str]:
 
 def overview(notebooks: Executed) -> str:
     """The page: the open questions with their answers, then every claim, then every control, each by family."""
-    every = claims(notebooks)
+    found = claims(notebooks)
+    asked, every = ([c for c in found if (c.number in QUESTIONS) == is_open] for is_open in (True, False))
     lines = ["(page-overview)=", "# Every claim, every family", ""]
-    if asked := [claim for claim in every if claim.number in QUESTIONS]:
+    if asked:
         lines += ["## Open questions and their answers", "", *_answers(asked), ""]
     told = "Each cell holds the verdict, a link to where it stands, and the effect that it rests on. "
     lines += ["## Claims", "", told + "An empty cell: the family cannot be asked, and its page says why.", ""]
@@ -69,7 +70,7 @@ def overview(notebooks: Executed) -> str:
 
 def short(notebooks: Executed) -> str:
     """The claims of the paper with the verdict alone, for the front page."""
-    every = [claim for claim in claims(notebooks) if not claim.control]
+    every = [claim for claim in claims(notebooks) if not claim.control and claim.number not in QUESTIONS]
     return "\n".join(_table(every, _verdict, paper=False, results="results/")) + "\n"
 
 
