@@ -379,10 +379,25 @@ def _path(case: Case, p: Parameters) -> Parts:
     yield "", specialists * often * (opened + of_domain + _turned(case, of_T, 2))
 
 
+def _matching(case: Case, p: Parameters) -> Parts:
+    """Products of all neurons of a layer with all others; assignments of members are few beside them."""
+    shape, every = case.shape, len(case.every)
+    d_m, d = shape.matrices[MATRICES.index("W_gate")]
+    depth, specialists = min(p["depth"], shape.layers), len(case.domains)
+    pairs = every + specialists * (specialists - 1) / 2 + len(case.controls)
+    by_weights = shape.layers * (pairs + every + len(case.ranks) + 3)  # in float64 a product counts twice
+    products = 6 * d_m**2 * d * by_weights + 2 * d_m**2 * p["tokens"] * p["parts"] * depth * (pairs + 2)
+    yield "", Work(products=products, streamed=shape.layers * 3 * d_m * d * (every + 1))
+    deep = _aligned(replace(case, shape=replace(shape, layers=depth)), [None] * (3 * len(case.ranks)))
+    yield "", Work(products=deep.products, eigen=deep.eigen)
+    read = shape.forward(p["tokens"] * p["parts"])
+    yield "", (every + 3) * Work(models=1, loaded=shape.parameters, profiled=read)
+
+
 FORMULAS: dict[str, Callable[[Case, Parameters], Parts]] = {
     "01": _families, "02_1": _activated, "02_2": _edit, "02_3": _ablation, "02_4": _similarity, "02_5": _patching,
     "03_1": _benchmarks, "03_2": _negation, "03_3": _cross_domain, "03_4": _addition, "04_1": _alignment,
-    "04_2": _energy, "06_1": _path, "06_5": _start,
+    "04_2": _energy, "06_1": _path, "06_2": _matching, "06_5": _start,
 }  # fmt: skip
 
 
@@ -395,6 +410,10 @@ def memory(stem: str, parameters: Parameters, case: Case, element: int) -> tuple
     largest = max(d_out * d_in for d_out, d_in in shape.matrices)
     if stem.startswith(("01_", "02_4", "03_3")):
         return BASE + 16 * max(largest, shape.vocabulary * shape.width), 0
+    if stem.startswith("06_2"):
+        d_m, d = shape.matrices[MATRICES.index("W_gate")]
+        held = shape.parameters * (4 if parameters.get("dtype") == "float32" else element)
+        return BASE + 48 * d_m**2 + 12 * d_m * d * (3 + len(case.every)), held
     if stem.startswith("04_"):
         return BASE + 4 * largest * (2 + len(case.every)), 4 * largest * (4 + len(case.every))
     exams = [exam for some in case.exams.values() for exam in some]

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError, reading
 from tuningvec.family import members
 from tuningvec.family.spec import Family
@@ -38,7 +39,9 @@ from tuningvec.weights.matching import (
     AS_IS,
     MATCHED,
     ONE_ORDER,
+    ORDERS,
     OWN_ORDER,
+    PAIR,
     SHUFFLED,
     Permuted,
     Study,
@@ -55,6 +58,15 @@ ALPHA = 0.05  # of all cases of a verdict together
 MOST = 40  # fixed points of a layer, which has more by chance with probability 1e-48
 
 
+COLUMNS = {  # of the tables of `weights.matching.Study`
+    "matches": ["a", "b", "layer", "neurons", "fixed", "right", "gain"],
+    "margins": ["member", "layer", "r", "median", "least", "first", "percent"],
+    "scaled": ["member", "layer", "scale", "moved", "nearest"],
+    "cosines": ["a", "b", "layer", "order", "inner", "aa", "bb"],
+    "alignment": ["vector", "layer", "kind", "order", "SSA", "null"],
+}
+
+
 class Found(NamedTuple):
     """What matching by weights and by activations gives; columns are those of `by_weights` and `by_activations`."""
 
@@ -67,9 +79,9 @@ class Found(NamedTuple):
 
 
 class Untrained:
-    """The weights of the first layers of a model of some config as transformers initialises them, in memory.
+    """The weights of a model of some config, with so many layers, as transformers initialises them, in memory.
 
-    They do not depend on how many layers follow. No weight is trained.
+    No weight is trained. What is drawn for a layer has the same distribution however many layers follow.
     """
 
     def __init__(self, like: Checkpoint, count: int, seed: int):
@@ -149,9 +161,7 @@ def by_weights(
 ) -> tuple[dict[str, pd.DataFrame], dict[int, dict[str, Tensor]]]:
     """Tables of `weights.matching.Study`, and the order of each member's neurons by layer.
 
-    matches: a, b, layer, neurons, fixed, right (those found again of a shuffled member, else fixed), gain. margins:
-    member, layer, r, median, least, within, first, percent. scaled: member, layer, scale, moved, nearest. cosines: a,
-    b, layer, order, inner, aa, bb. alignment: vector, layer, kind, order, SSA, null.
+    Columns are those of COLUMNS: `right` of a shuffled member are those found again, of others those that are fixed.
     """
     like, first = members.checkpoint(family), family.pretrained.name
     whole = {member.name: members.weights(family, member.name).fitted for member in family.members}
@@ -165,7 +175,8 @@ def by_weights(
         about = dict(weights=identities(whole | fresh, store), scales=list(scales), deep=list(deep), seed=seed)
         record = store.record("matching", about | dict(pairs=pairs, shuffled=list(whole)), __name__, device_name())
     rows, orders = by_layer(record, found, like)
-    return {name: joined([pd.DataFrame(some)], record.runs) for name, some in rows.items()}, orders
+    tables = {name: pd.DataFrame(rows.get(name, []), columns=columns) for name, columns in COLUMNS.items()}
+    return {name: joined([table], record.runs) for name, table in tables.items()}, orders
 
 
 class Activity(NamedTuple):
@@ -336,7 +347,8 @@ class _Acting:
     def _activity(self, key: tuple[str, tuple[int, ...], int]) -> Activity:
         if key not in self._known:
             name, where, parts = key
-            for one in models.in_turn([self.models[name]]):
+            model = self.models[name]
+            for one in [model] if isinstance(model, Untrained) else models.in_turn([model]):
                 self._known[key] = activity(one.model, self.read[:parts], where)
         return self._known[key]
 
@@ -438,8 +450,8 @@ def too_short(margins: pd.DataFrame, least: float = 2.0) -> Verdict:
     effect = np.log(cases["first"])
     cases = cases.assign(effect=effect, low=effect, high=effect)
     rule = (
-        "Effect: the smallest $\lambda$ at which a neuron of $\theta_\text{pre} + \lambda T$ is nearer to another "
-        "neuron of $\theta_\text{pre}$ than to itself, over all neurons and layers, on a logarithmic scale. Below it "
+        "Effect: the smallest $\\lambda$ at which a neuron of $\\theta_\\text{pre} + \\lambda T$ is nearer to another "
+        "neuron of $\\theta_\\text{pre}$ than to itself, over all neurons and layers, on a logarithmic scale. Below it "
         "the identity is the optimal assignment by weights. Interval: none, it is exact for these weights. Smallest "
         f"that matters: {least:g}, a $T$ that could be as many times as long. Direction: above 1."
     )
@@ -466,19 +478,24 @@ def same_distances(distances: pd.DataFrame, share: float = 0.1, least: float = 0
     return judge(cases, rule, least=smallest, direction=0, digits=3, falsified=met, share=share, **numbers)
 
 
-def in_orders(cosines: pd.DataFrame, alignment: pd.DataFrame) -> pd.DataFrame:
-    """Cosines of T over all compared layers, and SSA, mean over them, a column each order in which neurons are taken.
+def by_order(distances: pd.DataFrame) -> pd.DataFrame:
+    """Distances before and after matching and in a wrong order, means over layers and parts of the text."""
+    columns = ["before", WEIGHTS, ACTIVATIONS, "wrong"]
+    return distances.groupby(["member", "criterion", "distance"], sort=False)[columns].mean().reset_index()
 
-    Columns what, of, and the orders.
+
+def in_orders(cosines: pd.DataFrame, alignment: pd.DataFrame) -> pd.DataFrame:
+    """Cosines of T over all compared layers, and SSA, mean over them, a column each of ORDERS of the neurons.
+
+    Columns what ("cosine", "SSA"), of, and the orders.
     """
     sums = cosines.groupby(["a", "b", "order"], sort=False)[["inner", "aa", "bb"]].sum()
     cosine = (sums.inner / (sums.aa * sums.bb) ** 0.5).unstack()
-    cosine = cosine.set_axis([f"{a}, {b}" for a, b in cosine.index]).rename_axis("of")
     SSA = alignment.groupby(["vector", "kind", "order"], sort=False).SSA.mean().unstack()
-    SSA = SSA.set_axis([f"{v}, {SYMBOLS[k]}" for v, k in SSA.index]).rename_axis("of")
-    tables = {"cosine": cosine, "SSA": SSA}
-    found = pd.concat(tables, names=["what"]).reset_index()
-    return found[["what", "of", *cosines.order.unique()]]
+    tables = {"cosine": cosine.set_axis([f"{a}, {b}" for a, b in cosine.index])}
+    tables["SSA"] = SSA.set_axis([f"{vector}, {SYMBOLS[kind]}" for vector, kind in SSA.index])
+    found = pd.concat(tables, names=["what", "of"]).reindex(columns=list(ORDERS))
+    return found.rename_axis(columns=None).reset_index()
 
 
 def same_T(taken: pd.DataFrame, least: float = 0.01) -> Verdict:
@@ -487,8 +504,8 @@ def same_T(taken: pd.DataFrame, least: float = 0.01) -> Verdict:
     cases = taken[["what", "of"]].assign(effect=effect, low=effect, high=effect)
     rule = (
         "Effect: a cosine of two $T$, over the matrices of the feed-forward layers, or SSA of a $T$ in one kind of "
-        "them, with every member matched to the pretrained one, minus the same without. Interval: none, both are exact for "
-        f"these weights. Smallest that matters: {least:g}. No direction: the claim is that there is none that matters."
+        "them, with every member matched to the pretrained one, minus the same without. Interval: none, both are "
+        f"exact for these weights. Smallest that matters: {least:g}. No direction: the claim is that there is none."
     )
     wrong = taken[taken.what == "cosine"]
     numbers = dict(largest=effect.abs().max(), smallest=least, as_is=wrong[AS_IS], each_wrong=wrong[OWN_ORDER])
@@ -550,9 +567,25 @@ def not_found(matches: pd.DataFrame, least: float = 0.01) -> Verdict:
     cases = fixed_by_chance(matches)
     rule = (
         "Effect: the share of neurons of an untrained model whose best match has the same number, less that of a "
-        "random permutation, one neuron a layer. An untrained layer is as likely in any order, so that its assignment is a "
-        "random permutation, and fixed points of so many layers add up to a Poisson count. Interval: Garwood's, 95 % "
-        f"for all cases together. Smallest that matters: {least:g}. No direction: the claim is that there is none."
+        "random permutation, one neuron a layer. An untrained layer is as likely in any order, so that its assignment "
+        "is a random permutation, and fixed points of so many layers add up to a Poisson count. Interval: Garwood's, "
+        f"95 % for all cases together. Smallest that matters: {least:g}. No direction: the claim is that there is none."
     )
     met = bool((cases.p * len(cases) < ALPHA).any())
     return judge(cases, rule, least=least, direction=0, digits=4, falsified=met, smallest=least, p=cases.p)
+
+
+def costs_of_layers() -> pd.DataFrame:
+    """Recorded processor seconds of matching a layer (`weights.matching.costs`), beside a fit, and gigabytes.
+
+    Columns neurons, pair, product, assignment, fit, gigabytes. The fit is a power of the number of neurons, by least
+    squares of logarithms over all sizes of a kind of pair but the largest.
+    """
+    found = pd.read_csv(data_folder() / "scaling" / "assignment.csv")
+    parts = []
+    for _, rows in found.groupby("pair", sort=False):
+        known = rows[rows.neurons < rows.neurons.max()]
+        power = np.polyfit(np.log(known.neurons), np.log(known.assignment), 1)
+        parts.append(rows.assign(fit=np.exp(np.polyval(power, np.log(rows.neurons))), power=power[0]))
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(gigabytes=PAIR * table.neurons**2 / 1e9)

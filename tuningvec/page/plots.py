@@ -385,6 +385,28 @@ def edit_distances(distances: pd.DataFrame, criteria: Mapping[str, str]) -> Figu
     return _legend(figure)
 
 
+def room_to_swap(margins: pd.DataFrame, scaled: pd.DataFrame) -> Figure:
+    """How many times as long T may be by layer, and the share of neurons with another match when it is so long."""
+    looks = _looks(margins.member.unique())
+    figure, ((above, layers), (below, longer)) = _panels([("by layer", margins), ("all compared layers", scaled)], 3.2,
+                                                         0.8, sharex=False)  # fmt: skip
+    for member, (marker, colour) in looks.items():
+        rows = layers[layers.member == member]
+        _line(above, rows, "median", marker, colour, f"{member}, bound, median")
+        above.plot(rows.layer, rows.least, ls=":", lw=1.4, color=colour, label=f"{member}, bound, smallest")
+        above.plot(rows.layer, rows["first"], ls="--", lw=1.2, color=colour, label=f"{member}, first swap")
+        means = longer[longer.member == member].groupby("scale")[["moved", "nearest"]].mean()
+        below.plot(means.index, means.moved, marker, ls="-", ms=6, lw=1.2, color=colour)
+        below.plot(means.index, means.nearest, ls="--", lw=1.2, color=colour)
+    for axes in (above, below):
+        (axes.axhline if axes is above else axes.axvline)(1, color="black", lw=0.8)
+    above.set(yscale="log", xlabel="layer", ylabel=r"$\lambda$")
+    below.set(xscale="log", xlabel=r"$\lambda$ of $\theta_\text{pre} + \lambda T$", ylabel="share of neurons that move")
+    for axis in (above.yaxis, below.xaxis):
+        _plain_log(axis)
+    return _legend(figure)
+
+
 def ablation(effects: pd.DataFrame) -> Figure:
     """What ablating the top neurons costs (Fig. 5), filled, beside as many at random, open; a panel a task."""
     shares, members = sorted(effects.share[effects.ablated != "nothing"].unique()), _members(effects)

@@ -5,6 +5,7 @@ mean square length of such a part over the neurons of the layer in the first mod
 Ainsworth et al. 2023, Git Re-Basin, arXiv 2209.04836; the heads of attention are left as they are.
 """
 
+import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from tuningvec.errors import TuningVecError
 from tuningvec.store import Record, Rows
 from tuningvec.weights import cluster
-from tuningvec.weights.checkpoint import ALL, Checkpoint
+from tuningvec.weights.checkpoint import ALL, Checkpoint, Term
 from tuningvec.weights.components import MLP, Component
 from tuningvec.weights.delta import Combination, places
 from tuningvec.weights.engine import device
@@ -27,10 +28,10 @@ from tuningvec.weights.subspace import decompose, energies
 Parts = dict[str, Float32[Tensor, "d_m d"]]  # of all neurons of a layer, by MLP
 Place = Mapping[str, tuple[str, Component]]  # where those are stored
 SHUFFLED = "{}, shuffled"
-AS_IS, MATCHED, OWN_ORDER, ONE_ORDER, FOUND = (
-    "as they are", "matched", "a wrong order each", "one wrong order", "wrong, then matched",
-)  # fmt: skip
+ORDERS = "as they are", "matched", "a wrong order each", "one wrong order", "wrong, then matched"
+AS_IS, MATCHED, OWN_ORDER, ONE_ORDER, FOUND = ORDERS
 PERCENT = 0.01
+PAIR = 16  # bytes: the similarity in float32 and its negative, and that in float64
 
 
 def assignment(similarity: Float[Tensor, "n n"]) -> Int64[Tensor, " n"]:
@@ -43,6 +44,26 @@ def assignment(similarity: Float[Tensor, "n n"]) -> Int64[Tensor, " n"]:
     if not torch.isfinite(similarity).all():
         raise TuningVecError("neurons: a similarity that is not a number; look for NaN in the weights")
     return torch.from_numpy(linear_sum_assignment(-similarity.cpu().double().numpy())[1])
+
+
+def costs(sizes: Sequence[int], seed: int = 0) -> Iterator[dict[str, float | str]]:
+    """Processor seconds of the product of so many neurons of 6/7 as many weights, in float32, and of their assignment.
+
+    A row each size and kind of pair: "members", whose neurons moved little and stand in another order, and "unrelated"
+    ones. An assignment holds PAIR bytes for each pair of neurons.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    assignment(torch.eye(2))  # imports are no part of it
+    for n in sizes:
+        X, Z = (torch.randn(n, 6 * n // 7, generator=generator) for _ in range(2))
+        near = (X + Z / 10)[torch.randperm(n, generator=generator)]
+        for pair, Y in (("members", near), ("unrelated", Z)):
+            start = time.process_time()
+            S = X @ Y.T
+            middle = time.process_time()
+            assignment(S)
+            seconds = middle - start, time.process_time() - middle
+            yield dict(neurons=n, pair=pair, product=round(seconds[0], 4), assignment=round(seconds[1], 4))
 
 
 class Match(NamedTuple):
@@ -140,7 +161,7 @@ def layers_of(like: Checkpoint) -> dict[int, Place]:
     return {layer: {kind: place[kind] for kind in MLP} for layer, place in sorted(found.items())}
 
 
-def neurons(weights: Combination, place: Place) -> Parts:
+def neurons(weights: Term, place: Place) -> Parts:
     """The parts of a layer's neurons, a row a neuron."""
     parts = {kind: weights.read(name, component.rows or ALL) for kind, (name, component) in place.items()}
     return parts | {"W_down": parts["W_down"].T.contiguous()}
@@ -154,7 +175,7 @@ def _scales(parts: Parts) -> dict[str, float]:
     }
 
 
-def in_one(parts: Parts, like: Parts) -> Float32[Tensor, "d_m 3d"]:
+def in_one(parts: Parts, like: Parts) -> Float32[Tensor, "d_m width"]:
     """Each neuron as one vector, its parts scaled as those of `like` are."""
     return torch.cat([part / scale for part, scale in zip(parts.values(), _scales(like).values(), strict=True)], 1)
 
@@ -246,7 +267,7 @@ class _Layer:
             )
             rows.append(dict(
                 member=name, layer=self.layer, r=length.item(), median=margin.median().item(),
-                least=margin.min().item(), within=(margin <= 1).double().mean().item(), first=swap.min().item(),
+                least=margin.min().item(), first=swap.min().item(),
                 percent=swap.sort().values[_hundredth(len(swap))].item(),
             ))  # fmt: skip
         return rows
