@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -226,6 +227,8 @@ def test_untrained_weights_follow_from_their_seed_and_leave_other_draws_alone(ti
     one, again, other = (matching.Untrained(like, 2, seed) for seed in (3, 3, 4))
     assert torch.equal(state, torch.random.get_rng_state()) and repr(one) == repr(again) != repr(other)
     name = "model.layers.1.mlp.up_proj.weight"
+    sent = pickle.loads(pickle.dumps(one))
+    assert torch.equal(one.read(name), sent.read(name)) and repr(one) == repr(sent)
     assert torch.equal(one.read(name), again.read(name)) and not torch.equal(one.read(name), other.read(name))
     assert torch.equal(one.read(name, slice(2, 5)), one.read(name)[2:5]) and one.shapes[name] == like.shapes[name]
     assert max(int(n.split(".")[2]) for n in one.shapes if ".layers." in n) == 1

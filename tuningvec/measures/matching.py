@@ -85,6 +85,7 @@ class Untrained:
     """
 
     def __init__(self, like: Checkpoint, count: int, seed: int):
+        self._made_of = like, count, seed
         with reading(f"{like.folder}: not initialised", models.REMEDY):
             config = AutoConfig.from_pretrained(like.folder, **models.OWN_CODE)
             config.num_hidden_layers = count
@@ -97,6 +98,10 @@ class Untrained:
         self._tensors = dict(made.named_parameters())
         self._name = f"Untrained({config.model_type}, {count} layers, seed {seed})"
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+
+    def __reduce__(self) -> tuple[type, tuple[Checkpoint, int, int]]:
+        """Another process draws the same again."""
+        return type(self), self._made_of
 
     def read(self, name: str, rows: slice = ALL, out: Tensor | None = None) -> Float32[Tensor, "..."]:
         found = self._tensors[name].data[rows]
@@ -211,7 +216,8 @@ def _first(read: Tokens, count: int) -> Tokens:
 def activity(model: PreTrainedModel, parts: Sequence[Sequence[Tokens]], where: Sequence[int]) -> Activity:
     """A and A · u of the neurons of these layers on each part of a text, in one trace a batch.
 
-    The first token of each row is left out: there models keep what belongs to no token, in the same few neurons.
+    The first token of each row is left out: models put large activations there that belong to no token (Sun et al.
+    2024, arXiv 2402.17762), and a single token would decide a correlation.
     """
     blocks = layers(model)
     if not all(hasattr(getattr(block, "mlp", None), "down_proj") for block in blocks):
@@ -236,7 +242,7 @@ def _batches(
             keep = real.clone()
             keep[:, 0] = False
             A, Au = (torch.empty(len(where), int(keep.sum()), width) for _ in range(2))
-            _trace(net, some.long().to(home), real.long().to(home), keep.flatten().to(home), where, A, Au)
+            _trace(net, some.long().to(home), real.long().to(home), keep.flatten(), where, A, Au)
             yield A, Au
 
 

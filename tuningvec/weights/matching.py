@@ -250,7 +250,7 @@ class _Layer:
     def _shuffle(self, name: str) -> Tensor:
         return shuffle(name, self.layer, len(self.pretrained), self.study.seed)
 
-    def _row(self, a: str, b: str, match: Match, right: int) -> dict:
+    def _row(self, a: str, b: str, match: Match, right: int) -> dict[str, str | float]:
         about = dict(a=a, b=b, layer=self.layer, neurons=len(match.order))
         return about | dict(fixed=match.fixed, right=right, gain=match.gain)
 
@@ -337,10 +337,8 @@ def _hundredth(count: int) -> int:
 
 def by_layer(record: Record, study: Study, like: Checkpoint) -> tuple[dict[str, Rows], dict[int, dict[str, Tensor]]]:
     """Rows of every layer by table, and the orders by layer; layers that the record holds are not measured again."""
-    where = layers_of(like)
-    missing = [
-        (str(layer), study.of_layer, (layer, place)) for layer, place in where.items() if str(layer) not in record
-    ]
+    where, work = layers_of(like), study.of_layer  # one object, which a cluster is sent once
+    missing = [(str(layer), work, (layer, place)) for layer, place in where.items() if str(layer) not in record]
     for piece, (tables, orders) in tqdm(cluster.each(missing), desc="matching", total=len(missing)):
         record.add(piece, [dict(table=name, rows=rows) for name, rows in tables.items()], orders)
     found: dict[str, Rows] = {}
