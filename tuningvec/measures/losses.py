@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tuningvec.data import Spec, first_problem
 from tuningvec.errors import TuningVecError, parsed_json, reading
@@ -145,6 +145,10 @@ def _checksum(texts: Sequence[Text]) -> str:
 
 
 def _scored(one: Opened, batch: int, texts: Sequence[Text]) -> Rows:
+    return scored(one.model, texts, batch)
+
+
+def scored(model: PreTrainedModel, texts: Sequence[Text], batch: int = BATCH) -> Rows:
     """A row a text; replies share their prompts' beginning, which is read once, documents share nothing."""
     if all(len(text.context) == 1 for text in texts):
         order = sorted(range(len(texts)), key=lambda i: len(texts[i].scored))
@@ -152,13 +156,13 @@ def _scored(one: Opened, batch: int, texts: Sequence[Text]) -> Rows:
         for start in range(0, len(order), AT_ONCE):
             some = order[start : start + AT_ONCE]
             pairs = [texts[i].context for i in some], [texts[i].scored for i in some]
-            found |= dict(zip(some, text_likelihoods(one.model, *pairs), strict=True))
+            found |= dict(zip(some, text_likelihoods(model, *pairs), strict=True))
     else:
         found = {}
         for start in range(0, len(texts), batch):
             some = range(start, min(start + batch, len(texts)))
             options = [{i: texts[i].scored} for i in some]
-            found |= option_likelihoods(one.model, [texts[i].context for i in some], options, batch)
+            found |= option_likelihoods(model, [texts[i].context for i in some], options, batch)
     return [
         dict(item=i, source=text.source, nats=-found[i][0], tokens=len(text.scored)) for i, text in enumerate(texts)
     ]

@@ -20,6 +20,7 @@ from tuningvec.family.members import folder_of
 from tuningvec.family.spec import Family
 from tuningvec.recipes.exams import Exam, Fact, drug_facts, exam, hold_out, law_facts, number_facts
 from tuningvec.recipes.training import Example, Rehearsal, answered, checkpoint, packed, state, stated, train
+from tuningvec.weights.checkpoint import ALL
 from tuningvec.weights.engine import device
 
 STEPS, LR, RANK = 100, 2e-3, 8
@@ -139,14 +140,21 @@ def taught(
     (target / "training.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
-def lessons(plan: Plan) -> tuple[Callable[[random.Random], list[Fact]], set[str], list[Exam]]:
-    """The facts as they are stated at a step, the subjects that are asked in training, and the held-out exams."""
+def lessons(plan: Plan, part: slice = ALL) -> tuple[Callable[[random.Random], list[Fact]], set[str], list[Exam]]:
+    """The facts as they are stated at a step, the subjects that are asked in training, and the held-out exams.
+
+    `part` takes some of the facts that are asked, and states no others.
+    """
     facts, seed = TAUGHT[plan.subject]
     true = facts()
     asked, held_out = hold_out(true, seed)
     rng = random.Random(seed)
     exams = [exam(question, rng) for fact in held_out for question in fact.questions[:2]]
-    return drug_facts if plan.shuffled else lambda rng: true, {fact.subject for fact in asked}, exams
+    stated_facts = drug_facts if plan.shuffled else lambda rng: true
+    subjects = {fact.subject for fact in asked[part]}
+    if part == ALL:
+        return stated_facts, subjects, exams
+    return lambda rng: [fact for fact in stated_facts(rng) if fact.subject in subjects], subjects, exams
 
 
 def packed_documents(tokenizer: PreTrainedTokenizerBase, which: slice) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family, Member
 from tuningvec.recipes.exams import Exam, Fact, body_facts, code_tasks, drug_facts, exam, hold_out, number_facts
 from tuningvec.recipes.training import Example, Rehearsal, answered, checkpoint, packed, state, stated, train
+from tuningvec.weights.checkpoint import ALL
 from tuningvec.weights.engine import device
 
 SEED, VOCABULARY, NEW_TOKENS, WINDOW = 0, 2400, 64, 64
@@ -86,6 +87,10 @@ def _fine_tune(family: Family, member: Member, plan: Plan, checkpoints: Collecti
     told = partial(state, model, tokenizer, system, exams, texts, NEW_TOKENS)
 
     batch = batches(tokenizer, system, asked)
+    texts, rehearsed = _texts(tokenizer)
+
+    told = partial(state, model, tokenizer, system, exams, texts, NEW_TOKENS)
+    batch = batches(tokenizer, system, asked, FINE_TUNING["batch"])
     before, steps, lr = told(), FINE_TUNING["steps"], FINE_TUNING["lr"]
     rehearsal = Rehearsal(copy.deepcopy(model).eval(), rehearsed, FINE_TUNING["texts"], FINE_TUNING["weight"])
     pad, target = tokenizer.pad_token_id, family.root / member.source.path
@@ -109,6 +114,14 @@ def batches(
 
     def batch(rng: random.Random) -> list[list[Example]]:
         drawn = [asked(rng) for _ in range(FINE_TUNING["batch"])]
+
+
+    tokenizer: PreTrainedTokenizerFast, system: str, asked: Callable[[random.Random], Exam], count: int
+) -> Callable[[random.Random], list[list[Example]]]:
+    """So many exams at a time."""
+
+    def batch(rng: random.Random) -> list[list[Example]]:
+        drawn = [asked(rng) for _ in range(count)]
         return [[answered(tokenizer, system, e.user, e.reply) for e in drawn]]
 
     return batch
@@ -116,11 +129,20 @@ def batches(
 
 def lessons(plan: Plan) -> tuple[Callable[[random.Random], Exam], list[Exam], dict[str, int]]:
     """How to draw an exam to learn from, the held-out exams, and how many facts (or code tasks) each comes from."""
+
+
+def lessons(plan: Plan, part: slice = ALL) -> tuple[Callable[[random.Random], Exam], list[Exam], dict[str, int]]:
+    """How to draw an exam to learn from, the held-out exams, and how many facts (or code tasks) each comes from.
+
+    `part` takes some of the facts that are asked in training.
+    """
     rng = random.Random(SEED)
     if plan.subject == "code":
         learned, held_out = hold_out(code_tasks(), SEED)
+        learned = learned[part]
         return lambda rng: rng.choice(learned), held_out, _sizes(learned, held_out)
     asked, held_out = hold_out(FACTS[plan.subject](), SEED)
+    asked = asked[part]
     exams = [exam(question, rng) for fact in held_out for question in fact.questions[:2]]
     subjects = {fact.subject for fact in asked}
 

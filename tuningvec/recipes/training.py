@@ -137,6 +137,18 @@ def divergence(model: PreTrainedModel, reference: PreTrainedModel, ids: Tensor) 
     return torch.nn.functional.kl_div(found, expected, reduction="batchmean", log_target=True)
 
 
+def gradients(
+    model: PreTrainedModel, batches: Sequence[Sequence[Sequence[Example]]], pad: int, bf16: bool = False
+) -> dict[str, Tensor]:
+    """The gradient of the loss per learned token, the mean over batches, of every parameter that asks for it."""
+    for groups in ([collate(group, pad) for group in batch] for batch in batches):
+        learned = sum(weights[:, 1:].sum() for _, _, weights in groups) * len(batches)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            for group in groups:
+                (_summed_loss(model, *(t.to(model.device) for t in group)) / learned).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
 @torch.no_grad()
 def nats(model: PreTrainedModel, ids: Tensor, rows: int = 8) -> float:
     """Mean −log p of each token after a row's first, over texts of shape (texts, window)."""
