@@ -112,6 +112,24 @@ class Exam:
 
 
 @dataclass(frozen=True)
+class Lessons:
+    """Trainings on lessons: their ways, and where a page leaves them to its recipe, seeds and steps.
+
+    `tokens` of a step, and of all held-out `replies`, which are `read` so often.
+    """
+
+    ways: int = 5
+    seeds: int = 3
+    steps: int = 40
+    tokens: int = 1500
+    replies: int = 7000
+    read: int = 3
+
+
+LESSONS = Lessons()
+
+
+@dataclass(frozen=True)
 class Case:
     """What the cost of a family's pages follows from.
 
@@ -394,10 +412,20 @@ def _matching(case: Case, p: Parameters) -> Parts:
     yield "", (every + 3) * Work(models=1, loaded=shape.parameters, profiled=read)
 
 
+def _tuned(case: Case, p: Parameters) -> Parts:
+    """Trainings, there and back, with held-out replies read a few times; what kinds of matrix are alone is left out."""
+    steps, seeds = p["steps"] or LESSONS.steps, p["seeds"] or LESSONS.seeds
+    trainings = (LESSONS.ways + p["half"]) * seeds + p["half"]
+    each = steps * case.shape.forward(LESSONS.tokens, head=True) * 3
+    each += LESSONS.read * case.shape.forward(LESSONS.replies, head=True)
+    yield "", trainings * Work(models=1, loaded=case.shape.parameters, read=each)
+    yield "", Work(eigen=case.shape.layers * sum(map(decomposed, case.shape.matrices)))
+
+
 FORMULAS: dict[str, Callable[[Case, Parameters], Parts]] = {
     "01": _families, "02_1": _activated, "02_2": _edit, "02_3": _ablation, "02_4": _similarity, "02_5": _patching,
     "03_1": _benchmarks, "03_2": _negation, "03_3": _cross_domain, "03_4": _addition, "04_1": _alignment,
-    "04_2": _energy, "06_1": _path, "06_2": _matching, "06_5": _start,
+    "04_2": _energy, "06_1": _path, "06_2": _matching, "06_4": _tuned, "06_5": _start,
 }  # fmt: skip
 
 

@@ -37,6 +37,7 @@ WAYS = {  # of tuning, in words
     "random": "random", "lora": "plain LoRA",
 }  # fmt: skip
 OF_T, BESIDE = ("twin", "half"), ("random", "W", "lora")
+FEWER = ("half", "trailing")  # ways in which no kind of matrix is tuned by itself
 PAIRS = [*itertools.product(OF_T, BESIDE), ("W", "random"), ("W", "trailing")]
 TRIED, BATCHES = 48, 4  # exams by which a learning rate is chosen; batches that a gradient is the mean of
 GRADIENT = "gradient"
@@ -78,7 +79,7 @@ def measured(family: Family, setting: Setting, k: int = 8, half: bool = True, st
     """
     run = _Run.of(family, setting, k, half, store)
     found = {what: [] for what in ("nats", "loss", "exam", "size")}
-    due = [(scope, way) for scope in (ALL, *setting.alone) for way in run.ways]
+    due = [(scope, way) for scope in (ALL, *setting.alone) for way in run.ways if scope == ALL or way not in FEWER]
     with tqdm(total=len(due), desc="ways of tuning") as bar:
         for scope, way in due:
             rate, told = run.rate(scope, way)
@@ -277,14 +278,16 @@ def per_token(rows: pd.DataFrame) -> float:
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
-    """Held-out nats per token by scope, way and step: the mean over seeds with its t interval."""
+    """Loss per token by scope, way in words and step, of `Tuned.losses` or `training`: mean over seeds, t interval."""
     keys = ["scope", "way", "step"]
-    sums = table.groupby([*keys, "seed"], sort=False)[["nats", "tokens"]].sum()
+    if "nats" in table:
+        sums = table.groupby([*keys, "seed"], sort=False)[["nats", "tokens"]].sum()
+        table = (sums.nats / sums.tokens).rename("loss").reset_index()
     rows = []
-    for key, values in (sums.nats / sums.tokens).groupby(keys, sort=False):
+    for key, values in table.groupby(keys, sort=False).loss:
         low, high = mean_interval(values.to_numpy())
-        rows.append(dict(zip(keys, key, strict=True), loss=values.mean(), low=low, high=high, seeds=len(values)))
-    return pd.DataFrame(rows)
+        rows.append(dict(zip(keys, key, strict=True), loss=values.mean(), low=low, high=high))
+    return pd.DataFrame(rows).assign(way=lambda found: found.way.map(WAYS))
 
 
 def compared(table: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
@@ -343,15 +346,25 @@ def crossed(
     return Gap(effect, effect - half, effect + half, 2 * float(t.sf(abs(effect) / variance**0.5, freedom)))
 
 
-def shares(tuned: Tuned, scope: str = ALL) -> pd.DataFrame:
-    """By way: its loss at the end, and the share of the gradient and of T inside its frames, beside k/d_out."""
-    ends = curves(tuned.losses).query("scope == @scope").groupby("way", sort=False).tail(1).set_index("way")
-    parts = tuned.shares if scope == ALL else tuned.shares[tuned.shares.kind == scope]
-    sums = parts.groupby(["way", "of"], sort=False)[["inside", "total", "null"]].sum()
-    share = (sums.inside / sums.total).unstack()
-    null = (sums.null / sums.total).groupby("way").mean()
-    found = ends[["loss", "low", "high"]].join(share).assign(null=null)
-    return found.reset_index()
+def summary(found: Tuned) -> pd.DataFrame:
+    """By scope and way, in words: `sizes`, held-out loss at the end, exams, and shares of the gradient and of T.
+
+    Shares are of the energy in all matrices of the scope, each with its null, which is k/d_out by the same weights.
+    """
+    keys, shares = ["scope", "way"], []
+    for scope in found.sizes.scope.unique():
+        some = found.shares if scope == ALL else found.shares[found.shares.kind == scope]
+        sums = some.groupby(["way", "of"], sort=False)[["inside", "total", "null"]].sum().reset_index()
+        shares.append(sums.assign(scope=scope, of=sums.of.where(sums.of == GRADIENT, "T")))
+    sums = pd.concat(shares)
+    sums = sums.assign(share=sums.inside / sums.total, null=sums.null / sums.total)
+    wide = sums.pivot(index=keys, columns="of", values=["share", "null"])
+    wide.columns = [of if value == "share" else f"{of}_null" for value, of in wide.columns]
+    exams = found.exams.groupby(keys).agg(right=("right", "mean"), least=("right", "min"), most=("right", "max"))
+    exams["n"] = found.exams.groupby(keys).n.first()
+    table = found.sizes.join(exams, on=keys).join(wide, on=keys)
+    ends = curves(found.losses).groupby(keys, sort=False).tail(1)
+    return table.assign(way=table.way.map(WAYS)).merge(ends.drop(columns="step"), on=keys)
 
 
 def lower(gaps: pd.DataFrame, ones: Sequence[str], others: Sequence[str], scope: str = ALL) -> Verdict:

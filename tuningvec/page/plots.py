@@ -346,6 +346,26 @@ def training_curves(reports: Mapping[str, Mapping[str, Any]], controls: Collecti
     return _legend(figure)
 
 
+def tuning_curves(held_out: pd.DataFrame, training: pd.DataFrame) -> Figure:
+    """Loss per token against the step with its intervals over seeds, held-out and in training, by way of tuning."""
+    looks = _looks(held_out.way.unique(), {"random": ("x", (0.35, 0.35, 0.35))})
+    parts = []
+    for scope, rows in _split(held_out, "scope"):
+        where = "every matrix" if scope == "all" else f"{SYMBOLS[scope]} alone"
+        parts += [(f"{where}, held-out replies", rows), (f"{where}, training", training[training.scope == scope])]
+    figure, panels = _panels(parts, 2.7, 0.9)
+    for axes, rows in panels:
+        for way, (marker, colour) in looks.items():
+            one = rows[rows.way == way]
+            axes.fill_between(one.step, one.low, one.high, color=colour, alpha=0.15, lw=0)
+            style = dict(marker=marker, ms=5) if len(one) < 10 else {}
+            axes.plot(one.step, one.loss, color=colour, lw=1.3, label=way, **style)
+        axes.set(ylabel="nats per token", yscale="log")
+        _plain_log(axes.yaxis)
+    panels[-1][0].set_xlabel("step")
+    return _legend(figure)
+
+
 SHARES = {  # columns of `neurons.shares`
     "share": "share of tokens × neurons",
     "mean": "share of neurons,\nmean activation > 0",

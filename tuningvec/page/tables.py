@@ -247,6 +247,34 @@ def language(reports: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def tuned(summary: pd.DataFrame) -> pd.DataFrame:
+    """Ways of tuning: numbers that are trained, rate, held-out loss, exams, and shares with k/d_out in brackets."""
+    shown = summary.assign(
+        scope=summary.scope.replace({"all": "every matrix", **SYMBOLS}),
+        loss=texts(summary, "{loss:.3f} ({low:.3f}, {high:.3f})"),
+        exams=np.where(
+            summary.n.notna(), texts(summary, "{right:.1f} of {n:.0f} ({least:.0f} to {most:.0f})"), "not asked"
+        ),
+        gradient=_beside_null(summary, "gradient"),
+        T=_beside_null(summary, "T"),
+        rate=texts(summary, "{rate:g}"),
+    )
+    columns = ["scope", "way", "trained", "rate", "loss", "exams", "gradient", "T"]
+    return shown[columns].rename(columns=dict(T="$T$", loss="held-out loss"))
+
+
+def rates(summary: pd.DataFrame) -> pd.DataFrame:
+    """The learning rate that each way of tuning took, and what each rate gave."""
+    shown = summary.assign(
+        scope=summary.scope.replace({"all": "every matrix", **SYMBOLS}), rate=texts(summary, "{rate:g}")
+    )
+    return shown[["scope", "way", "rate", "tried"]]
+
+
+def _beside_null(table: pd.DataFrame, share: str) -> np.ndarray:
+    return np.where(table[share].notna(), texts(table, f"{{{share}:.3f}} ({{{share}_null:.3f}})"), "–")
+
+
 def similarity_beside_paper(similarity: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """Whole-model cosine and r of each member, above the paper's cosines with the r of an orthogonal move."""
     whole = similarity[similarity.kind == "all"]

@@ -2,14 +2,15 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float32
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
+from torch.nn import Module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from tuningvec.errors import TuningVecError
@@ -19,11 +20,14 @@ from tuningvec.recipes import smollm2, smollm2_full, tiny
 from tuningvec.recipes.exams import Exam, exam
 from tuningvec.recipes.training import Curves, Example, gradients, train
 from tuningvec.weights.checkpoint import ALL
+from tuningvec.weights.components import MATRICES
 from tuningvec.weights.delta import Factors, Matrix
 from tuningvec.weights.engine import device
 
-Frames = Mapping[str, Float32[Tensor, "d_out k"]]  # a frame of orthonormal columns for each tensor that is tuned
+Model = TypeVar("Model", bound=Module)
+Frames = Mapping[str, Float32[Tensor, "_ k"]]  # a frame of orthonormal columns for each tensor that is tuned
 HALF, APART = slice(None, None, 2), 10**6  # every second fact that is asked; a seed that no training has
+SCALE = 2  # of plain LoRA, over its rank
 WEIGHT = ".weight"  # what a tensor's name has more than its module's
 
 
@@ -61,31 +65,45 @@ class Lessons(NamedTuple):
 
 SMALL = 8  # exams a step of tiny, half of what its members learned from
 SETTINGS = {
-    "tiny": Setting(40, 5, (1e-3, 3e-3, 1e-2), (10, 20, 30, 40), alone=("W_K",)),
+    "tiny": Setting(30, 5, (1e-3, 3e-3, 1e-2, 3e-2), (10, 20, 30), alone=("W_K",)),
     "smollm2": Setting(40, 3, (smollm2.LR,), (10, 20, 40), exams=24),
     "smollm2_full": Setting(40, 3, (smollm2.LR,), (10, 20, 40), exams=24),
 }
 
 
-def setting(family: Family, steps: int | None = None, seeds: int | None = None) -> Setting:
-    """That of the family's recipe, or with other numbers of steps and seeds.
+def setting(
+    family: Family,
+    steps: int | None = None,
+    seeds: int | None = None,
+    rates: Sequence[float] | None = None,
+    alone: Sequence[str] | None = None,
+) -> Setting:
+    """That of the family's recipe, but for what is given.
 
-    Raises TuningVecError for a family without a recipe that is known here, and for numbers that cannot be used.
+    Raises TuningVecError for a family without a recipe that is known here, and for values that cannot be used.
     """
     if family.recipe not in SETTINGS:
         known = ", ".join(SETTINGS)
         raise TuningVecError(f"{family.file}: recipe: {family.recipe!r} has no lessons to train on again; {known} have")
-    found = SETTINGS[family.recipe]
-    if (steps or found.steps) < 2 or (seeds or found.seeds) < 2:
-        raise TuningVecError(f"steps is {steps} and seeds is {seeds}; a curve needs two steps, an interval two seeds")
-    read = {max(1, step * (steps or found.steps) // found.steps) for step in found.read}
-    return found._replace(steps=steps or found.steps, seeds=seeds or found.seeds, read=tuple(sorted(read)))
+    own = SETTINGS[family.recipe]
+    last, count = own.steps if steps is None else steps, own.seeds if seeds is None else seeds
+    tried, kinds = own.rates if rates is None else tuple(rates), own.alone if alone is None else tuple(alone)
+    if last < 2 or count < 2:
+        raise TuningVecError(f"steps is {last} and seeds is {count}; a curve needs two steps, an interval two seeds")
+    if not tried or min(tried) <= 0:
+        raise TuningVecError(f"rates is {list(tried)}; give one or more, all above 0")
+    if unknown := sorted({*kinds} - {*MATRICES}):
+        raise TuningVecError(f"alone: no kind of matrix {unknown[0]!r}; there are {', '.join(MATRICES)}")
+    read = sorted({max(1, step * last // own.steps) for step in own.read})
+    return own._replace(steps=last, seeds=count, rates=tried, alone=kinds, read=tuple(read))
 
 
 def lessons(family: Family, member: str, part: slice = ALL) -> Lessons:
-    """The lessons of a member, or those on a part of its facts; raises TuningVecError as `smollm2.planned` does."""
+    """The lessons of a member, or those on a part of its facts; raises TuningVecError where its recipe has no plan."""
     plans = {"tiny": tiny.PLANS, "smollm2": smollm2.PLANS, "smollm2_full": smollm2_full.PLANS}[family.recipe]
-    plan = smollm2.planned(member, family, plans)
+    if member not in plans:
+        raise TuningVecError(f"recipe {family.recipe}: no member {member!r}; one of {', '.join(plans)}")
+    plan = plans[member]
     tokenizer = AutoTokenizer.from_pretrained(folder_of(family, family.pretrained))
     system = family.prompt.system[family.member(member).domain]
     if family.recipe == "tiny":
@@ -108,14 +126,13 @@ def begun(family: Family, dtype: torch.dtype) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device())
 
 
-def along(model: PreTrainedModel, frames: Frames) -> PreTrainedModel:
+def along(model: Model, frames: Frames) -> Model:
     """The model with W + U A in the place of each W, U its frozen frame and A = 0 what is trained.
 
     In peft's words an adapter with B = U that is not trained, A = 0 and scale 1.
     """
     k = next(iter(frames.values())).shape[1]
-    config = LoraConfig(r=k, lora_alpha=k, target_modules=_modules(frames), init_lora_weights=False)
-    inject_adapter_in_model(config, model)
+    _adapt(model, LoraConfig(r=k, lora_alpha=k, target_modules=_modules(frames)))
     for name, layer in adapters(model):
         A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         with torch.no_grad():
@@ -138,28 +155,35 @@ def equal_ranks(shapes: Mapping[str, tuple[int, int]], k: int) -> dict[str, int]
     return ranks
 
 
-def low_rank(model: PreTrainedModel, ranks: Mapping[str, int], seed: int) -> PreTrainedModel:
+def low_rank(model: Model, ranks: Mapping[str, int], seed: int) -> Model:
     """The model with a plain LoRA of these ranks: A drawn by the seed, B = 0, scale 2 as the recipe has it."""
     by_module = dict(zip(_modules(ranks), ranks.values(), strict=True))
-    config = LoraConfig(
-        target_modules=list(by_module), rank_pattern=by_module, alpha_pattern={n: 2 * h for n, h in by_module.items()}
-    )
+    scales = {name: SCALE * h for name, h in by_module.items()}
     torch.manual_seed(seed)
-    return inject_adapter_in_model(config, model)
+    _adapt(model, LoraConfig(target_modules=list(by_module), rank_pattern=by_module, alpha_pattern=scales))
+    return model
+
+
+def _adapt(model: Module, config: LoraConfig) -> None:
+    """Adapters into the model, in float32 whatever its weights are; the weights are no longer trained."""
+    inject_adapter_in_model(config, model)
+    for _, layer in adapters(model):
+        for factor in (layer.lora_A, layer.lora_B):
+            factor.float()
 
 
 def _modules(tensors: Mapping[str, object]) -> list[str]:
     return [name.removesuffix(WEIGHT) for name in tensors]
 
 
-def adapters(model: PreTrainedModel) -> Iterator[tuple[str, LoraLayer]]:
+def adapters(model: Module) -> Iterator[tuple[str, LoraLayer]]:
     """The modules that have an adapter, each by the name of its tensor."""
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             yield name + WEIGHT, module
 
 
-def trainable(model: PreTrainedModel) -> int:
+def trainable(model: Module) -> int:
     """How many numbers are trained."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
