@@ -20,7 +20,7 @@ from tuningvec.family import members
 from tuningvec.family.spec import Family
 from tuningvec.measures import losses
 from tuningvec.recipes import subspace
-from tuningvec.recipes.subspace import APART, Frames, Lessons, Setting
+from tuningvec.recipes.subspace import APART, FIRST, Frames, Lessons, Setting
 from tuningvec.recipes.training import answered, examine
 from tuningvec.stats import holm, mean_interval
 from tuningvec.store import Record, Rows, Store, Told
@@ -83,7 +83,7 @@ def measured(family: Family, setting: Setting, k: int = 8, half: bool = True, st
     with tqdm(total=len(due), desc="ways of tuning") as bar:
         for scope, way in due:
             rate, told = run.rate(scope, way)
-            for seed in range(setting.seeds):
+            for seed in range(FIRST, FIRST + setting.seeds):
                 about = dict(scope=scope, way=way, seed=seed)
                 for row in [*run.start(), *run.trained(scope, way, seed, rate)]:
                     found[row["what"]].append(about | dict(rate=rate, tried=told) | row)
@@ -167,7 +167,9 @@ class _Run:
         if way == "random":
             shapes = self.within(ALL)
             return {name: drawn(shape[0], self.k, seeded(seed, name)) for name, shape in shapes.items()}
-        return {"W": self.of_W[0], "trailing": self.of_W[1], "twin": self.of_twin, "half": self.of_half}[way]
+        if way in ("W", "trailing"):
+            return self.of_W[way == "trailing"]
+        return self.of_twin if way == "twin" else self.of_half
 
     @cached_property
     def of_W(self) -> tuple[Frames, Frames]:
@@ -231,18 +233,19 @@ class _Run:
 
     def shares(self) -> Rows:
         """By way and kind, how much of the gradient at θ_pre and of the specialist's T lies in the frames of a seed."""
-        if "shares" not in self.record:
+        piece = f"shares of {', '.join(self.ways)}"
+        if piece not in self.record:
             slopes = subspace.gradient(self.family, self.given, BATCHES, self.kinds)
             rows = []
             for way in (way for way in self.ways if way != "lora"):
-                for name, U in self.frames(way, 0).items():
+                for name, U in self.frames(way, FIRST).items():
                     T = self.T(self.member, name)
                     for of, matrix in ((GRADIENT, slopes[name]), (self.member, T)):
                         found = captured(U, matrix)._asdict()
                         rows.append(dict(way=way, kind=self.kinds[name], of=of) | found)
             sums = pd.DataFrame(rows).groupby(["way", "kind", "of"], sort=False).sum().reset_index()
-            self.record.add("shares", sums.to_dict("records"))
-        return self.record.rows(["shares"])
+            self.record.add(piece, sums.to_dict("records"))
+        return self.record.rows([piece])
 
 
 def _read(model: PreTrainedModel, given: Lessons, texts: Sequence[losses.Text], step: int) -> Rows:

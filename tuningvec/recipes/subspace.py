@@ -26,7 +26,8 @@ from tuningvec.weights.engine import device
 
 Model = TypeVar("Model", bound=Module)
 Frames = Mapping[str, Float32[Tensor, "_ k"]]  # a frame of orthonormal columns for each tensor that is tuned
-HALF, APART = slice(None, None, 2), 10**6  # every second fact that is asked; a seed that no training has
+HALF = slice(None, None, 2)  # every second fact that is asked
+FIRST, APART = 100, 10**6  # the first seed of trainings, which no member was trained with; one that none of them has
 SCALE = 2  # of plain LoRA, over its rank
 WEIGHT = ".weight"  # what a tensor's name has more than its module's
 
