@@ -381,7 +381,7 @@ def lower(gaps: pd.DataFrame, ones: Sequence[str], others: Sequence[str], scope:
     cases = gaps[gaps.one.isin(ones) & gaps.other.isin(others) & (gaps.scope == scope)]
     if cases.empty:
         return unknown(rule, "these ways were not trained", smallest=LEAST)
-    met = bool((cases.high < LEAST).any()) or (False if (cases.low > LEAST).all() else None)
+    met = bool((cases.high < LEAST).any()) or (False if (cases.clear & (cases.low > LEAST)).all() else None)
     cases = cases.assign(first=cases.one.map(WAYS), second=cases.other.map(WAYS))
     found = judge(cases, rule, least=LEAST, unit="nats per token", falsified=met, smallest=LEAST)
     return replace(found, cases=found.cases.drop(columns=["one", "other"]))

@@ -347,22 +347,29 @@ def training_curves(reports: Mapping[str, Mapping[str, Any]], controls: Collecti
 
 
 def tuning_curves(held_out: pd.DataFrame, training: pd.DataFrame) -> Figure:
-    """Loss per token against the step with its intervals over seeds, held-out and in training, by way of tuning."""
+    """Loss per token against the step by way of tuning: of held-out replies with intervals over seeds, and in training.
+
+    How ways differ in training is less than how batches do, which all ways share: there the mean stands alone.
+    """
     looks = _looks(held_out.way.unique(), {"random": ("x", (0.35, 0.35, 0.35))})
+    shift = dict(zip(looks, _spread(len(looks), 0.012 * held_out.step.max()), strict=True))
     parts = []
     for scope, rows in _split(held_out, "scope"):
         where = "every matrix" if scope == "all" else f"{SYMBOLS[scope]} alone"
         parts += [(f"{where}, held-out replies", rows), (f"{where}, training", training[training.scope == scope])]
     figure, panels = _panels(parts, 2.7, 0.9)
-    for axes, rows in panels:
+    for number, (axes, rows) in enumerate(panels):
         for way, (marker, colour) in looks.items():
-            one = rows[rows.way == way]
-            axes.fill_between(one.step, one.low, one.high, color=colour, alpha=0.15, lw=0)
-            style = dict(marker=marker, ms=5) if len(one) < 10 else {}
-            axes.plot(one.step, one.loss, color=colour, lw=1.3, label=way, **style)
+            one, style = rows[rows.way == way], dict(color=colour, lw=1.3, label=way)
+            if number % 2:
+                axes.plot(one.step, one.loss, **style)
+                continue
+            axes.vlines(one.step + shift[way], one.low, one.high, color=colour, lw=1, alpha=0.7)
+            axes.plot(one.step + shift[way], one.loss, marker=marker, ms=5, **style)
         axes.set(ylabel="nats per token", yscale="log")
         _plain_log(axes.yaxis)
     panels[-1][0].set_xlabel("step")
+    panels[-1][0].xaxis.get_major_locator().set_params(integer=True)
     return _legend(figure)
 
 
