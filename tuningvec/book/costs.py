@@ -120,7 +120,7 @@ class Lessons:
 
     ways: int = 5
     seeds: int = 3
-    steps: int = 30
+    steps: int = 20
     tokens: int = 1500
     replies: int = 7000
     read: int = 3
