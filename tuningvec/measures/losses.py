@@ -40,11 +40,8 @@ class Text(NamedTuple):
     source: int
 
 
-def replies(family: Family, domain: str, tokenizer: PreTrainedTokenizerBase, limit: int | None = None) -> list[Text]:
-    """A domain's held-out replies after their prompts, in the family's chat format with the domain's system prompt.
-
-    Raises TuningVecError for a domain without replies and for a line that is not one.
-    """
+def written(family: Family, domain: str) -> list[Reply]:
+    """A domain's held-out replies as they are written; raises TuningVecError where there are none, or no such lines."""
     if domain not in family.replies:
         raise TuningVecError(f"{family.file}: replies: none of {domain!r}; there are {', '.join(family.replies)}")
     file, found = family.root / family.replies[domain], []
@@ -55,8 +52,23 @@ def replies(family: Family, domain: str, tokenizer: PreTrainedTokenizerBase, lim
             one = TypeAdapter(Reply).validate_python(parsed_json(line.encode(), f"{file}: line {number}", "correct it"))
         except ValidationError as error:
             raise TuningVecError(f"{file}: line {number}: {first_problem(error)}") from None
-        found.append(_reply(one, family.prompt.system.get(domain), tokenizer))
-    return found[:limit]
+        found.append(one)
+    return found
+
+
+def replies(
+    family: Family,
+    domain: str,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None = None,
+    sources: Collection[int] | None = None,
+) -> list[Text]:
+    """A domain's held-out replies after their prompts, in the family's chat format with the domain's system prompt.
+
+    With `sources` those of these alone, of them the first `limit`. Raises as `written` does.
+    """
+    some = [one for one in written(family, domain) if sources is None or one.source in sources]
+    return [_reply(one, family.prompt.system.get(domain), tokenizer) for one in some[:limit]]
 
 
 def _reply(one: Reply, system: str | None, tokenizer: PreTrainedTokenizerBase) -> Text:
@@ -91,17 +103,21 @@ def nats(
     domains: Collection[str] = (),
     corpora: Mapping[str, int] | None = None,
     limit: int | None = None,
+    sources: Mapping[str, Collection[int]] | None = None,
     window: int = 256,
     batch: int = BATCH,
     store: Store | None = None,
 ) -> pd.DataFrame:
     """−log p in nats of each held-out reply of these domains, and of so many documents of each corpus.
 
+    `sources` are those whose replies are read, by domain; of a domain that it does not name, and without it, all.
+
     Columns model, text ("medicine replies", or a corpus), item, source, nats (their sum) and tokens (how many are
     scored). With a store, texts that were read before are not read again; `attrs["runs"]` tells when and on what they
     were. Raises as `replies` and `corpus.documents` do, and TuningVecError for a loss that is not a number.
     """
-    sets = [(f"{domain} replies", partial(replies, family, domain, limit=limit)) for domain in domains]
+    some = {domain: (sources or {}).get(domain) for domain in domains}
+    sets = [(f"{d} replies", partial(replies, family, d, limit=limit, sources=kept)) for d, kept in some.items()]
     sets += [
         (name, partial(documents, family, name, limit=count, window=window)) for name, count in (corpora or {}).items()
     ]
