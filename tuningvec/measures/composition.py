@@ -241,7 +241,7 @@ def examined(
 ) -> pd.DataFrame:
     """Right answers of the same models on the benchmarks of their domains, on items that nothing was chosen on.
 
-    A row an item: who, domain, task, item, source, value, 1 for right, and guess, the share that guesses get right. Left
+    A row an item: who, domain, task, item, source, value, 1 for right, and guess, the share of right guesses. Left
     out are items on a fact of a reply to choose on (`apart`). Where a member's domain cannot be read, or its specialist
     is not above guessing, there is no worst domain, and members alone are asked. `limit` takes the first items of each
     benchmark.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float32
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 CHANCE = 0.05  # that a random rotation shares a direction of a matrix
 
 
+@runtime_checkable
 class Rule(Protocol):
     """How tensors of several vectors, by label, become one; `elements` tells a rule of elements from one of matrices.
 
@@ -136,11 +137,12 @@ def spectrum(T: Matrix) -> Spectrum:
 
 
 def _nearest_frame(X: Float[Tensor, "d n"]) -> Float[Tensor, "d n"]:
-    """The matrix with orthonormal columns, or rows where it is wide, that is nearest to X: P Qᵀ of X = P S Qᵀ."""
+    """P Qᵀ of X = P S Qᵀ: of independent columns the nearest orthonormal ones; what repeats makes up no others."""
     if not X.shape[1]:
         return X
-    P, _, Qh = torch.linalg.svd(X, full_matrices=False)
-    return P @ Qh
+    P, S, Qh = torch.linalg.svd(X, full_matrices=False)
+    rank = int(torch.sum(RANK_FROM * S[0] < S))
+    return P[:, :rank] @ Qh[:rank]
 
 
 @dataclass(frozen=True)
@@ -260,9 +262,10 @@ def largest_share(weights: Float[Tensor, " r"], d: int, chance: float) -> float:
     """
     from scipy.stats import beta
 
-    variance = 2 / (d**2 * (d + 2)) * max(0.0, d * torch.sum(weights**2).item() - 1)
-    if variance < 1e-12 / d**2:  # the same in every direction
+    uneven = d * torch.sum(weights**2).item() - 1
+    if uneven < 1e-6:  # the same in every direction
         return 1.0
+    variance = 2 * uneven / (d**2 * (d + 2))
     size = (1 / d) * (1 - 1 / d) / variance - 1
     return float(beta.isf(chance, size / d, size * (1 - 1 / d)))
 
