@@ -15,6 +15,7 @@ MODEL = 0.3  # seconds to let a model go
 LONGEST = 0.75  # of the tokens that a reply may have
 PAGE = 20  # seconds to start a page and draw its figures
 ITEM, RUN = 0.004, 0.075  # seconds to ask and score an item, and to run a function
+REPLY, REPLIES = 40, 32  # tokens of a held-out reply, and replies of a domain that nothing is chosen on
 IDENTITIES, IDENTITIES_THIN = 8, 24  # times that a T, and one of low rank, is built while its identities are tried
 COURSE = 200_000  # tokens that a training of a recipe here reads, there and back, those that it rehearses too
 THIN = 64  # rank from which on a product is bound by its operations: below it U is read all the same
@@ -314,6 +315,26 @@ def _addition(case: Case, p: Parameters) -> Parts:
         yield "", ((1 + len(domains)) * len(p["scales"]) - len(domains)) * each  # the others are known
 
 
+def _composition(case: Case, p: Parameters) -> Parts:
+    domains = sorted(set(case.domains))
+    if len(domains) < 2:
+        return
+    shape, vectors = case.shape, len(domains)
+    exams = {domain: [exam for exam in case.exams.get(domain, ()) if not exam.text] for domain in domains}
+    tokens = {domain: max((exam.own + REPLY for exam in some), default=REPLY) for domain, some in exams.items()}
+    model = Work(models=1, loaded=shape.parameters, streamed=vectors * shape.parameters)
+    each = sum((Work(read=shape.forward(count, head=True)) for count in tokens.values()), Work())  # a reply of a domain
+    ways, count = len(p["settings"]), sum(len(scales) for _, scales, _ in p["settings"])
+    yield "", (1 + vectors + count) * (model + p["replies"] * each) + (2 + vectors + ways) * (model + REPLIES * each)
+    cells, others = len(p["shares"]) ** 2, 2 * p["pairs"] * (3 + p["draws"])
+    yield "", p["pairs"] * cells * (model + p["replies"] * each) + others * (model + REPLIES / vectors * each)
+    yield "", 2 * p["pairs"] * p["draws"] * _turned(case, case.ranks[0], 1)
+    if None in case.ranks:
+        once = sum(decomposed(sides) for sides in shape.matrices) * shape.layers * vectors
+        yield "", Work(eigen=3 / ways * count * once)
+    yield "", (2 + vectors + ways) * sum((model + _asked(case, some, p["limit"]) for some in exams.values()), Work())
+
+
 def decomposed(sides: tuple[int, int]) -> float:
     """Operations of a matrix's decomposition: eigenvectors of its smaller Gram matrix, and two products."""
     least = min(sides)
@@ -425,7 +446,7 @@ def _tuned(case: Case, p: Parameters) -> Parts:
 FORMULAS: dict[str, Callable[[Case, Parameters], Parts]] = {
     "01": _families, "02_1": _activated, "02_2": _edit, "02_3": _ablation, "02_4": _similarity, "02_5": _patching,
     "03_1": _benchmarks, "03_2": _negation, "03_3": _cross_domain, "03_4": _addition, "04_1": _alignment,
-    "04_2": _energy, "06_1": _path, "06_2": _matching, "06_4": _tuned, "06_5": _start,
+    "04_2": _energy, "06_1": _path, "06_2": _matching, "06_3": _composition, "06_4": _tuned, "06_5": _start,
 }  # fmt: skip
 
 
