@@ -9,7 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -358,25 +358,31 @@ def normalised(values: pd.DataFrame, family: Family, seed: int, clustered: bool 
 
 
 def by_setting(items: pd.DataFrame, family: Family) -> pd.DataFrame:
-    """Normalised score of every setting of `tuned` by domain, their mean, and whether it is its method's best."""
-    found = normalised(per_token(items), family, seed=0)
+    """Normalised score of every setting of `tuned` by domain, their mean, and whether it is its method's best.
+
+    Of equals the first is the best. Raises TuningVecError where a specialist gains nothing on these items.
+    """
+    means = per_token(items).groupby(["domain", "who"], sort=False).value.mean()
     rows = items[items.method != ""].drop_duplicates("who")[["method", "who"]].reset_index(drop=True)
-    for domain, each in found.items():
-        rows[domain] = [each[who][0] for who in rows.who]
-    rows["mean"] = rows[list(found)].mean(axis=1, skipna=False)
-    best = rows.groupby("method", sort=False)["mean"].idxmax() if rows["mean"].notna().all() else []
-    return rows.assign(chosen=rows.index.isin(best))
+    for domain, name in specialists(family).items():
+        before = means[domain, family.pretrained.name]
+        gain = means[domain, name] - before
+        if not gain > 0:
+            raise TuningVecError(
+                f"{name} finds replies of {domain} no likelier than the pretrained member, so that there is nothing to "
+                "choose by; choose on more of them, or name the page in the family's left_out, with the reason"
+            )
+        rows[domain] = [(means[domain, who] - before) / gain for who in rows.who]
+    rows["mean"] = rows[list(specialists(family))].mean(axis=1)
+    return rows.assign(chosen=rows.index.isin(rows.groupby("method", sort=False)["mean"].idxmax()))
 
 
 def choose(items: pd.DataFrame, rows: Sequence[Row], family: Family, seed: int) -> list[list[Any]]:
     """Of each method the setting whose mean normalised score on the items to choose on is highest, the first of equals.
 
-    As lists of method, λ and the rule's parameter. Raises TuningVecError where a specialist does not gain clearly on
-    them.
+    As lists of method, λ and the rule's parameter. Raises as `by_setting` does.
     """
     table = by_setting(items, family)
-    if not table.chosen.any():
-        raise TuningVecError("some specialist's replies are not clearly likelier than before; choose on more of them")
     some = {one.name: one for one in settings(rows, len(specialists(family)), seed)}
     picked = [some[who] for who in table[table.chosen].who]
     return [[one.method, list(one.scales), one.detail] for one in picked]
@@ -393,9 +399,9 @@ def compared(values: pd.DataFrame, family: Family, seed: int, against: str = SUM
     """Every method, PLAIN and the sum: normalised score by domain, their mean and the smallest, and beside `against`.
 
     Columns who, one for each domain, mean, worst; effect = worst − that of `against`, low, high, p, and `clear`, by
-    Holm over methods; gain, the mean's distance from θ_pre, gain_low, gain_high and gain_clear; n, sources. Intervals
-    and p are of a bootstrap over sources that draws the same for all methods and takes the smallest of the domains anew
-    in each draw; none is narrower than that of one over items.
+    Holm over methods, of PLAIN alone; gain, the mean's distance from θ_pre, gain_low, gain_high and gain_clear; n and
+    sources. Intervals and p are of a bootstrap over sources that draws the same for all methods and takes the smallest
+    of the domains anew in each draw; none is narrower than that of one over items.
     """
     whos = [who for who in values.who.unique() if who not in {family.pretrained.name, *specialists(family).values()}]
     if not whos:
@@ -411,11 +417,9 @@ def compared(values: pd.DataFrame, family: Family, seed: int, against: str = SUM
         ends = _widest([each[who]["worst"] for each in drawn], "")
         rows.append(row | dict(worst_low=ends["low"], worst_high=ends["high"], n=len(sizes), sources=_count(sizes)))
     table = pd.DataFrame(rows).rename(columns={"gain_effect": "gain"})
-    others = table.who != against
-    return table.assign(
-        clear=(scores.holm_known(table.p.where(others & (table.who != PLAIN))) < ALPHA),
-        gain_clear=scores.holm_known(table.gain_p) < ALPHA,
-    )
+    plain = table.who == PLAIN  # which is no way of its own and is judged alone
+    clear = scores.holm_known(table.p.where((table.who != against) & ~plain)) < ALPHA
+    return table.assign(clear=clear | (plain & (table.p < ALPHA)), gain_clear=scores.holm_known(table.gain_p) < ALPHA)
 
 
 def _count(items: pd.DataFrame) -> int:
@@ -544,7 +548,8 @@ def conflict(found: pd.DataFrame, share: float = 0.1) -> Verdict:
     unmeasured = cases.gain <= 0
     cases.loc[unmeasured, ["effect", "low", "high"]] = np.nan
     least = cases.least.where(~unmeasured, 0)
-    return turned.judged(cases, rule, least, direction=1, unit="nats per token", share=share)
+    found = turned.judged(cases, rule, least, direction=1, unit="nats per token", share=share)
+    return replace(found, falsified=None) if unmeasured.all() else found
 
 
 NO_WORST = "a domain's specialist is not above guessing on its benchmarks, so that there is no worst domain"

@@ -8,9 +8,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from tuningvec.measures.composition import PLAIN, SUM, per_token
+from tuningvec.measures.composition import SUM, per_token
 from tuningvec.page.plots import WIDTH
 from tuningvec.page.text import texts
+from tuningvec.weights.components import MATRICES
 
 METHODS = {SUM: "sum, λ chosen"}
 
@@ -44,7 +45,7 @@ def gaps(tables: Mapping[str, pd.DataFrame]) -> Figure:
             axes.plot(x, y, "o", color="black", ms=7, mfc="black" if clear else "white")
         axes.axvline(0, color="black", lw=0.8)
         axes.set_yticks(place, table.who)
-        axes.set(ylim=(len(table) - 0.5, -0.5), xlabel="normalised score of the worst domain, less the sum's")
+        axes.set(ylim=(len(table) - 0.5, -0.5), xlabel="worst normalised score, less the sum's")
         axes.set_title(title, loc="left")
     return figure
 
@@ -64,7 +65,7 @@ def standings(table: pd.DataFrame) -> pd.DataFrame:
     shown["way"] = shown.way.replace(METHODS)
     judged = (table.who != SUM) & table.effect.notna()
     gap = np.where(judged, texts(table, "{effect:+.3f} ({low:+.3f}, {high:+.3f})"), "–")
-    mark = np.where(judged & table.clear.astype(bool) & (table.who != PLAIN), " *", "")
+    mark = np.where(judged & table.clear.astype(bool), " *", "")
     return shown.assign(**{"worst less the sum's": gap.astype(object) + mark})
 
 
@@ -91,8 +92,10 @@ def added_losses(costs: pd.DataFrame) -> pd.DataFrame:
 
 
 def shared(energies: pd.DataFrame) -> pd.DataFrame:
-    """Share of each T's energy that it shares with the others, by kind of matrix, and over all."""
-    sums = energies.groupby(["vector", "kind"], sort=False)[["energy", "shared"]].sum()
-    share = (sums.shared / sums.energy).unstack("kind")
-    total = energies.groupby("vector", sort=False)[["energy", "shared"]].sum()
-    return share[energies.kind.unique()].assign(all=total.shared / total.energy).rename_axis(columns=None).reset_index()
+    """Share of each T's energy that it shares with the others, by kind of matrix, and over all; and of a turned T."""
+    parts = ["energy", "shared", "turned"]
+    by_kind = energies.groupby(["vector", "kind"], sort=False)[parts].sum()
+    whole = energies.groupby("vector", sort=False)[parts].sum()
+    share = (by_kind.shared / by_kind.energy).unstack("kind")[[kind for kind in MATRICES if kind in {*energies.kind}]]
+    share = share.loc[whole.index].assign(all=whole.shared / whole.energy, turned=whole.turned / whole.energy)
+    return share.rename_axis(columns=None).reset_index()

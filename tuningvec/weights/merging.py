@@ -292,7 +292,7 @@ class Merge:
     def drawn(self) -> str:
         """What tells it from others of the same files."""
         each = {label: [[_told(term), c] for term, c in T.terms.items()] for label, T in self.vectors.items()}
-        return f"{self.rule} of {each}"
+        return f"{self.rule} (of {each})"
 
     def read(self, name: str, rows: slice = ALL, out: Tensor | None = None) -> Float32[Tensor, "..."]:
         known, whole = self._known
@@ -332,26 +332,29 @@ def matrix_rows(vectors: Mapping[str, Combination], like: Checkpoint) -> dict[st
 
 
 def shared_energy(
-    vectors: Mapping[str, Combination], like: Checkpoint, store: Store | None = None
+    vectors: Mapping[str, Combination], like: Checkpoint, seed: int = 0, store: Store | None = None
 ) -> "pandas.DataFrame":
-    """How much of every T is shared with the others (`shared_part`), by matrix.
+    """How much of every T is shared with the others (`shared_part`), by matrix, and how much of a turned T.
 
-    Columns vector, layer, kind, energy = ‖T‖², shared = ‖S‖². With a store, matrices that were
-    measured before are not measured again.
+    Columns vector, layer, kind, energy = ‖T‖², shared = ‖S‖², turned, that of R T with a random rotation R of its own.
+    With a store, matrices that were measured before are not measured again.
     """
     record = Record()
     if store:
-        record = store.record("shared", dict(weights=identities(vectors, store)), __name__, device_name())
-    return by_matrix(
-        record, vectors, places(vectors, like, MATRICES), partial(_energies, chance=CHANCE), "shared parts"
-    )
+        inputs = dict(weights=identities(vectors, store), seed=seed)
+        record = store.record("shared", inputs, __name__, device_name())
+    measure = partial(_energies, seed=seed)
+    return by_matrix(record, vectors, places(vectors, like, MATRICES), measure, "shared parts")
 
 
-def _energies(component: Component, matrices: dict[str, Matrix], chance: float) -> Rows:
+def _energies(component: Component, matrices: dict[str, Matrix], seed: int) -> Rows:
     spectra, rows = {label: spectrum(T) for label, T in changed(matrices)}, []
     for label, own in spectra.items():
         others = [other for name, other in spectra.items() if name != label]
-        shared = torch.sum(shared_part(own, others, chance) ** 2, dtype=torch.float64).item()
-        about = dict(vector=label, layer=component.layer, kind=component.kind)
-        rows.append(about | dict(energy=torch.sum(own.S**2, dtype=torch.float64).item(), shared=shared))
+        place = dict(vector=label, layer=component.layer, kind=component.kind)
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {list(place.values())}".encode()))
+        drawn = torch.randn(own.U.shape, generator=generator, dtype=torch.float64)
+        turned = own._replace(U=torch.linalg.qr(drawn).Q.to(own.U))  # a uniform frame, as R U is
+        found = dict(energy=own.S, shared=shared_part(own, others), turned=shared_part(turned, others))
+        rows.append(place | {name: torch.sum(x**2, dtype=torch.float64).item() for name, x in found.items()})
     return rows
