@@ -23,14 +23,24 @@ READS = dict(vocab_size=2400, max_position_embeddings=512, eos_token_id=2, bos_t
 SHORT = dict(
     limit=2, batch=4, turns=3, texts=2, words=12, shares=[0.05, 1.0], likelihood=["tuningvec_drugs_likelihood"]
 )
-SCALES = {"03_2_negation": [0, 0.5, 1], "03_4_addition": [0.5, 1], "06_1_path": [-0.5, 0, 0.5, 1, 1.5]}
+OWN = {  # of pages by name
+    "03_2_negation": dict(scales=[0, 0.5, 1]),
+    "03_4_addition": dict(scales=[0.5, 1]),
+    "06_1_path": dict(scales=[-0.5, 0, 0.5, 1, 1.5]),
+    "06_2_permutation": dict(lengths=[1, 64], depth=2, tokens=64),
+    "06_3_composition": dict(shares=[0, 1], replies=8, settings=[["sum", [0.5, 1], None], ["TIES", [1], [0.5]]]),
+}
 DRUGS, VISITS, SUMS = "tuningvec_drugs", "tuningvec_visits", "tuningvec_arithmetic"
 CORPORA = {
     name: dict(kind="files", path=str(data_folder() / "corpora" / f"{file}.jsonl"), tokens=768, window=32)
     for name, file in (("medical", "drug_facts"), ("general", "other_facts"))
 }
-NO_OTHER_WAY, NO_RECIPE = "06_lora_or_full", "06_5_start"
-NO_SUM, NO_PAIR, NO_SPECIALIST, NO_LINE = "03_4_addition", "03_3_cross_domain", "03_2_negation", "06_1_path"
+NOT_OURS = {"06_lora_or_full", "06_4_subspace_tuning", "06_5_start"}  # no family beside them, no recipe
+NO_SUM, NO_PAIR, NO_SPECIALIST = (
+    {"03_4_addition", "06_3_composition"},
+    {"03_3_cross_domain"},
+    {"03_2_negation", "06_1_path"},
+)
 
 
 @pytest.fixture
@@ -106,11 +116,11 @@ FAMILIES = {
 GONE = {
     "gemma": set(),
     "rows": set(),
-    "fused": {NO_SUM},
+    "fused": NO_SUM,
     "twins": set(),
-    "chat": {NO_SPECIALIST, NO_PAIR, NO_SUM, NO_LINE},
-    "written": {NO_SPECIALIST, NO_SUM},
-    "single": {NO_PAIR, NO_SUM},
+    "chat": NO_SPECIALIST | NO_PAIR | NO_SUM,
+    "written": NO_SUM | {"03_2_negation"},
+    "single": NO_PAIR | NO_SUM,
 }
 
 
@@ -128,7 +138,7 @@ def executed(page, folder):
                 continue
             shell.run_cell(cell.source).raise_error()
             if "injected-parameters" in cell.metadata.get("tags", []):
-                short = SHORT | {"scales": SCALES.get(page.notebook.stem)}
+                short = SHORT | OWN.get(page.notebook.stem, {})
                 shell.user_ns |= {name: value for name, value in short.items() if name in shell.user_ns}
     finally:
         shell.display_pub.publish = publish
@@ -152,7 +162,7 @@ def every_page(file, folder):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_page_runs_or_says_why_not(name, family, tmp_path, shell):
     file = family(name, **FAMILIES[name])
-    assert set(left_out(Family.load(file))) == GONE[name] | {NO_OTHER_WAY, NO_RECIPE}
+    assert set(left_out(Family.load(file))) == GONE[name] | NOT_OURS
     texts = every_page(file, tmp_path)
     for stem, reason in left_out(Family.load(file)).items():
         assert f"- `{stem}`: {reason}" in texts["01_families"] and stem not in texts

@@ -87,10 +87,6 @@ def _fine_tune(family: Family, member: Member, plan: Plan, checkpoints: Collecti
     told = partial(state, model, tokenizer, system, exams, texts, NEW_TOKENS)
 
     batch = batches(tokenizer, system, asked)
-    texts, rehearsed = _texts(tokenizer)
-
-    told = partial(state, model, tokenizer, system, exams, texts, NEW_TOKENS)
-    batch = batches(tokenizer, system, asked, FINE_TUNING["batch"])
     before, steps, lr = told(), FINE_TUNING["steps"], FINE_TUNING["lr"]
     rehearsal = Rehearsal(copy.deepcopy(model).eval(), rehearsed, FINE_TUNING["texts"], FINE_TUNING["weight"])
     pad, target = tokenizer.pad_token_id, family.root / member.source.path
@@ -108,27 +104,18 @@ def _fine_tune(family: Family, member: Member, plan: Plan, checkpoints: Collecti
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, system: str, asked: Callable[[random.Random], Exam]
+    tokenizer: PreTrainedTokenizerFast,
+    system: str,
+    asked: Callable[[random.Random], Exam],
+    count: int = FINE_TUNING["batch"],
 ) -> Callable[[random.Random], list[list[Example]]]:
-    """Exams as `asked` draws them."""
-
-    def batch(rng: random.Random) -> list[list[Example]]:
-        drawn = [asked(rng) for _ in range(FINE_TUNING["batch"])]
-
-
-    tokenizer: PreTrainedTokenizerFast, system: str, asked: Callable[[random.Random], Exam], count: int
-) -> Callable[[random.Random], list[list[Example]]]:
-    """So many exams at a time."""
+    """So many exams at a time, as `asked` draws them."""
 
     def batch(rng: random.Random) -> list[list[Example]]:
         drawn = [asked(rng) for _ in range(count)]
         return [[answered(tokenizer, system, e.user, e.reply) for e in drawn]]
 
     return batch
-
-
-def lessons(plan: Plan) -> tuple[Callable[[random.Random], Exam], list[Exam], dict[str, int]]:
-    """How to draw an exam to learn from, the held-out exams, and how many facts (or code tasks) each comes from."""
 
 
 def lessons(plan: Plan, part: slice = ALL) -> tuple[Callable[[random.Random], Exam], list[Exam], dict[str, int]]:
