@@ -1,5 +1,7 @@
 """What composes better than a sum: planted items flip each verdict; splits, settings and models are what they say."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -278,3 +280,21 @@ def test_what_cannot_be_measured_is_refused_before_it_is(tiny):
         composition.pairs(tiny, 0)
     with pytest.raises(TuningVecError, match="0 and 1"):
         composition.grid(tiny, shares=[0, 0.5], count=1, replies=4, **about)
+
+
+def test_every_way_sits_the_exams_of_every_domain(tiny):
+    """All of them on the same items, the sum at λ = 1 under both of its names; of tiny members alone are examined."""
+    chosen, store = [["sum", [1.0], None]], Store()
+    tuning, _ = composition.split(tiny, 4, 0)
+    ask = partial(composition._asked, tiny, chosen, 0, "float32")
+    found = composition._answers(tiny, tuning, ask, limit=2, batch=32, store=store)
+    whos = ["pretrained", *DOMAINS.values(), PLAIN, SUM]
+    assert found.who.unique().tolist() == whos
+    assert found.groupby(["domain", "who"]).size().groupby("domain").nunique().eq(1).all()
+    same = [found[found.who == who].sort_values(["task", "item"]).value.tolist() for who in (PLAIN, SUM)]
+    assert same[0] == same[1]
+    alone = composition.examined(tiny, chosen, replies=4, seed=0, dtype="float32", limit=2, store=store)
+    assert set(alone.who) == set(whos[:4])
+    right = alone.assign(value=1.0)
+    many = pd.concat([right.assign(source=right.source + f" {i}") for i in range(6)])
+    assert composition._able(tiny, many) and not composition._able(tiny, right.assign(value=0.0))

@@ -281,7 +281,7 @@ def _able(family: Family, items: pd.DataFrame) -> bool:
     """Whether the specialist of every domain is above guessing in it."""
     own = [items[(items.who == name) & (items.domain == domain)] for domain, name in specialists(family).items()]
     return all(
-        len(part) and scores.above_guessing(part.value.to_numpy(), part.guess.mean(), part.source.to_numpy())
+        len(part) and scores.above_guessing(part.value.to_numpy(), float(part.guess.mean()), part.source.to_numpy())
         for part in own
     )
 
