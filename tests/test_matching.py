@@ -356,9 +356,15 @@ def test_parameters_out_of_range_are_refused(tiny, wrong):
         matching.study(tiny, "float32", **(ABOUT | wrong))
 
 
-def test_costs_are_fitted_to_all_but_the_largest():
-    table = matching.costs_of_layers()
-    assert set(table.pair) == {"members", "unrelated"} and (table.power > 1).all()
+def test_costs_are_fitted_to_all_but_the_largest_and_extrapolated():
+    table = matching.costs_of_layers(14336)
+    assert set(table.pair) == {"members", "unrelated"}
     assert (table.gigabytes == 16 * table.neurons**2 / 1e9).all()
+    last = table[table.neurons == 14336]
+    assert len(last) == 2 and last[["product", "assignment"]].isna().all(axis=None)
+    for _, rows in table.groupby("pair"):
+        for what in ("product_fit", "assignment_fit"):
+            powers = np.diff(np.log(rows[what])) / np.diff(np.log(rows.neurons))
+            assert powers == pytest.approx(powers[0]) and 1 < powers[0] < 4
     rows = list(costs([16, 32]))
     assert [row["neurons"] for row in rows] == [16, 16, 32, 32] and list(rows[0]) == list(table)[:4]

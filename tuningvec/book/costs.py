@@ -424,7 +424,7 @@ def _matching(case: Case, p: Parameters) -> Parts:
     d_m, d = shape.matrices[MATRICES.index("W_gate")]
     depth, specialists = min(p["depth"], shape.layers), len(case.domains)
     pairs = every + specialists * (specialists - 1) / 2 + len(case.controls)
-    by_weights = shape.layers * (pairs + every + len(case.ranks) + 3)  # in float64 a product counts twice
+    by_weights = shape.layers * (pairs + len(case.ranks) + 2) + depth * (every + 1)  # in float64 one counts twice
     products = 6 * d_m**2 * d * by_weights + 2 * d_m**2 * p["tokens"] * p["parts"] * depth * (pairs + 2)
     yield "", Work(products=products, streamed=shape.layers * 3 * d_m * d * (every + 1))
     deep = _aligned(replace(case, shape=replace(shape, layers=depth)), [None] * (3 * len(case.ranks)))

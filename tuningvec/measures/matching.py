@@ -581,17 +581,23 @@ def not_found(matches: pd.DataFrame, least: float = 0.01) -> Verdict:
     return judge(cases, rule, least=least, direction=0, digits=4, falsified=met, smallest=least, p=cases.p)
 
 
-def costs_of_layers() -> pd.DataFrame:
-    """Recorded processor seconds of matching a layer (`weights.matching.costs`), beside a fit, and gigabytes.
+def costs_of_layers(neurons: int) -> pd.DataFrame:
+    """Recorded processor seconds of matching a layer (`weights.matching.costs`), what a fit gives, and gigabytes.
 
-    Columns neurons, pair, product, assignment, fit, gigabytes. The fit is a power of the number of neurons, by least
-    squares of logarithms over all sizes of a kind of pair but the largest.
+    Columns neurons, pair, product, assignment, product_fit, assignment_fit, gigabytes. A product grows as its work
+    does, with the third power, from the largest recorded one. The fit of an assignment is a power of the number of
+    neurons, by least squares of logarithms over all recorded sizes of a kind of pair but the largest, which tells how
+    far it is off. A layer of so many `neurons` was not measured and has these alone.
     """
     found = pd.read_csv(data_folder() / "scaling" / "assignment.csv")
     parts = []
-    for _, rows in found.groupby("pair", sort=False):
-        known = rows[rows.neurons < rows.neurons.max()]
+    for pair, rows in found.groupby("pair", sort=False):
+        *_, last = rows.sort_values("neurons").itertuples()
+        known = rows[rows.neurons < last.neurons]
         power = np.polyfit(np.log(known.neurons), np.log(known.assignment), 1)
-        parts.append(rows.assign(fit=np.exp(np.polyval(power, np.log(rows.neurons))), power=power[0]))
+        rows = rows.set_index("neurons").reindex([*rows.neurons, neurons]).rename_axis("neurons").reset_index()
+        fits = dict(product_fit=last.product * (rows.neurons / last.neurons) ** 3)
+        fits["assignment_fit"] = np.exp(np.polyval(power, np.log(rows.neurons)))
+        parts.append(rows.assign(pair=pair, **fits))
     table = pd.concat(parts, ignore_index=True)
     return table.assign(gigabytes=PAIR * table.neurons**2 / 1e9)

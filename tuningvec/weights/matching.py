@@ -182,10 +182,11 @@ def in_one(parts: Parts, like: Parts) -> Float32[Tensor, "d_m width"]:
 
 @dataclass(frozen=True)
 class Study:
-    """What is matched, layer by layer: pairs of `members`, whose first one is pretrained; those in `shuffled` again.
+    """What is matched, layer by layer: pairs of `members`, whose first one is pretrained.
 
-    T of those in `tuned` is made longer, and T of the pairs in `compared` is taken in other orders too, in the layers
-    in `deep`; SSA is that of ε. A member that lacks a layer has no row for it.
+    In the layers in `deep` members in `shuffled` are matched after a shuffle too, T of those in `tuned` is made longer,
+    and T of the pairs in `compared` is taken in other orders; SSA is that of ε. A member that lacks a layer has no row
+    for it.
     """
 
     members: Mapping[str, Combination]
@@ -206,8 +207,9 @@ class Study:
         parts = {name: neurons(weights, where) for name, weights in has.items()}
         one = _Layer(self, layer, first, parts)
         matches, orders = one.matches()
-        tables = dict(matches=matches + one.shuffles(), margins=one.margins())
+        tables = dict(matches=matches, margins=one.margins())
         if layer in self.deep:
+            tables["matches"] = matches + one.shuffles()
             tables |= dict(scaled=one.longer(), cosines=one.cosines(orders), alignment=one.alignment(orders))
         return tables, {name: order.int() for name, order in orders.items()}
 
