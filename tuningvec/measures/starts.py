@@ -286,8 +286,9 @@ def gaps(
     Columns task, own, effect with low, high and p, n, sources, and room: whether every leg has room to fall in the ways
     that are `needed`. Intervals are those of all rows with room together (Bonferroni).
     """
+    items = items[items.leg.isin(list(legs))]
     found = falls(items, least)
-    found = found[found.leg.isin(list(legs)) & found.way.isin(list(needed))]
+    found = found[found.way.isin(list(needed))]
     room = found.groupby(["task", "own"]).room.all()
     level = 1 - ALPHA / max(int(room.sum()), 1)
     rows = []
@@ -323,7 +324,7 @@ PROMPTS = {True: "chat", False: "plain text"}
 def _judged(cases: pd.DataFrame, rule: str, least: float, direction: Literal[1, -1], **about: Any) -> Verdict:
     """The verdict on the gaps whose scores have room to fall; the others are shown and not judged."""
     told = dict(benchmark=cases.task.map(task_name), prompt=cases.own.map(PROMPTS))
-    told["prompt"] += np.where(cases.room, "", ", no room to fall")
+    told["prompt"] += np.where(cases.room, "", " (no room to fall)")
     named = cases.drop(columns=["task", "own", "room"]).assign(**told)
     beside = named[~cases.room].assign(outcome="not judged")
     if not cases.room.any():
