@@ -360,12 +360,12 @@ def tuning_curves(held_out: pd.DataFrame, training: pd.DataFrame) -> Figure:
     figure, panels = _panels(parts, 2.7, 0.9)
     for number, (axes, rows) in enumerate(panels):
         for way, (marker, colour) in looks.items():
-            one, style = rows[rows.way == way], dict(color=colour, lw=1.3, label=way)
+            one, style = rows[rows.way == way], dict(color=colour, lw=1.3)
             if number % 2:
                 axes.plot(one.step, one.loss, **style)
                 continue
             axes.vlines(one.step + shift[way], one.low, one.high, color=colour, lw=1, alpha=0.7)
-            axes.plot(one.step + shift[way], one.loss, marker=marker, ms=5, **style)
+            axes.plot(one.step + shift[way], one.loss, marker=marker, ms=5, label=way, **style)
         axes.set(ylabel="nats per token", yscale="log")
         _plain_log(axes.yaxis)
     panels[-1][0].set_xlabel("step")

@@ -66,7 +66,7 @@ class Lessons(NamedTuple):
 
 SMALL = 8  # exams a step of tiny, half of what its members learned from
 SETTINGS = {
-    "tiny": Setting(30, 5, (1e-3, 3e-3, 1e-2, 3e-2), (5, 15, 30), alone=("W_K",)),
+    "tiny": Setting(30, 5, (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (5, 15, 30), alone=("W_K",)),
     "smollm2": Setting(20, 3, (smollm2.LR,), (3, 10, 20), exams=16),
     "smollm2_full": Setting(20, 3, (smollm2.LR,), (3, 10, 20), exams=16),
 }
