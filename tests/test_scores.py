@@ -465,5 +465,5 @@ def test_sources_are_those_of_the_tasks():
 @pytest.mark.parametrize("page", sorted(NOTEBOOKS.glob("*.md")), ids=lambda page: page.stem)
 def test_a_page_tells_the_sources_of_the_items_that_it_scores(page):
     text = page.read_text(encoding="utf-8")
-    asked = re.findall(r"evals\.(?:run|addition|negation\w*)\(", text)
+    asked = re.findall(r"(?:evals\.(?:run|addition|negation\w*)|starts\.negated)\(", text)
     assert text.count("scores.with_sources(") == len(asked)
