@@ -28,7 +28,7 @@ def test_what_ships_is_small(name):
 @pytest.fixture
 def altered(tmp_path, monkeypatch):
     """Change one table of what ships of a family, and the checksum with it; returns the problems that are found."""
-    for name in ("families", "corpora", "tasks", "patching"):
+    for name in ("families", "corpora", "tasks", "replies", "patching"):
         (tmp_path / name).symlink_to(data_folder() / name)
     shutil.copytree(data_folder() / "measured", tmp_path / "measured")
     monkeypatch.setenv("TUNINGVEC_DATA", str(tmp_path))

@@ -95,7 +95,7 @@ def _cases(cases: pd.DataFrame) -> list[str]:
 def effects(verdict: Verdict) -> str:
     """The effect with its interval, or the smallest and the largest of several; empty where there is none."""
     cases = verdict.cases
-    known = cases[cases.effect.notna()] if "effect" in cases else cases.head(0)
+    known = cases.dropna(subset=["effect", "low", "high"]) if {"effect", "low", "high"} <= set(cases) else cases.head(0)
     if known.empty:
         return ""
     form, ends = f"+.{verdict.digits}f", known.iloc[0]
