@@ -1,6 +1,7 @@
 """The overview holds what pages recorded: a row a claim, a column a family, the audit beside it."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import jupytext
@@ -99,6 +100,8 @@ def test_effects_and_what_is_undecided():
     assert (
         effects(unknown("rule", "nothing fits")) == "" and undecided(unknown("rule", "nothing fits")) == "nothing fits"
     )
+    beside = replace(cases(12, 40), cases=cases(12, 40).cases.assign(outcome=["for", "not judged"]))
+    assert effects(beside) == "+12 (+8, +16) points" and undecided(beside) == ""
     assert effects(Verdict("holds", "rule")) == "" and undecided(cases(1, 12)) == "1 of 2 cases"
 
 

@@ -28,7 +28,9 @@ OWN = {  # of pages by name
     "03_4_addition": dict(scales=[0.5, 1]),
     "06_1_path": dict(scales=[-0.5, 0, 0.5, 1, 1.5]),
     "06_2_permutation": dict(lengths=[1, 64], depth=2, tokens=64),
-    "06_3_composition": dict(shares=[0, 1], replies=8, settings=[["sum", [0.5, 1], None], ["TIES", [1], [0.5]]]),
+    "06_3_composition": dict(
+        shares=[0, 1], replies=8, settings=[["sum", [0.5, 1], None], ["TIES", [1, 1.5], [0.5, 0.5]]]
+    ),
 }
 DRUGS, VISITS, SUMS = "tuningvec_drugs", "tuningvec_visits", "tuningvec_arithmetic"
 CORPORA = {

@@ -95,7 +95,10 @@ def _cases(cases: pd.DataFrame) -> list[str]:
 def effects(verdict: Verdict) -> str:
     """The effect with its interval, or the smallest and the largest of several; empty where there is none."""
     cases = verdict.cases
-    known = cases.dropna(subset=["effect", "low", "high"]) if {"effect", "low", "high"} <= set(cases) else cases.head(0)
+    if not {"effect", "low", "high"} <= set(cases):
+        return ""
+    judged = ~cases.outcome.isin(["not judged", "unknown"]) if "outcome" in cases else slice(None)
+    known = cases[judged].dropna(subset=["effect", "low", "high"])
     if known.empty:
         return ""
     form, ends = f"+.{verdict.digits}f", known.iloc[0]
@@ -109,8 +112,11 @@ def undecided(verdict: Verdict) -> str:
     """What the cases leave undecided, in words; empty where nothing is."""
     if verdict.kind == "cannot be known here":
         return verdict.why
-    left = verdict.cases.outcome.isin(["open", "unknown"]).sum() if "outcome" in verdict.cases else 0
-    return f"{left} of {len(verdict.cases)} cases" if left else ""
+    if "outcome" not in verdict.cases:
+        return ""
+    judged = verdict.cases.outcome[verdict.cases.outcome != "not judged"]
+    left = judged.isin(["open", "unknown"]).sum()
+    return f"{left} of {len(judged)} cases" if left else ""
 
 
 def badge(kind: Kind) -> str:
