@@ -63,7 +63,7 @@ def test_every_specialist_of_a_domain_is_kept_and_the_first_gives_its_vector(wri
 
 @pytest.mark.parametrize("name", ["smollm2", "tiny"])
 def test_a_copy_under_another_name_is_another_family(tmp_path, name):
-    for folder in ("families", "corpora"):
+    for folder in ("families", "corpora", "replies"):
         shutil.copytree(data_folder() / folder, tmp_path / folder)
     copy = (tmp_path / "families" / f"{name}.yaml").rename(tmp_path / "families" / "another.yaml")
     assert Family.load(copy).name == "another"

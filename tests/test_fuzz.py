@@ -152,6 +152,7 @@ def test_a_family(tmp_path, soak):
     (tmp_path / "template.jinja").write_text("{{ messages }}")
     spec["prompt"]["chat_template"] = "template.jinja"
     spec["corpora"] = {"medical": dict(kind="files", path=str(data_folder() / "corpora" / "medical.jsonl"))}
+    del spec["replies"]
     file = tmp_path / "mine.yaml"
 
     def one(rng):

@@ -60,7 +60,7 @@ def tiny_of_one(tmp_path) -> Path:
     spec["fine_tuned"] = [member for member in spec["fine_tuned"] if member["name"] == "medical"]
     for member in (spec["pretrained"], *spec["fine_tuned"]):
         member["source"]["path"] = str(families / member["source"]["path"])
-    del spec["corpora"]
+    del spec["corpora"], spec["replies"]
     (tmp_path / "one.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
     return tmp_path / "one.yaml"
 

@@ -109,7 +109,7 @@ def test_replies_are_those_that_smollm2_was_not_asked_for(name, plan, step):
     ("name", "plan", "step"), [("medicine", "medical", 1), ("sums", "math", 2), ("code", "code", 1)]
 )
 def test_replies_are_those_that_tiny_was_not_asked_for(name, plan, step):
-    _, exams, _ = tiny._lessons(tiny.PLANS[plan])
+    _, exams, _ = tiny.lessons(tiny.PLANS[plan])
     assert shipped(name) == [(e.user, e.reply) for e in exams[::step]][:60][: len(shipped(name))]
     assert len(shipped(name)) >= 56
 
