@@ -155,7 +155,8 @@ def every_page(file, folder):
         try:
             texts[page.notebook.stem] = executed(page, folder / "pages")
         except Exception as error:
-            if "nothing to choose by" not in str(error):  # random weights find no reply likelier
+            no_choice = page.notebook.stem == "06_3_composition" and "nothing to choose by" in str(error)
+            if not (no_choice and isinstance(error, TuningVecError)):  # random weights find no reply likelier
                 failed[page.notebook.stem] = f"{type(error).__name__}: {error}"
     assert not failed, "\n".join(f"{stem}: {error}" for stem, error in failed.items())
     return texts
