@@ -192,8 +192,14 @@ def test_the_setting_is_chosen_whose_mean_is_highest_and_the_first_of_equals(tin
     shown = composition.by_setting(found, tiny).set_index("who")
     assert shown.loc["sum, λ = 1", [*DOMAINS, "mean"]].tolist() == pytest.approx([1, 0.9, 0.5, 0.8])
     worse = found.assign(nats=np.where(found.who == "math", found.nats + 99, found.nats))
-    with pytest.raises(TuningVecError, match="math finds replies of math no likelier"):
-        composition.choose(worse, SETTINGS, tiny, 0)
+    shown = composition.by_setting(worse, tiny)
+    assert shown[["math", "mean"]].isna().all(axis=None) and shown.medicine.notna().all()
+    assert composition.choose(worse, SETTINGS, tiny, 0) == [["sum", [0.5], None], ["TIES", [1], 0.2]]  # by nats
+    assert composition.favourite(worse, tiny) == "TIES"
+    worse = worse.assign(who=worse.who.replace("sum, λ = 0.5", SUM))
+    table = composition.compared(composition.per_token(worse), tiny, 0)
+    assert table.worst.isna().all()
+    assert composition.worse_than_sum(table).kind == "cannot be known here"
 
 
 def turned(own, draws, n=20, gain=2.0, noise=0.0):

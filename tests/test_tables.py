@@ -170,6 +170,7 @@ def test_intervals_have_a_real_minus_and_none_before_a_zero():
 @pytest.fixture
 def displayed(monkeypatch):
     shown = []
+    monkeypatch.setattr(finding_page, "_judged", [])  # pages that ran in this process have findings of their own
     for module in (finding_page, tables):
         monkeypatch.setattr(module, "display", lambda text, **_: shown.append(text.data))
     return shown

@@ -358,30 +358,30 @@ def normalised(values: pd.DataFrame, family: Family, seed: int, clustered: bool 
 
 
 def by_setting(items: pd.DataFrame, family: Family) -> pd.DataFrame:
-    """Normalised score of every setting of `tuned` by domain, their mean, and whether it is its method's best.
+    """Normalised score of every setting of `tuned` by domain, their mean, nats, and whether it is its method's best.
 
-    Of equals the first is the best. Raises TuningVecError where a specialist gains nothing on these items.
+    `nats` is the mean over domains of the nats per token. The best has the highest mean, the first of equals; where a
+    specialist gains nothing on these items its domain and the mean are NaN, and the best has the fewest nats.
     """
     means = per_token(items).groupby(["domain", "who"], sort=False).value.mean()
     rows = items[items.method != ""].drop_duplicates("who")[["method", "who"]].reset_index(drop=True)
+    domains = list(specialists(family))
     for domain, name in specialists(family).items():
         before = means[domain, family.pretrained.name]
         gain = means[domain, name] - before
-        if not gain > 0:
-            raise TuningVecError(
-                f"{name} finds replies of {domain} no likelier than the pretrained member, so that there is nothing to "
-                "choose by; choose on more of them, or name the page in the family's left_out, with the reason"
-            )
-        rows[domain] = [(means[domain, who] - before) / gain for who in rows.who]
-    rows["mean"] = rows[list(specialists(family))].mean(axis=1)
-    return rows.assign(chosen=rows.index.isin(rows.groupby("method", sort=False)["mean"].idxmax()))
+        rows[domain] = [(means[domain, who] - before) / gain if gain > 0 else np.nan for who in rows.who]
+    rows["mean"] = rows[domains].mean(axis=1, skipna=False)
+    rows["nats"] = [-float(np.mean([means[domain, who] for domain in domains])) for who in rows.who]
+    return rows.assign(chosen=rows.index.isin(_value(rows).groupby(rows.method, sort=False).idxmax()))
+
+
+def _value(rows: pd.DataFrame) -> pd.Series:
+    """By which settings are chosen."""
+    return rows["mean"] if rows["mean"].notna().all() else -rows.nats
 
 
 def choose(items: pd.DataFrame, rows: Sequence[Row], family: Family, seed: int) -> list[list[Any]]:
-    """Of each method the setting whose mean normalised score on the items to choose on is highest, the first of equals.
-
-    As lists of method, λ and the rule's parameter. Raises as `by_setting` does.
-    """
+    """Of each method the best setting on the items to choose on (`by_setting`): method, λ and the rule's parameter."""
     table = by_setting(items, family)
     some = {one.name: one for one in settings(rows, len(specialists(family)), seed)}
     picked = [some[who] for who in table[table.chosen].who]
@@ -392,7 +392,7 @@ def favourite(items: pd.DataFrame, family: Family) -> str:
     """The method other than the sum that did best on the items to choose on."""
     table = by_setting(items, family)
     others = table[table.method != SUM]
-    return str(others.loc[others["mean"].idxmax(), "method"])
+    return str(others.loc[_value(others).idxmax(), "method"])
 
 
 def compared(values: pd.DataFrame, family: Family, seed: int, against: str = SUM) -> pd.DataFrame:
