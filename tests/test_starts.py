@@ -14,7 +14,7 @@ from tuningvec.errors import TuningVecError
 from tuningvec.family import members
 from tuningvec.family.spec import Family
 from tuningvec.measures import evals, losses, models, reply_parts, scores, starts
-from tuningvec.measures.starts import AGAIN, FORM, LENIENT, LIKELY, PRE, STATED, STRICT
+from tuningvec.measures.starts import AGAIN, FORM, LENIENT, LIKELY, PER_CHARACTER, PRE, STATED, STRICT
 from tuningvec.page import starts as shown
 from tuningvec.recipes import starts as courses
 from tuningvec.recipes.starts import Course
@@ -42,25 +42,25 @@ def measured(tiny, store):
     """Items, with their sources, and parts of replies of all legs, of courses of two steps."""
     asked = starts.benchmarks(tiny, [BY_LIKELIHOOD])
     items, parts = starts.negated(tiny, asked, [0, 1], steps=STEPS, dtype="float32", limit=32, store=store)
-    return scores.with_sources(items, asked), parts
+    return starts.with_per_character(scores.with_sources(items, asked), asked), parts
 
 
-def table(planted, n=56, plain=False):
+def table(planted, n=56, plain=False, scales=(0, 1)):
     """Items of planted legs, {leg: {(way, λ): right answers}}, two to a source; all or none has the form."""
     prompt = "Options:\nA. a\nB. b\nC. c\nD. d"
     rows = []
     for leg, right in planted.items():
-        for scale, own in [(0, True), (1, True)] + [(0, False), (1, False)] * plain:
-            strict, likely = right[STRICT, scale], right[LIKELY, scale]
-            named = float(strict.any())
+        for scale, own in [(scale, True) for scale in scales] + [(0, False), (1, False)] * plain:
+            strict, any_form, likely = (right[way, scale] for way in (STRICT, LENIENT, LIKELY))
+            named, lenient = float(strict.any()), float(any_form.any())
             about = dict(leg=leg, member=leg, scale=scale, own=own, who=evals.negated(scale, own), prompt=prompt)
             for i in range(n):
                 one = about | dict(item=i, source=str(i // 2))
-                reply = dict(acc=strict[i], acc_lenient=strict[i], valid=named, valid_lenient=named, reply="")
+                reply = dict(acc=strict[i], acc_lenient=any_form[i], valid=named, valid_lenient=lenient, reply="")
                 rows.append(one | reply | dict(task=TASK))
                 if own:
-                    options = json.dumps([[-1.0, True]] * 4)
-                    rows.append(one | dict(task=BY_LIKELIHOOD, acc=likely[i], reply=options, choice=1.0))
+                    known = dict(acc=likely[i], acc_norm=likely[i], reply=json.dumps([[-1.0, True]] * 4), choice=1.0)
+                    rows.append(one | dict(task=BY_LIKELIHOOD) | known)
     return pd.DataFrame(rows)
 
 
@@ -68,32 +68,45 @@ def first(count, n=56):
     return (np.arange(n) < count).astype(float)
 
 
-def leg(strict, likely):
+def leg(strict, likely, lenient=None):
     """Right answers of a leg at λ = 0 and 1: counts from the first item on."""
-    pairs = {STRICT: strict, LIKELY: likely}
+    pairs = {STRICT: strict, LENIENT: lenient or strict, LIKELY: likely}
     return {(way, scale): first(counts[scale]) for way, counts in pairs.items() for scale in (0, 1)}
 
 
-def test_falls_and_gaps_are_those_counted_by_hand():
+def drawn(n, *, seed=0, **shares):
+    """Right answers drawn with these shares by λ, of each way on its own."""
+    rng, ways = np.random.default_rng(seed), dict(strict=STRICT, lenient=LENIENT, likely=LIKELY)
+    return {
+        (ways[way], scale): (rng.random(n) < share).astype(float)
+        for way, each in shares.items()
+        for scale, share in each.items()
+    }
+
+
+def test_falls_and_what_is_left_are_those_counted_by_hand():
     items = table({PRE: leg((50, 0), (40, 26)), AGAIN: leg((50, 20), (40, 26))})
     found = starts.falls(items).set_index(["leg", "way"])
-    assert found.points.to_dict() == {
-        (PRE, STRICT): pytest.approx(100 * 50 / 56), (PRE, LENIENT): pytest.approx(100 * 50 / 56),
-        (PRE, LIKELY): pytest.approx(25), (AGAIN, STRICT): pytest.approx(100 * 30 / 56),
-        (AGAIN, LENIENT): pytest.approx(100 * 30 / 56), (AGAIN, LIKELY): pytest.approx(25),
-    }  # fmt: skip
-    assert found.floor.to_dict() == {(one, way): 0.0 if (one, way) in {(PRE, STRICT), (PRE, LENIENT)} else 25.0
-                                     for one, way in found.index}  # fmt: skip
+    for way in (STRICT, LENIENT):
+        assert found.points[PRE, way] == pytest.approx(100 * 50 / 56)
+        assert found.points[AGAIN, way] == pytest.approx(100 * 30 / 56)
+        assert (found.floor[PRE, way], found.floor_after[PRE, way]) == (pytest.approx(25), pytest.approx(0))
+        assert found.floor_after[AGAIN, way] == pytest.approx(25)
+        assert found.left[PRE, way] == pytest.approx(0)  # a reply that names no option counts as a guess
+        assert found.left[AGAIN, way] == pytest.approx((20 - 14) / (50 - 14))
+    for way, one in [(LIKELY, PRE), (PER_CHARACTER, AGAIN)]:
+        assert found.points[one, way] == pytest.approx(25) and found.floor[one, way] == 25
+        assert found.left[one, way] == pytest.approx((26 - 14) / (40 - 14))
     assert found.room.all() and (found.sources == 28).all()
-    assert found.left[AGAIN, STRICT] == pytest.approx((20 - 14) / (50 - 14))
-    assert found.left[AGAIN, LIKELY] == pytest.approx((26 - 14) / (40 - 14))
-    gap = {name: starts.gaps(items, legs).effect.item() for name, legs in dict(pre={PRE: 1}, again={AGAIN: 1}).items()}
-    assert gap == {"pre": pytest.approx(100 * (50 - 14) / 56), "again": pytest.approx(100 * (30 - 14) / 56)}
-    both = starts.gaps(items, {PRE: 1, AGAIN: -1}).iloc[0]
-    assert both.effect == pytest.approx(100 * 20 / 56) and both.low < both.effect < both.high
+    left = starts.lefts(items).set_index(["leg", "way"])
+    assert left.effect[PRE, LIKELY] == pytest.approx(12 / 26) == left.left[PRE, LIKELY]
+    assert left.effect[AGAIN, LIKELY] == pytest.approx(12 / 26 - 6 / 36)
+    assert (left.effect[:, LENIENT] == 0).all() and (left.low < left.effect).all() and (left.effect < left.high).all()
 
 
-@pytest.mark.parametrize("strict, room", [((20, 14), False), ((16, 0), True), ((3, 0), False), ((0, 0), False)])
+@pytest.mark.parametrize(
+    "strict, room", [((20, 14), False), ((40, 0), True), ((16, 0), False), ((3, 0), False), ((0, 0), False)]
+)
 def test_a_score_at_its_floor_has_no_room_to_fall(strict, room):
     found = starts.falls(table({PRE: leg(strict, (40, 26))})).set_index("way")
     assert found.room[STRICT] == room and np.isnan(found.left[STRICT]) == (not room)
@@ -103,73 +116,89 @@ def test_a_page_says_which_scores_have_no_room():
     items = table({PRE: leg((50, 0), (40, 26)), AGAIN: leg((14, 14), (40, 26))}, plain=True)
     falls = shown.falls(starts.falls(items)).set_index(["vector", "prompt", "right"])["left of the room"]
     assert falls[AGAIN, "chat", STRICT] == "no room" and falls[PRE, "its own", LIKELY].startswith("0.46 (")
-    assert len(falls) == 2 * (2 * 2 + 1)  # by likelihood there is one prompt
-    cells = shown.gaps(starts.every_gap(items)).set_index(["compared", "prompt"])[STRICT]
-    assert cells[PRE, "chat"].startswith("+64.3 (")
-    assert cells[AGAIN, "chat"].startswith("[") and cells[f"{PRE}, less {AGAIN}", "plain text"].startswith("[")
+    assert len(falls) == 2 * (2 * 2 + 2)  # by likelihood there is one prompt
+    cells = shown.lefts(starts.lefts(items)).set_index(["vector", "prompt"])[LIKELY]
+    assert cells[PRE, "chat"].startswith("+0.46 (") and cells[AGAIN, "chat"] == "no room"
 
 
-def test_form_that_is_lost_from_one_start_alone_is_the_account_of_form():
-    planted = {PRE: leg((50, 0), (40, 38)), AGAIN: leg((50, 20), (40, 10)), FORM: leg((16, 0), (14, 14))}
-    items = table(planted | {STATED: leg((0, 0), (50, 20))}, plain=True)
-    for verdict in (starts.further_without_form(items), starts.start_decides(items), starts.stated_unseen(items)):
-        assert verdict.kind == "holds" and verdict.falsified is False
-    assert starts.form_alone(items).kind == "holds"
-    assert len(starts.start_decides(items).cases) == 2 and len(starts.stated_unseen(items).cases) == 1
+def test_form_that_is_lost_is_what_other_scores_still_know():
+    n, kept = 2000, {0: 0.9, 1: 0.85}
+    lost = drawn(n, strict={0: 0.9, 1: 0.0}, lenient=kept, likely=kept)
+    same = drawn(n, strict=kept, lenient=kept, likely=kept)
+    items = table({PRE: lost, AGAIN: same}, n=n)
+    found = starts.more_without_form(items)
+    assert found.kind == "holds" and found.falsified is False and len(found.cases) == 3
+    found = starts.alike_with_form(items)
+    assert found.kind == "holds" and found.falsified is False
+    assert starts.alike_with_form(table({AGAIN: lost}, n=n)).kind == "differs"
 
 
-def test_knowledge_that_is_lost_from_both_starts_is_the_account_of_knowledge():
-    rng = np.random.default_rng(0)
-    same = {scale: (rng.random(2000) < share).astype(float) for scale, share in ((0, 0.8), (1, 0.3))}
-    alike = {(way, scale): same[scale] for way in (STRICT, LIKELY) for scale in (0, 1)}
-    items = table({PRE: alike, AGAIN: alike}, n=2000)
-    found = starts.further_without_form(items)
+def test_knowledge_that_is_lost_leaves_nothing_in_any_way():
+    n, gone = 4000, {0: 0.9, 1: 0.25}
+    items = table({PRE: drawn(n, strict={0: 0.9, 1: 0.0}, lenient=gone, likely={0: 0.7, 1: 0.25})}, n=n)
+    found = starts.more_without_form(items)  # though the strict score falls by twice as many points
     assert found.kind == "null explains it" and found.falsified
-    assert starts.start_decides(items).kind == "null explains it" and starts.no_further_with_form(items).kind == "holds"
 
 
-def test_a_fall_far_beyond_likelihood_reverses_that_it_is_no_further():
-    found = starts.no_further_with_form(table({AGAIN: leg((56, 16), (40, 36))}))
-    assert found.kind == "reversed" and found.falsified
-    (case,) = found.cases.itertuples()
-    assert case.gap == pytest.approx(100 * 36 / 56) and case.effect == pytest.approx(case.gap - 5)
+@pytest.mark.parametrize("half, kind, met", [(0.6, "holds", False), (0.85, "differs", True)])
+def test_scores_that_part_while_the_form_is_there_are_told(half, kind, met):
+    n, likely = 4000, {0: 0.9, 0.5: half, 1: 0.25}
+    way = {0: 0.9, 0.5: 0.6, 1: 0.25}
+    items = table({PRE: drawn(n, strict=way | {1: 0.0}, lenient=way, likely=likely)}, n=n, scales=(0, 0.5, 1))
+    found = starts.alike_while_formed(items)
+    assert (found.kind, found.falsified) == (kind, met) and set(found.cases.way) == {LIKELY, PER_CHARACTER}
+    formless = starts.alike_while_formed(items[items.scale != 0.5])
+    assert formless.kind == "cannot be known here" and "have the replies the form" in formless.why
+
+
+def test_few_items_leave_it_open():
+    items = table({PRE: leg((48, 0), (28, 20)), AGAIN: leg((42, 19), (30, 17))})
+    for verdict in (starts.more_without_form(items), starts.alike_with_form(items)):
+        assert verdict.kind == "within chance" and verdict.falsified is None
 
 
 def test_where_scores_stand_at_their_floors_nothing_can_be_known():
-    items = table({PRE: leg((14, 0), (56, 56)), AGAIN: leg((14, 14), (56, 56))}, plain=True)
-    assert starts.further_without_form(items).kind == "holds"
-    for verdict in (starts.no_further_with_form(items), starts.start_decides(items)):
-        assert verdict.kind == "cannot be known here" and "floor" in verdict.why
-        assert (
-            set(verdict.cases.outcome) == {"not judged"}
-            and verdict.cases.prompt.str.endswith("(no room to fall)").all()
-        )
+    items = table({PRE: leg((14, 0), (56, 56)), AGAIN: leg((56, 14), (14, 14))}, plain=True)
+    verdict = starts.more_without_form(items)
+    assert verdict.kind == "cannot be known here" and "floor" in verdict.why
+    assert set(verdict.cases.outcome) == {"not judged"} and verdict.cases.prompt.str.endswith("(no room to fall)").all()
+    found = starts.alike_with_form(items)  # in any form there is room
+    assert set(found.cases[found.cases.outcome != "not judged"].way) == {LENIENT}
 
 
-def test_intervals_of_the_interaction_cover_a_planted_zero():
-    rng, shares, covered = np.random.default_rng(0), {STRICT: (0.85, 0.4), LIKELY: (0.7, 0.25)}, 0
+def test_intervals_of_what_is_left_cover_a_planted_zero():
+    rng, shares, covered = np.random.default_rng(0), {STRICT: (0.85, 0.49), LIKELY: (0.7, 0.43)}, 0
     for _ in range(40):
-        known = np.repeat(
-            rng.random(28), 2
-        )  # what is known of a source, alike for its items, both starts and both ways
+        known = np.repeat(rng.random(28), 2)  # what is known of a source, alike for its items and both ways
         planted = {
-            one: {
-                (way, scale): (0.5 * known + 0.5 * rng.random(56) < share).astype(float)
-                for way, both in shares.items()
-                for scale, share in enumerate(both)
-            }
-            for one in (PRE, AGAIN)
+            (way, scale): (0.5 * known + 0.5 * rng.random(56) < _quantile(share)).astype(float)
+            for way, both in shares.items()
+            for scale, share in enumerate(both)
         }
-        (row,) = starts.gaps(table(planted), {PRE: 1, AGAIN: -1}).itertuples()
+        planted |= {(LENIENT, scale): planted[STRICT, scale] for scale in (0, 1)}
+        (row,) = starts.lefts(table({PRE: planted}), [(PRE, 1.0)], [LIKELY]).itertuples()
         covered += row.low <= 0 <= row.high
     assert covered >= 35  # of 40 intervals of 95 %, fewer with a chance below 1 %
 
 
-def test_a_vector_of_form_alone_takes_strict_scores_and_no_likelihood(measured):
-    found = starts.falls(measured[0]).query("own and leg == @FORM").set_index("way")
-    assert found.points[STRICT] > 15 and found.after[STRICT] == 0 and found.room[STRICT]
+def _quantile(share):
+    """Of the mean of two uniform numbers, which has a triangular distribution."""
+    return (share / 2) ** 0.5 if share <= 0.5 else 1 - ((1 - share) / 2) ** 0.5
+
+
+def test_a_vector_of_form_alone_takes_the_form_and_no_likelihood(measured):
+    items, _ = measured
+    found = starts.falls(items).query("own and leg == @FORM").set_index("way")
+    assert found.points[STRICT] > 15 and found.after[STRICT] == 0
     assert abs(found.points[LIKELY]) < 10 and found.after[LIKELY] > 90
-    assert starts.form_alone(measured[0][measured[0].own]).kind == "holds"
+    assert starts.form_taken(items).kind == "holds" and starts.form_holds_no_facts(items).kind != "differs"
+
+
+def test_facts_in_a_vector_of_form_and_in_one_of_statements_are_found():
+    items = table({FORM: leg((14, 0), (40, 14)), STATED: leg((0, 0), (50, 20))})
+    assert starts.form_taken(items).kind == "holds"
+    assert starts.form_holds_no_facts(items).kind == "differs" and starts.form_holds_no_facts(items).falsified
+    assert starts.stated_unseen(items).kind == "holds" and starts.stated_unseen(items).falsified is False
 
 
 def test_a_start_with_the_form_keeps_it_without_the_vector(measured):
@@ -272,6 +301,19 @@ def test_a_reply_is_divided_at_its_thought_and_its_letter(tokenizer):
         reply_parts.divided(losses.Text((1,), tuple(tokenizer.encode("Answer: [B]")), 0), tokenizer)
 
 
+def test_an_option_is_the_likeliest_by_its_characters(tiny):
+    asked = starts.benchmarks(tiny, [BY_LIKELIHOOD])
+    doc = asked[BY_LIKELIHOOD].eval_docs[0]
+    options = asked[BY_LIKELIHOOD].doc_to_choice(doc)
+    right, longest = int(doc["answer"]), int(np.argmax([len(option) for option in options]))
+    found = []
+    for best in (right, longest):  # all as likely by the character, and one more so
+        logp = [-1.0 * len(option) + (0.1 if i == best else 0) for i, option in enumerate(options)]
+        row = dict(task=BY_LIKELIHOOD, item=0, reply=json.dumps([[p, False] for p in logp]))
+        found.append(starts.with_per_character(pd.DataFrame([row]), asked).acc_norm.item())
+    assert found == [1.0, float(longest == right)]
+
+
 def test_choice_is_the_log_of_the_right_option_s_share(tiny):
     asked = starts.benchmarks(tiny, [BY_LIKELIHOOD])
     right = int(asked[BY_LIKELIHOOD].eval_docs[1]["answer"])
@@ -283,7 +325,7 @@ def test_choice_is_the_log_of_the_right_option_s_share(tiny):
 
 
 def drawn_of(items, parts, rng, form):
-    """Draws of a turned T that lose no score, and of which the tokens of form rise by about so much."""
+    """Draws of a turned T that take no reply's form, and of which the tokens of form rise by about so much."""
     ends = items[items.own & (items.scale == 0)]
     kept = parts[parts.scale == 0]
     rows, texts = [], []
@@ -308,7 +350,7 @@ def test_a_vector_is_set_beside_its_turned_draws(form, kind):
     compared = starts.against_turned(items, parts, drawn_of(items, parts, np.random.default_rng(0), form))
     found = compared.set_index(["what", "sides"]).value
     assert found[starts.WHAT["form"], "left"] == pytest.approx(1.0)
-    assert compared[compared.what != starts.WHAT["form"]].value.to_numpy() == pytest.approx(100 * 48 / 56)
+    assert compared[compared.what != starts.WHAT["form"]].value.to_numpy() == pytest.approx(100)
     nats = compared[compared.what == starts.WHAT["form"]]
     assert starts.more_than_turned(nats, PRE).kind == kind
     scored = compared[compared.what != starts.WHAT["form"]]

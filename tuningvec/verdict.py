@@ -22,6 +22,7 @@ MEANING: dict[Kind, str] = {
 }  # fmt: skip
 
 
+NO_RUN = "It says nothing of another training run."
 CLUSTERED = ". Items that share a source, such as two questions on one drug, count as one cluster"
 
 

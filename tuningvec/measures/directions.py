@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from tuningvec.family.spec import Family, FineTuned
-from tuningvec.verdict import Verdict, judge, unknown
+from tuningvec.verdict import NO_RUN, Verdict, judge, unknown
 from tuningvec.weights.components import SYMBOLS
 from tuningvec.weights.subspace import over_layers
 
@@ -25,7 +25,6 @@ EDGE_CUT, MEMBERS = "edge", "members"  # another k, and no null of chance
 CHANCE = ("rotation", "less W", "rows", "layers")  # nulls of a T that knows nothing of this W, as 04_1 tells
 FEWEST_LAYERS = 8  # from which the orders of layers have a spread that tells something
 MEDICINE, OTHERS = "medicine", ("math", "code")  # the domains that the paper compares, as families name them
-NO_RUN = "It says nothing of another training run."
 
 
 def domains(family: Family) -> dict[str, str]:

@@ -22,7 +22,7 @@ from tuningvec.measures import losses, models, turned
 from tuningvec.measures.decoding import BATCH
 from tuningvec.recipes.training import checkpoint
 from tuningvec.store import Store, Told, joined
-from tuningvec.verdict import Verdict, judge, unknown
+from tuningvec.verdict import NO_RUN, Verdict, judge, unknown
 from tuningvec.weights import trajectory
 from tuningvec.weights.checkpoint import Sides
 from tuningvec.weights.delta import TuningVector, identities, inner_products
@@ -38,7 +38,6 @@ LEAST = 0.05  # nats per token
 MATTERS = f"{LEAST:g} nats per token, a perplexity {np.expm1(LEAST):.0%} higher"
 CLUSTERS = "texts of one source, such as two questions on one drug, count as one cluster"
 NO_REPLIES = "no specialist's domain has held-out replies"
-NO_RUN = "It says nothing of another training run."
 OWN = "own"  # T of the member's own weights, among those that its training kept
 
 

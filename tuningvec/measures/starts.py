@@ -6,7 +6,7 @@ facts from a start that has the form, and of the facts stated alone. Scores are 
 
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -26,14 +26,18 @@ from tuningvec.measures.scores import ALPHA, LIKELIHOOD, Values, task_name
 from tuningvec.recipes.starts import Course, form_control, trained
 from tuningvec.stats import mean_interval, mean_or_share, paired_contrast, paired_ratio
 from tuningvec.store import Record, Store, Told
-from tuningvec.verdict import Verdict, judge
+from tuningvec.verdict import NO_RUN, Verdict, judge
 from tuningvec.weights.checkpoint import Sides
 from tuningvec.weights.delta import Combination, TuningVector
 
 Leg = Literal["form", "pre", "again", "stated"]
 LEGS = FORM, PRE, AGAIN, STATED = get_args(Leg)
 STRICT, LENIENT, LIKELY = "in the form asked for", "in any form", "by likelihood"
-COLUMNS = {STRICT: ("acc", "valid"), LENIENT: ("acc_lenient", "valid_lenient"), LIKELY: ("acc", "")}
+PER_CHARACTER = "by likelihood per character"
+COLUMNS = {STRICT: ("acc", "valid"), LENIENT: ("acc_lenient", "valid_lenient"), LIKELY: ("acc", ""),
+           PER_CHARACTER: ("acc_norm", "")}  # fmt: skip
+NO_FORM = (LIKELY, PER_CHARACTER)  # ways that ask for no reply, so that there is one prompt
+FORMED = 0.95  # share of replies in the form from which on a form counts as kept
 
 
 def benchmarks(family: Family, likelihood: Sequence[str]) -> dict[str, Task]:
@@ -169,6 +173,19 @@ def with_choice(items: pd.DataFrame, benchmarks: Mapping[str, Task]) -> pd.DataF
     return items.assign(choice=[choice(*one) if one[0].endswith(LIKELIHOOD) else np.nan for one in asked])
 
 
+def with_per_character(items: pd.DataFrame, benchmarks: Mapping[str, Task]) -> pd.DataFrame:
+    """Items with `acc_norm`, of those answered by likelihood: right by log p over the characters of an option."""
+
+    def right(name: str, item: int, reply: str) -> float:
+        task = benchmarks[name]
+        doc, logp = task.eval_docs[item], np.array([p for p, _ in json.loads(reply)])
+        lengths = np.array([len(option) for option in task.doc_to_choice(doc)])
+        return float(np.argmax(logp / lengths) == int(task.doc_to_target(doc)))
+
+    asked = zip(items.task, items["item"], items.reply, strict=True)
+    return items.assign(acc_norm=[right(*one) if one[0].endswith(LIKELIHOOD) else np.nan for one in asked])
+
+
 class Turned(NamedTuple):
     """Items and `reply_parts.nats` of θ_ft less a turned T, with columns leg, member, sides and draw."""
 
@@ -210,13 +227,24 @@ def negated_turned(
 
 def _scores(items: pd.DataFrame, leg: str, task: str, way: str, scale: float, own: bool = True) -> pd.DataFrame:
     """The rows of one model on one task, in the order of the items; by likelihood there is one prompt."""
-    name = task + LIKELIHOOD if way == LIKELY else task
-    rows = (items.leg == leg) & (items.task == name) & (items.scale == scale) & (items.own == (own or way == LIKELY))
+    name = task + LIKELIHOOD if way in NO_FORM else task
+    rows = (items.leg == leg) & (items.task == name) & (items.scale == scale) & (items.own == (own or way in NO_FORM))
     return items[rows].sort_values("item")
 
 
 def _values(items: pd.DataFrame, leg: str, task: str, way: str, scale: float, own: bool = True) -> Values:
     return _scores(items, leg, task, way, scale, own)[COLUMNS[way][0]].to_numpy(float)
+
+
+def _guess(items: pd.DataFrame, task: str, way: str) -> float:
+    return scores.guessing(items, task + LIKELIHOOD if way in NO_FORM else task)
+
+
+def _known(items: pd.DataFrame, leg: str, task: str, way: str, scale: float, own: bool = True) -> Values:
+    """Right answers, a reply that names no option as right as a guess is: where nothing is known the mean is that."""
+    rows, (right, named) = _scores(items, leg, task, way, scale, own), COLUMNS[way]
+    missing = 1 - rows[named].to_numpy(float) if named else 0.0
+    return rows[right].to_numpy(float) + _guess(items, task, way) * missing
 
 
 def _sources(items: pd.DataFrame, leg: str, task: str) -> np.ndarray:
@@ -234,7 +262,7 @@ def curves(items: pd.DataFrame, seed: int) -> pd.DataFrame:
     rows = []
     for (leg, member), part in items.groupby(["leg", "member"], sort=False):
         for (task, own), way in itertools.product(_asked(items), COLUMNS):
-            if way == LIKELY and not own:
+            if way in NO_FORM and not own:
                 continue
             for scale in sorted(part[part.own == own].scale.unique()):
                 found = _values(items, leg, task, way, scale, own)
@@ -247,158 +275,197 @@ def curves(items: pd.DataFrame, seed: int) -> pd.DataFrame:
 def falls(items: pd.DataFrame, least: float = 5.0) -> pd.DataFrame:
     """What every leg loses from λ = 0 to 1, by task, prompt and way of scoring, and whether it has room to fall.
 
-    Columns leg, member, task, own, way, before and after, floor, points (before − after) with low, high and p (paired
-    t), room, and left with left_low and left_high, (after − floor) / (before − floor) with Fieller's interval where
-    there is room. The floor is what guessing gets right: among the options by likelihood, else among them in the
-    replies at λ = 1 that name one, in the form or in any. There is room where `before` is shown to be more than `least`
-    points above the floor (one-sided exact binomial).
+    Columns leg, member, task, own, way, before and after, floor and floor_after, points (before − after) with low, high
+    and p (paired t), room, and left with left_low and left_high (Fieller) where there is room. The floor is what
+    guessing gets right: a guess's share g of the replies that name an option, in the form or in any; by likelihood g.
+    What is *left* is (after − its floor) / (before − its floor), and there is *room* where `before` is shown to be more
+    than `least` points above its floor (one-sided exact binomial, a reply that names no option counted as g).
     """
     rows = []
     legs = items.drop_duplicates("leg").set_index("leg").member
     for (task, own), leg, way in itertools.product(_asked(items), legs.index, COLUMNS):
         before, after = (_values(items, leg, task, way, scale, own) for scale in (0, 1))
-        source, floor = _sources(items, leg, task), _floor(items, leg, task, way, own)
-        room = scores.above_guessing(before, floor + least / 100, source)
+        known = [_known(items, leg, task, way, scale, own) for scale in (0, 1)]
+        source, guess = _sources(items, leg, task), _guess(items, task, way)
+        room = scores.above_guessing(known[0], guess + least / 100, source)
         fall = paired_contrast([before, after], [1, -1], sources=source)
-        left = paired_ratio(after, before, minus=np.full_like(after, floor), sources=source) if room else (np.nan,) * 3
+        left = (
+            paired_ratio(known[1], known[0], minus=np.full_like(after, guess), sources=source) if room else [np.nan] * 3
+        )
         about = dict(leg=leg, member=legs[leg], task=task, own=own, way=way) | scores.counted(before, source)
-        about |= dict(before=100 * before.mean(), after=100 * after.mean(), floor=100 * floor, room=room)
-        rows.append(about | fall._asdict() | dict(zip(("left", "left_low", "left_high"), left, strict=True)))
+        floors = [100 * (guess - float((one - raw).mean())) for one, raw in zip(known, (before, after), strict=True)]
+        about |= dict(before=100 * before.mean(), after=100 * after.mean(), floor=floors[0], floor_after=floors[1])
+        left = dict(zip(("left", "left_low", "left_high"), left, strict=True))
+        rows.append(about | dict(room=room) | fall._asdict() | left)
     return pd.DataFrame(rows)
 
 
-def _floor(items: pd.DataFrame, leg: str, task: str, way: str, own: bool) -> float:
-    guess = scores.guessing(items, task + LIKELIHOOD if way == LIKELY else task)
-    named = COLUMNS[way][1]
-    return guess * float(_scores(items, leg, task, way, 1, own)[named].mean()) if named else guess
-
-
-def gaps(
+def lefts(
     items: pd.DataFrame,
-    legs: Mapping[str, float],
-    *,
-    way: str = STRICT,
-    needed: Collection[str] = (STRICT, LIKELY),
+    at: Sequence[tuple[str, float]] = tuple((leg, 1.0) for leg in LEGS),
+    ways: Sequence[str] = (LENIENT, LIKELY, PER_CHARACTER),
     least: float = 5.0,
 ) -> pd.DataFrame:
-    """Σ over legs of weight · (fall in `way` − fall by likelihood) in points, paired by item, a row a task and prompt.
+    """What is left of a score that needs no form, less what is left in the form asked for (`falls`), of legs at some λ.
 
-    Columns task, own, effect with low, high and p, n, sources, and room: whether every leg has room to fall in the ways
-    that are `needed`. Intervals are those of all rows with room together (Bonferroni).
+    Columns leg, member, task, own, way, scale, effect with low and high, left and left_form, room (whether both scores
+    have room), n and sources; effect and left are NaN without room. The interval is that of the linearised difference
+    of two ratios (`paired_contrast`), for all rows with room together (Bonferroni).
     """
-    items = items[items.leg.isin(list(legs))]
-    found = falls(items, least)
-    found = found[found.way.isin(list(needed))]
-    room = found.groupby(["task", "own"]).room.all()
-    level = 1 - ALPHA / max(int(room.sum()), 1)
-    rows = []
-    for task, own in _asked(items):
-        values, weights = [], []
-        for (leg, weight), (sign, scoring_way), scale in itertools.product(
-            legs.items(), ((1, way), (-1, LIKELY)), (0, 1)
-        ):
-            values.append(_values(items, leg, task, scoring_way, scale, own))
-            weights.append(weight * sign * (1 - 2 * scale))
-        source = _sources(items, next(iter(legs)), task)
-        gap = paired_contrast(values, weights, level, source)
-        about = dict(task=task, own=own, room=bool(room[task, own])) | scores.counted(values[0], source)
-        rows.append(about | dict(effect=gap.points, low=gap.low, high=gap.high, p=gap.p))
-    return pd.DataFrame(rows)
-
-
-def every_gap(items: pd.DataFrame, least: float = 5.0) -> pd.DataFrame:
-    """`gaps` of each leg alone and of the interaction, in the form asked for and in any, by `compared` and `way`."""
     names = items.drop_duplicates("leg").set_index("leg").member
-    compared = {names[leg]: {leg: 1.0} for leg in names.index}
-    compared[f"{names[PRE]}, less {names[AGAIN]}"] = {PRE: 1.0, AGAIN: -1.0}
-    parts = [
-        gaps(items, legs, way=way, needed=(way, LIKELY), least=least).assign(compared=name, way=way)
-        for (name, legs), way in itertools.product(compared.items(), (STRICT, LENIENT))
+    room = falls(items, least).set_index(["leg", "task", "own", "way"]).room
+    cases = [
+        dict(leg=leg, member=names[leg], task=task, own=own, way=way, scale=scale)
+        | dict(room=bool(room[leg, task, own, way] and room[leg, task, own, STRICT]))
+        for (leg, scale), (task, own), way in itertools.product(at, _asked(items), ways)
+        if leg in names
     ]
-    return pd.concat(parts, ignore_index=True)
+    level = 1 - ALPHA / max(sum(case["room"] for case in cases), 1)
+    return pd.DataFrame([case | _left(items, case, level) for case in cases])
+
+
+def _left(items: pd.DataFrame, case: Mapping[str, Any], level: float) -> dict[str, float]:
+    """A row of `lefts`, on the same items: (a₁ − g) / (b₁ − g) − (a₂ − g) / (b₂ − g), linear in all four means."""
+    leg, task, own = case["leg"], case["task"], case["own"]
+    values, weights, left = [], [], []
+    for sign, way in ((1, case["way"]), (-1, STRICT)):
+        before, after = (_known(items, leg, task, way, scale, own) for scale in (0, case["scale"]))
+        above = before.mean() - _guess(items, task, way)
+        left.append((after.mean() - _guess(items, task, way)) / above if case["room"] else np.nan)
+        values += [after, before]
+        weights += [sign / above, -sign * left[-1] / above] if case["room"] else [np.nan] * 2
+    source = _sources(items, leg, task)
+    found = scores.counted(values[0], source) | dict(left=left[0], left_form=left[1], effect=left[0] - left[1])
+    if not case["room"]:
+        return found | dict(low=np.nan, high=np.nan)
+    spread = paired_contrast(values, weights, level, source)
+    half = (spread.high - spread.low) / 200
+    return found | dict(low=found["effect"] - half, high=found["effect"] + half)
 
 
 PROMPTS = {True: "chat", False: "plain text"}
+NO_ROOM = "a score at its floor, where guessing puts it, has no room to fall, and in no case have both scores room"
 
 
-def _judged(cases: pd.DataFrame, rule: str, least: float, direction: Literal[1, -1], **about: Any) -> Verdict:
-    """The verdict on the gaps whose scores have room to fall; the others are shown and not judged."""
+def _named(cases: pd.DataFrame) -> pd.DataFrame:
+    """Cases as a page shows them."""
     told = dict(benchmark=cases.task.map(task_name), prompt=cases.own.map(PROMPTS))
-    told["prompt"] += np.where(cases.room, "", " (no room to fall)")
-    named = cases.drop(columns=["task", "own", "room"]).assign(**told)
-    beside = named[~cases.room].assign(outcome="not judged")
+    return cases.drop(columns=["task", "own", "leg"], errors="ignore").assign(**told)
+
+
+def _judged(cases: pd.DataFrame, rule: str, least: float, direction: Literal[1, 0]) -> Verdict:
+    """The verdict on the cases in which both scores have room to fall; the others are shown and not judged."""
+    named = _named(cases)
+    named["prompt"] += np.where(cases.room, "", " (no room to fall)")
+    beside = named[~cases.room].drop(columns="room").assign(outcome="not judged")
     if not cases.room.any():
-        why = "a score at its floor, where guessing puts it, has no room to fall, and no prompt has all scores above"
-        return Verdict("cannot be known here", rule, why, beside, dict(about, least=least))
-    margin = about.pop("margin", least)
-    found = judge(named[cases.room], rule, least=margin, direction=direction, unit="points", digits=0, **about)
+        return Verdict("cannot be known here", rule, NO_ROOM, beside, dict(smallest=least))
+    found = judge(named[cases.room].drop(columns="room"), rule, least=least, direction=direction, unit="of the room")
     shown = found.cases
-    below = shown.high < least if direction > 0 else shown.low > 0
-    met = True if below.any() else False if (shown.outcome == "for").all() else None
-    numbers = dict(found.numbers, least=least)
-    return replace(found, cases=pd.concat([shown, beside]), falsified=met, numbers=numbers)
+    away = shown.high < least if direction else (shown.low > least) | (shown.high < -least)
+    met = True if away.any() else False if (shown.outcome == "for").all() else None
+    return replace(found, cases=pd.concat([shown, beside]), falsified=met, numbers=dict(smallest=least))
 
 
-GAP = (
-    r"the effect is the fall from $\theta_\text{ft}$ to $\theta_\text{ft} - T$ in the form asked for less the fall by "
-    "likelihood, on the same items"
+LEFT = (
+    r"the effect is what is left at {at} of what $\theta_\text{{ft}}$ knows beyond guessing, in {ways}, less what is "
+    "left of it in the form asked for, on the same items; a reply that names no option counts as a guess"
 )
-INTERVALS = (
-    "A case is a prompt, chat or plain text, in which {scores} room to fall, shown to be more than {least:g} points "
-    r"above the floor (one-sided binomial), which is what guessing gets right, in the form among those replies at "
-    r"$\lambda = 1$ that have it. Others are not judged. Intervals are of a paired contrast (t), for all cases "
-    "together (Bonferroni)"
-)
+ROOM = (
+    "A case is a score and a prompt, chat or plain text, where both scores are shown to be more than {points:g} points "
+    "above guessing before (one-sided binomial); others are not judged. Intervals are of the linearised difference of "
+    "two ratios (t), for all cases together (Bonferroni). "
+) + NO_RUN
+WAYS = "any form, by likelihood, or by likelihood per character"
 
 
-def _rule(effect: str, least: float, scores: str = "both scores have") -> str:
-    return f"{effect}. {INTERVALS.format(least=least, scores=scores)}"
+def more_without_form(items: pd.DataFrame, least: float = 0.1, points: float = 5.0) -> Verdict:
+    """Whether without T that began at θ_pre, more is left by scores that need no form than in the form asked for."""
+    effect = LEFT.format(at=r"$\lambda = 1$", ways=WAYS)
+    rule = f"{effect}; it is beyond chance, up, and at least {least:g} of the room. {ROOM.format(points=points)}"
+    return _judged(lefts(items, [(PRE, 1.0)], least=points), rule, least, 1)
 
 
-def further_without_form(items: pd.DataFrame, least: float = 5.0) -> Verdict:
-    """Whether T that began at θ_pre, without the form, takes more in the form asked for than by likelihood."""
-    rule = _rule(f"{GAP}; it is beyond chance, up, and at least {least:g} points", least)
-    return _judged(gaps(items, {PRE: 1}, least=least), rule, least, 1)
+def alike_with_form(items: pd.DataFrame, least: float = 0.1, points: float = 5.0) -> Verdict:
+    """Whether without T that began with the form, all scores leave the same share."""
+    effect = LEFT.format(at=r"$\lambda = 1$", ways=WAYS)
+    rule = f"{effect}; it is shown to be within ±{least:g} of the room. {ROOM.format(points=points)}"
+    return _judged(lefts(items, [(AGAIN, 1.0)], least=points), rule, least, 0)
 
 
-def form_alone(items: pd.DataFrame, least: float = 5.0) -> Verdict:
-    """Whether T of form alone takes more in that form than by likelihood, where there may be nothing to take."""
-    effect = f"{GAP}; it is beyond chance, up, and at least {least:g} points"
-    rule = _rule(effect, least, "the score in the form has")
-    return _judged(gaps(items, {FORM: 1}, needed=[STRICT], least=least), rule, least, 1)
-
-
-def no_further_with_form(items: pd.DataFrame, least: float = 5.0) -> Verdict:
-    """Whether T that began at a start with the form takes no more in that form than by likelihood, by a margin."""
-    effect = (
-        "the fall in the form asked for less the fall by likelihood, on the same items, is shown to be below "
-        f"{least:g} points: the effect is that difference − {least:g}, and its interval lies below 0. Reversed: it "
-        "lies above"
+def alike_while_formed(items: pd.DataFrame, least: float = 0.1, points: float = 5.0) -> Verdict:
+    """Whether scores leave the same share at λ between 0 and 1 where the replies still have the form."""
+    effect = LEFT.format(at=r"$0 < \lambda < 1$", ways="likelihood, or in likelihood per character")
+    rule = (
+        f"{effect}; it is shown to be within ±{least:g} of the room, of both vectors of form and facts, in chat, at "
+        f"each measured λ at which at least {FORMED:.0%} of the replies have the form. {ROOM.format(points=points)}"
     )
-    cases = gaps(items, {AGAIN: 1}, least=least)
-    known = {"gap": cases.effect, "gap_low": cases.low, "gap_high": cases.high}
-    cases = cases.assign(**known, **{name: cases[name] - least for name in ("effect", "low", "high")})
-    return _judged(cases, _rule(effect, least), least, -1, margin=0.0)
-
-
-def start_decides(items: pd.DataFrame, least: float = 5.0) -> Verdict:
-    """Whether the fall in form beyond the fall by likelihood is larger from θ_pre than from a start with the form."""
-    effect = (
-        "the effect is the interaction: (fall in the form asked for − fall by likelihood) of T that began at "
-        r"$\theta_\text{pre}$, less the same of T that began with the form, on the same items; it is beyond chance, "
-        f"up, and at least {least:g} points"
+    chat = items[items.own]
+    share = (
+        chat[chat.leg.isin([PRE, AGAIN]) & chat.scale.between(0, 1, inclusive="neither")]
+        .groupby(["leg", "scale"])
+        .valid.mean()
     )
-    return _judged(gaps(items, {PRE: 1, AGAIN: -1}, least=least), _rule(effect, least, "all scores have"), least, 1)
+    at = [key for key, formed in share.items() if formed >= FORMED]
+    if not at:
+        return Verdict("cannot be known here", rule, "at no λ between 0 and 1 have the replies the form")
+    return _judged(lefts(chat, at, NO_FORM, points), rule, least, 0)
+
+
+def form_taken(items: pd.DataFrame, least: float = 5.0) -> Verdict:
+    """Whether taking a vector of form alone away takes the form: the manipulation that all else rests on."""
+    rule = (
+        "the effect is the share of replies that have the form, at θ_ft of the vector of form alone less at θ_pre, in "
+        f"points; it is beyond chance (paired t), up, and at least {least:g} points, in chat. {NO_RUN}"
+    )
+    cases = []
+    for task in dict(_asked(items)):
+        ends = (_scores(items, FORM, task, STRICT, scale).valid.to_numpy(float) for scale in (0, 1))
+        cases.append(_fall(*ends, _sources(items, FORM, task)) | dict(task=task, own=True))
+    return _points(pd.DataFrame(cases), rule, least, 1)
+
+
+def _fall(before: Values, after: Values, source: np.ndarray, level: float = 1 - ALPHA) -> dict[str, Any]:
+    """What is lost, in points."""
+    fall = paired_contrast([before, after], [1, -1], level, source)
+    about = dict(effect=fall.points, low=fall.low, high=fall.high)
+    return about | dict(before=100 * before.mean(), after=100 * after.mean()) | scores.counted(before, source)
+
+
+def _by_likelihood(items: pd.DataFrame, leg: str) -> pd.DataFrame:
+    """What a leg loses by likelihood, in points, by either way; intervals for all together (Bonferroni)."""
+    asked = list(itertools.product(dict(_asked(items)), NO_FORM))
+    cases = []
+    for task, way in asked:
+        ends = (_values(items, leg, task, way, scale) for scale in (0, 1))
+        fall = _fall(*ends, _sources(items, leg, task), 1 - ALPHA / len(asked))
+        cases.append(fall | dict(task=task, own=True, way=way))
+    return pd.DataFrame(cases)
+
+
+def _points(cases: pd.DataFrame, rule: str, least: float, direction: Literal[1, 0]) -> Verdict:
+    away = cases.high < least if direction else (cases.low > least) | (cases.high < -least)
+    found = judge(_named(cases), rule, least=least, direction=direction, unit="points", digits=0, smallest=least)
+    met = True if away.any() else False if (found.cases.outcome == "for").all() else None
+    return replace(found, falsified=met)
+
+
+def form_holds_no_facts(items: pd.DataFrame, least: float = 5.0) -> Verdict:
+    """Whether taking a vector of form alone away leaves the scores by likelihood as they are."""
+    rule = (
+        "the effect is the fall by likelihood, or by likelihood per character, without the vector of form alone, in "
+        f"points; it is shown to be within ±{least:g} points (paired t, Bonferroni). {NO_RUN}"
+    )
+    return _points(_by_likelihood(items, FORM), rule, least, 0)
 
 
 def stated_unseen(items: pd.DataFrame, least: float = 5.0) -> Verdict:
-    """Whether T of facts that were stated and never asked takes more by likelihood than in the form asked for."""
-    effect = (
-        "the effect is the fall by likelihood less the fall in the form asked for, in chat, on the same items; it is "
-        f"beyond chance, up, and at least {least:g} points"
+    """Whether T of facts that were stated and never asked takes something by likelihood."""
+    rule = (
+        "the effect is the fall by likelihood, or by likelihood per character, from θ_ft to θ_ft − T, in points; it is "
+        f"beyond chance (paired t, Bonferroni), up, and at least {least:g} points. {NO_RUN}"
     )
-    cases = gaps(items[items.own], {STATED: -1}, needed=[LIKELY], least=least)
-    return _judged(cases, _rule(effect, least, "the score by likelihood has"), least, 1)
+    return _points(_by_likelihood(items, STATED), rule, least, 1)
 
 
 def rises(parts: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
@@ -451,11 +518,11 @@ def start_decides_nats(parts: pd.DataFrame, items: pd.DataFrame, least: float = 
     return replace(found, numbers=dict(found.numbers, least=least))
 
 
-WHAT = {"gap": "in the form less by likelihood, points", "form": "tokens of form, nats per token"}
+WHAT = {"valid": "replies in the form, points", "form": "tokens of form, nats per token"}
 
 
 def against_turned(items: pd.DataFrame, parts: pd.DataFrame, drawn: Turned) -> pd.DataFrame:
-    """What T takes beside what a turned T takes, by leg: the gap of falls, and the rise in nats of the form's tokens.
+    """What T takes of the form beside what a turned T takes, by leg: replies in it, and the rise in nats of its tokens.
 
     As `turned.against_draws`, with the standard errors over items of T less the mean of its draws.
     """
@@ -465,14 +532,13 @@ def against_turned(items: pd.DataFrame, parts: pd.DataFrame, drawn: Turned) -> p
         if some.empty:
             continue
         for task in dict(_asked(items)):
-            values = {
-                scale: _values(items, leg, task, STRICT, scale) - _values(items, leg, task, LIKELY, scale)
-                for scale in (0, 1)
+            before, after = (_scores(items, leg, task, STRICT, scale).valid.to_numpy(float) for scale in (0, 1))
+            lost = {
+                key: 100 * (before - one[one.task == task].sort_values("item").valid.to_numpy(float))
+                for key, one in some.groupby(["sides", "draw"], sort=False)
             }
-            lost = {key: values[0] - _gap_of(one, task) for key, one in some.groupby(["sides", "draw"], sort=False)}
-            about = dict(member=member, what=f"{task_name(task)}, {WHAT['gap']}")
-            rows += _moves(about, 100 * (values[0] - values[1]), {k: 100 * v for k, v in lost.items()},
-                           _sources(items, leg, task))  # fmt: skip
+            about = dict(member=member, what=f"{task_name(task)}, {WHAT['valid']}")
+            rows += _moves(about, 100 * (before - after), lost, _sources(items, leg, task))
         own, others = parts[parts.leg == leg], drawn.parts[drawn.parts.leg == leg]
         before, after = (_nats(own, items, "form", scale) for scale in (0, 1))
         lost = {key: (_nats(one, items, "form") - before) for key, one in others.groupby(["sides", "draw"], sort=False)}
@@ -480,11 +546,6 @@ def against_turned(items: pd.DataFrame, parts: pd.DataFrame, drawn: Turned) -> p
         about = dict(member=member, what=WHAT["form"])
         rows += _moves(about, (after - before).to_numpy(), {k: v.to_numpy() for k, v in lost.items()}, source)
     return turned.against_draws(pd.DataFrame(rows))
-
-
-def _gap_of(one: pd.DataFrame, task: str) -> Values:
-    strict, likely = (one[one.task == name].sort_values("item").acc for name in (task, task + LIKELIHOOD))
-    return strict.to_numpy(float) - likely.to_numpy(float)
 
 
 def _moves(
@@ -504,9 +565,9 @@ def _moves(
 def more_than_turned(compared: pd.DataFrame, member: str, least: float = 5.0, least_nats: float = 0.1) -> Verdict:
     """Whether what T takes from the form, of the leg with this name, is more than what a turned T takes."""
     rule = (
-        f"in the form asked for less by likelihood T takes at least {least:g} points more than its draws in the mean, "
-        f"and from the tokens of form at least {least_nats:g} nats per token of the reply more, turned on the left and "
-        f"on both sides; {turned.intervals(compared)}, on other items as well"
+        f"T takes the form from at least {least:g} points more of the replies than its draws do in the mean, and makes "
+        f"its tokens unlikelier by at least {least_nats:g} nats per token of the reply more, turned on the left and on "
+        f"both sides; {turned.intervals(compared)}, on other items as well"
     )
     cases = compared[compared.member == member].reset_index(drop=True)
     smallest = pd.Series(np.where(cases.what == WHAT["form"], least_nats, least), cases.index)

@@ -503,13 +503,13 @@ def negation(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def starts(curves: pd.DataFrame) -> Figure:
-    """Scores against λ of θ_ft − λT, a panel a vector: in the form asked for, in any form, by likelihood.
+    """Scores against λ of θ_ft − λT, a panel a vector: in the form asked for, in any form, by likelihood in two ways.
 
     Crosses are scores in the form in plain text. Bars are 95 % intervals. `curves` are of `starts.curves`.
     """
     figure, panels = _panels(_split(curves, "member"), 2.3, 0.9)
     for axes, rows in panels:
-        for number, (way, form) in enumerate(zip(curves.way.unique(), ("o-", "s--", "D-."), strict=False)):
+        for number, (way, form) in enumerate(zip(curves.way.unique(), ("o-", "s--", "D-.", "^:"), strict=False)):
             for task, part in rows[rows.own & (rows.way == way)].groupby("task", sort=False):
                 colour, shift = sns.color_palette("colorblind")[number], 0.012 * (number - 1)
                 _curve(axes, part, "score", shift, form, colour, f"right, {way}" if task == rows.task.iloc[0] else "")

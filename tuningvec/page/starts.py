@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from tuningvec.measures.scores import task_name
-from tuningvec.measures.starts import LIKELY, PROMPTS
+from tuningvec.measures.starts import NO_FORM, PROMPTS
 from tuningvec.page.text import texts
 
 LAST = 20  # steps whose losses are averaged
@@ -22,9 +22,9 @@ def courses(table: pd.DataFrame) -> pd.DataFrame:
 
 def falls(found: pd.DataFrame) -> pd.DataFrame:
     """Falls of every vector by prompt and way of scoring, with the floor and what is left of the room above it."""
-    rows = found[found.own | (found.way != LIKELY)]
+    rows = found[found.own | ~found.way.isin(NO_FORM)]
     rows = rows.sort_values(["leg", "task"], key=lambda v: v.map(list(v.unique()).index), kind="stable")
-    rows = rows.assign(prompt=np.where(rows.way == LIKELY, "its own", rows.own.map(PROMPTS)))
+    rows = rows.assign(prompt=np.where(rows.way.isin(NO_FORM), "its own", rows.own.map(PROMPTS)))
     left = np.where(rows.left.notna(), texts(rows, "{left:.2f} ({left_low:.2f}, {left_high:.2f})"), "–")
     return pd.DataFrame(
         {
@@ -34,18 +34,18 @@ def falls(found: pd.DataFrame) -> pd.DataFrame:
             "right": rows.way,
             "λ = 0 → 1": texts(rows, "{before:.1f} → {after:.1f}"),
             "fall": texts(rows, POINTS),
-            "floor": texts(rows, "{floor:.1f}"),
+            "floor": texts(rows, "{floor:.1f} → {floor_after:.1f}"),
             "left of the room": np.where(rows.room, left, "no room"),
         }
     )
 
 
-def gaps(found: pd.DataFrame) -> pd.DataFrame:
-    """Falls in a form less falls by likelihood, a column a way, with a mark where a score has no room to fall."""
-    text = texts(found.rename(columns={"effect": "points"}), POINTS)
-    cells = found.assign(text=np.where(found.room, text, [f"[{one}]" for one in text]), prompt=found.own.map(PROMPTS))
-    cells = cells.assign(benchmark=cells.task.map(task_name))
-    index = ["compared", "benchmark", "prompt"]
+def lefts(found: pd.DataFrame) -> pd.DataFrame:
+    """What is left by scores that need no form less what is left in the form, a column a way; – without room."""
+    text = texts(found, "{effect:+.2f} ({low:+.2f}, {high:+.2f})")
+    cells = found.assign(text=np.where(found.room, text, "no room"), prompt=found.own.map(PROMPTS))
+    cells = cells.assign(benchmark=cells.task.map(task_name)).rename(columns={"member": "vector"})
+    index = ["vector", "benchmark", "prompt"]
     order = cells.drop_duplicates(index).set_index(index).index
     wide = cells.pivot(index=index, columns="way", values="text").loc[order, list(cells.way.unique())]
     return wide.reset_index().rename_axis(columns=None)
