@@ -191,6 +191,15 @@ def test_a_page_counts_its_comparisons_and_says_what_is_of_our_own_making(displa
     assert "The 0 findings of this page judge 0 cases" in displayed[3]
 
 
+def test_a_sentence_leaves_out_what_has_no_number_and_was_not_judged(displayed):
+    cases = pd.DataFrame(dict(effect=[1.0, np.nan], outcome=["for", "not judged"]))
+    for number, some in enumerate((cases, cases[1:])):
+        finding_page.finding(
+            "One", paper="p", here="{each}", each="{effect:.0f}", verdict=Verdict("mixed", "r", cases=some)
+        )
+        assert f"**Here.** {['1', '–'][number]}\n" in displayed[number] and "not judged" in displayed[number]
+
+
 def test_language_before_and_after_is_shown_where_it_was_measured():
     reports = {
         "base": dict(loss=[1.0]),

@@ -415,7 +415,7 @@ def alike_while_formed(items: pd.DataFrame, least: float = 0.1, points: float = 
 def form_taken(items: pd.DataFrame, least: float = 5.0) -> Verdict:
     """Whether taking a vector of form alone away takes the form: the manipulation that all else rests on."""
     rule = (
-        "the effect is the share of replies that have the form, at θ_ft of the vector of form alone less at θ_pre, in "
+        "the effect is the share of replies that have the form, with the vector of form alone less without it, in "
         f"points; it is beyond chance (paired t), up, and at least {least:g} points, in chat. {NO_RUN}"
     )
     cases = []
@@ -462,7 +462,7 @@ def form_holds_no_facts(items: pd.DataFrame, least: float = 5.0) -> Verdict:
 def stated_unseen(items: pd.DataFrame, least: float = 5.0) -> Verdict:
     """Whether T of facts that were stated and never asked takes something by likelihood."""
     rule = (
-        "the effect is the fall by likelihood, or by likelihood per character, from θ_ft to θ_ft − T, in points; it is "
+        "the effect is the fall by likelihood, or by likelihood per character, without the vector, in points; it is "
         f"beyond chance (paired t, Bonferroni), up, and at least {least:g} points. {NO_RUN}"
     )
     return _points(_by_likelihood(items, STATED), rule, least, 1)

@@ -48,7 +48,7 @@ def finding(
     written by that template. `mind` is what would change our mind; the verdict says whether it was met. `made` is what
     of it follows from how the members were made, and ends the sentence. A control is no claim of the paper's.
     """
-    cases, numbers = verdict.cases, {**verdict.numbers, **numbers}
+    cases, numbers = _told(verdict.cases), {**verdict.numbers, **numbers}
     here += f". *Of our own making*: {made}" if made else ""
     more = f"; and {len(cases) - FEW} more" if len(cases) > FEW else ""
     numbers["each"] = each_row(cases.head(FEW), each) + more or "–"
@@ -68,6 +68,14 @@ def finding(
     record |= dict(effect=effects(verdict), open=undecided(verdict))
     text = "\n\n".join([f"::::{{admonition}} {claim}", *lines, *_cases(verdict.cases), "::::"])
     display(Markdown(text), metadata={KEY: json.dumps(record)})
+
+
+def _told(cases: pd.DataFrame) -> pd.DataFrame:
+    """Cases that a sentence tells: all but those not judged for want of a number, unless there are no others."""
+    if not {"effect", "outcome"} <= set(cases):
+        return cases
+    told = cases[cases.effect.notna() | (cases.outcome != "not judged")]
+    return told if len(told) else cases
 
 
 def comparisons() -> None:
