@@ -17,7 +17,13 @@ GROUPS = {
     "06": "Ways of tuning",
     "07": "Pairs that others measured",
 }
-QUESTIONS = tuple(f"06_{number}" for number in range(1, 6))
+QUESTIONS = {
+    "06_1": "Is fine-tuning linearly connected?",
+    "06_2": "Would matching neurons show more agreement?",
+    "06_3": "What composes better than a sum?",
+    "06_4": "Does it help to tune along the directions of T?",
+    "06_5": "Why do vectors from instruct models resist negation?",
+}
 Executed = Iterable[tuple[Page, NotebookNode]]
 
 
@@ -59,7 +65,7 @@ def overview(notebooks: Executed) -> str:
     asked, every = ([c for c in found if (c.number in QUESTIONS) == is_open] for is_open in (True, False))
     lines = ["(page-overview)=", "# Every claim, every family", ""]
     if asked:
-        lines += ["## Open questions and their answers", "", *_answers(asked), ""]
+        lines += ["## Open questions and their answers", "", *_answers(asked)]
     told = "Each cell holds the verdict, a link to where it stands, and the effect that it rests on. "
     lines += ["## Claims", "", told + "An empty cell: the family cannot be asked, and its page says why.", ""]
     lines += _by_group([claim for claim in every if not claim.control], _cell, paper=True)
@@ -75,14 +81,23 @@ def short(notebooks: Executed) -> str:
 
 
 def _answers(asked: Sequence[Claim]) -> list[str]:
-    """A row a question and family: what is claimed, the answer, what it rests on, and what stays undecided."""
-    names = titles(asked)
-    lines = ["| Claim | Family | Answer | Evidence | Not decided |", "|---|---|---|---|---|"]
-    for claim in asked:
-        for folder, (page, one) in claim.found.items():
-            evidence = "; ".join(filter(None, [one["effect"], one["here"]]))
-            cells = [claim.text, names[folder], _verdict(page, one, ""), evidence, one["open"] or "nothing"]
-            lines.append("| " + " | ".join(cells) + " |")
+    """A row a claim and family, by question: the answer, what it rests on, and what stays undecided."""
+    names, lines = titles(asked), []
+    for number, question in QUESTIONS.items():
+        if not (some := [claim for claim in asked if claim.number == number]):
+            continue
+        lines += [
+            f"### {question}",
+            "",
+            "| Claim | Family | Answer | Evidence | Not decided |",
+            "|---|---|---|---|---|",
+        ]
+        for claim in some:
+            for folder, (page, one) in claim.found.items():
+                evidence = "; ".join(filter(None, [one["effect"], one["here"]]))
+                cells = [claim.text, names[folder], _verdict(page, one, ""), evidence, one["open"] or "nothing"]
+                lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
     return lines
 
 
