@@ -101,6 +101,9 @@ def test_falls_and_what_is_left_are_those_counted_by_hand():
     left = starts.lefts(items).set_index(["leg", "way"])
     assert left.effect[PRE, LIKELY] == pytest.approx(12 / 26) == left.left[PRE, LIKELY]
     assert left.effect[AGAIN, LIKELY] == pytest.approx(12 / 26 - 6 / 36)
+    both = starts.interaction(items).set_index("way")
+    assert both.effect[LIKELY] == pytest.approx(left.effect[PRE, LIKELY] - left.effect[AGAIN, LIKELY])
+    assert both.low[LIKELY] < both.effect[LIKELY] < both.high[LIKELY] and both.effect[LENIENT] == 0
     assert (left.effect[:, LENIENT] == 0).all() and (left.low < left.effect).all() and (left.effect < left.high).all()
 
 
@@ -117,8 +120,9 @@ def test_a_page_says_which_scores_have_no_room():
     falls = shown.falls(starts.falls(items)).set_index(["vector", "prompt", "right"])["left of the room"]
     assert falls[AGAIN, "chat", STRICT] == "no room" and falls[PRE, "its own", LIKELY].startswith("0.46 (")
     assert len(falls) == 2 * (2 * 2 + 2)  # by likelihood there is one prompt
-    cells = shown.lefts(starts.lefts(items)).set_index(["vector", "prompt"])[LIKELY]
+    cells = shown.lefts(starts.lefts(items), starts.interaction(items)).set_index(["vector", "prompt"])[LIKELY]
     assert cells[PRE, "chat"].startswith("+0.46 (") and cells[AGAIN, "chat"] == "no room"
+    assert cells[f"{PRE}, less {AGAIN}", "plain text"] == "no room"
 
 
 def test_form_that_is_lost_is_what_other_scores_still_know():

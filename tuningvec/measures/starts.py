@@ -324,23 +324,64 @@ def lefts(
     return pd.DataFrame([case | _left(items, case, level) for case in cases])
 
 
-def _left(items: pd.DataFrame, case: Mapping[str, Any], level: float) -> dict[str, float]:
-    """A row of `lefts`, on the same items: (a₁ − g) / (b₁ − g) − (a₂ − g) / (b₂ − g), linear in all four means."""
+def interaction(
+    items: pd.DataFrame, ways: Sequence[str] = (LENIENT, LIKELY, PER_CHARACTER), least: float = 5.0
+) -> pd.DataFrame:
+    """The effect of `lefts` from θ_pre, less that from a start with the form, on the same items; with room in both.
+
+    Columns as of `lefts`, without left and left_form; its intervals are those of its own rows together.
+    """
+    found = lefts(items, [(leg, 1.0) for leg in (PRE, AGAIN)], ways, least)
+    keys = ["task", "own", "way", "scale"]
+    pairs = found[found.leg == PRE].merge(found[found.leg == AGAIN], on=keys, suffixes=("", "_again"))
+    pairs["room"] &= pairs.room_again
+    level, rows = 1 - ALPHA / max(int(pairs.room.sum()), 1), []
+    for pair in pairs.to_dict("records"):
+        about = {name: pair[name] for name in (*keys, "room", "n", "sources")}
+        about |= dict(
+            member=f"{pair['member']}, less {pair['member_again']}", effect=pair["effect"] - pair["effect_again"]
+        )
+        terms = [_terms(items, pair | dict(leg=leg)) for leg in (PRE, AGAIN)]
+        values = [*terms[0].values, *terms[1].values]
+        weights = [*terms[0].weights, *(-w for w in terms[1].weights)]
+        half = _half(values, weights, level, _sources(items, PRE, pair["task"])) if pair["room"] else np.nan
+        rows.append(about | dict(low=about["effect"] - half, high=about["effect"] + half))
+    return pd.DataFrame(rows)
+
+
+class _Terms(NamedTuple):
+    """Scores of a case, the weights of their means in the linearised difference, and what is left of either score."""
+
+    values: list[Values]
+    weights: list[float]
+    left: tuple[float, float]
+
+
+def _terms(items: pd.DataFrame, case: Mapping[str, Any]) -> _Terms:
+    """Of (a₁ − g) / (b₁ − g) − (a₂ − g) / (b₂ − g)."""
     leg, task, own = case["leg"], case["task"], case["own"]
     values, weights, left = [], [], []
     for sign, way in ((1, case["way"]), (-1, STRICT)):
         before, after = (_known(items, leg, task, way, scale, own) for scale in (0, case["scale"]))
-        above = before.mean() - _guess(items, task, way)
-        left.append((after.mean() - _guess(items, task, way)) / above if case["room"] else np.nan)
+        above = before.mean() - _guess(items, task, way) if case["room"] else np.nan
+        left.append(float(after.mean() - _guess(items, task, way)) / above)
         values += [after, before]
-        weights += [sign / above, -sign * left[-1] / above] if case["room"] else [np.nan] * 2
-    source = _sources(items, leg, task)
-    found = scores.counted(values[0], source) | dict(left=left[0], left_form=left[1], effect=left[0] - left[1])
-    if not case["room"]:
-        return found | dict(low=np.nan, high=np.nan)
+        weights += [sign / above, -sign * left[-1] / above]
+    return _Terms(values, weights, (left[0], left[1]))
+
+
+def _half(values: Sequence[Values], weights: Sequence[float], level: float, source: np.ndarray) -> float:
     spread = paired_contrast(values, weights, level, source)
-    half = (spread.high - spread.low) / 200
-    return found | dict(low=found["effect"] - half, high=found["effect"] + half)
+    return (spread.high - spread.low) / 200
+
+
+def _left(items: pd.DataFrame, case: Mapping[str, Any], level: float) -> dict[str, float]:
+    """A row of `lefts`."""
+    terms, source = _terms(items, case), _sources(items, case["leg"], case["task"])
+    effect = terms.left[0] - terms.left[1]
+    half = _half(terms.values, terms.weights, level, source) if case["room"] else np.nan
+    about = scores.counted(terms.values[0], source) | dict(left=terms.left[0], left_form=terms.left[1])
+    return about | dict(effect=effect, low=effect - half, high=effect + half)
 
 
 PROMPTS = {True: "chat", False: "plain text"}

@@ -40,8 +40,9 @@ def falls(found: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def lefts(found: pd.DataFrame) -> pd.DataFrame:
-    """What is left by scores that need no form less what is left in the form, a column a way; – without room."""
+def lefts(*tables: pd.DataFrame) -> pd.DataFrame:
+    """What is left by scores that need no form less what is left in the form, a column a way."""
+    found = pd.concat(tables, ignore_index=True)
     text = texts(found, "{effect:+.2f} ({low:+.2f}, {high:+.2f})")
     cells = found.assign(text=np.where(found.room, text, "no room"), prompt=found.own.map(PROMPTS))
     cells = cells.assign(benchmark=cells.task.map(task_name)).rename(columns={"member": "vector"})
