@@ -16,6 +16,7 @@ from tuningvec.data import data_folder
 from tuningvec.errors import TuningVecError
 from tuningvec.family.spec import Family
 from tuningvec.measures import tuning
+from tuningvec.page import tables
 from tuningvec.recipes import smollm2, subspace, tiny
 from tuningvec.recipes.exams import drug_facts
 from tuningvec.recipes.training import gradients
@@ -190,12 +191,15 @@ def test_an_interval_for_other_seeds_and_other_sources_by_hand():
     effect = each.mean()
     rest = np.array([6 - 20 * effect, 6 - 20 * effect, 4 - 20 * effect])
     parts = each.var(ddof=1) / 2, 3 / 2 * (rest @ rest) / 60**2
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / 1 + parts[1] ** 2 / 2)
+    assert parts[0] > parts[1]
+    freedom = 1  # of two seeds, whose part is the larger
     half = t.ppf(0.975, freedom) * sum(parts) ** 0.5
     assert found.effect == pytest.approx(effect)
     assert (found.low, found.high) == pytest.approx((effect - half, effect + half))
     assert found.p == pytest.approx(2 * t.sf(effect / sum(parts) ** 0.5, freedom))
     assert tuning.crossed(np.ones((2, 4)), np.ones(4), sources) == (1, 1, 1, 0)
+    less = tuning.crossed(gaps + np.array([[0.5], [-0.5]]) * gaps[1] / 2, tokens, sources)  # seeds alike
+    assert less.high - less.low < found.high - found.low
 
 
 def test_the_interval_covers_the_truth_when_seeds_and_sources_both_vary():
@@ -232,6 +236,32 @@ def test_a_way_is_better_where_its_loss_is_lower_by_enough(level, kind, falsifie
     assert found.cases.effect.item() == pytest.approx(level - 1, abs=0.01)
     assert (found.kind, found.falsified) == (kind, falsified)
     assert tuning.lower(gaps, ["half"], ["random"]).kind == "cannot be known here"
+
+
+def test_a_lead_that_shrinks_is_told():
+    early, late = ended({"twin": 1.0, "random": 2.0}).assign(step=3), ended({"twin": 1.0, "random": 1.5})
+    row = tuning.compared(pd.concat([early, late])).iloc[0]
+    assert (row.effect, row.change, row.before, row.steps) == (pytest.approx(0.5), pytest.approx(-0.5), 3, 9)
+    assert np.isnan(tuning.compared(late).change.item())
+
+
+@pytest.mark.parametrize(
+    "rate, way, kind",
+    [(0.1, "random", "cannot be known here"), (0.01, "random", "holds"), (0.1, "twin", "holds")],
+)
+def test_a_way_that_may_do_better_beyond_the_rates_tried_is_not_judged(rate, way, kind):
+    rates = {"twin": 0.01, "random": 0.01} | {way: rate}
+    tried = "0.001: 3.0; 0.01: 2.0; 0.1: 1.0"
+    sizes = pd.DataFrame([dict(scope="all", way=one, rate=of, tried=tried) for one, of in rates.items()])
+    found = tuning.lower(tuning.compared(ended({"twin": 1.0, "random": 2.0}), sizes), ["twin"], ["random"])
+    assert found.kind == kind and ("rates" in found.why) == (kind != "holds") and len(found.cases) == 1
+
+
+def test_what_would_change_our_mind_is_corrected_for_all_comparisons():
+    gaps = tuning.compared(ended({way: 1.0 for way in tuning.WAYS}, spread=0.02))
+    assert len(gaps) == 8 and (gaps.upper > gaps.high).all()
+    close = gaps.assign(high=0.04, upper=0.06)
+    assert tuning.lower(close, ["twin"], ["random"]).falsified is None
 
 
 def test_a_difference_that_seeds_do_not_repeat_is_within_chance():
@@ -290,6 +320,19 @@ def test_a_frame_of_T_holds_more_of_another_training_than_chance(found):
     assert twin["T"] > 3 * chance["T"] and chance["T"] == pytest.approx(chance["T_null"], rel=0.5)
     ends = tuning.curves(found.losses)
     assert ends.groupby(["scope", "way"]).step.max().eq(2).all() and set(ends.way) == set(tuning.WAYS.values())
+
+
+def test_frames_of_members_hold_more_of_a_specialist_than_chance(family, store):
+    table = tuning.held(family, 4, store)
+    assert set(table.member) == {member.name for member in family.fine_tuned} - {"medical"}
+    sums = table.groupby("member")[["inside", "total", "null"]].sum()
+    assert (sums.null < sums.inside).all() and (sums.inside < sums.total).all()
+    assert sums.inside.idxmax() == "twin" and sums.total.nunique() == 1
+    U = leading(tuning.vector(family, "twin").read("model.layers.0.mlp.up_proj.weight"), 4)
+    by_hand = captured(U, tuning.vector(family, "medical").read("model.layers.0.mlp.up_proj.weight")).inside
+    assert 0 < by_hand < table[(table.member == "twin") & (table.kind == "W_up")].inside.item()
+    assert tables.held(table).member.tolist()[0] == "twin" and tables.held(table).keeps.tolist()[0] == "facts"
+    pd.testing.assert_frame_equal(tuning.held(family, 4, store), table)
 
 
 def test_each_way_takes_the_rate_that_is_best_for_it(family, short):

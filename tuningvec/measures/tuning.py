@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -293,25 +293,49 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(way=lambda found: found.way.map(WAYS))
 
 
-def compared(table: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+def compared(table: pd.DataFrame, sizes: pd.DataFrame | None = None, alpha: float = 0.05) -> pd.DataFrame:
     """How much lower one way's held-out loss is at the end than another's, in nats per token, for the PAIRS of a scope.
 
     `table` is `Tuned.losses`. Columns scope, one, other, effect (other − one) from `low` to `high` (`crossed`), p,
-    clear (Holm over all rows), seeds, n, sources.
+    clear (Holm over all rows), upper (the end of the interval for all rows together, Bonferroni), steps, before (the
+    step that was read before the last) and change (the effect's since) with change_low and change_high, seeds, n,
+    sources; and with `sizes`, those of `Tuned`, edge: whether the way that ends higher took an end of the rates tried.
     """
-    last = table[table.step == table.step.max()]
+    steps = sorted(table[table.step > 0].step.unique())
+    pairs = [
+        (scope, one, other)
+        for scope, part in table.groupby("scope", sort=False)
+        for one, other in PAIRS
+        if {one, other} <= set(part.way)
+    ]
+    edges = {} if sizes is None else {(row.scope, row.way): _at_edge(row.rate, row.tried) for row in sizes.itertuples()}
     rows = []
-    for scope, part in last.groupby("scope", sort=False):
-        wide = {way: rows.pivot(index="seed", columns="item", values="nats") for way, rows in part.groupby("way")}
+    for scope, one, other in pairs:
+        part = table[table.scope == scope]
         items = part.drop_duplicates("item").sort_values("item")
         tokens, sources = items.tokens.to_numpy(float), items.source.to_numpy()
-        for one, other in PAIRS:
-            if {one, other} <= set(wide):
-                gaps = (wide[other] - wide[one]).to_numpy(float)
-                about = dict(scope=scope, one=one, other=other, **crossed(gaps, tokens, sources, 1 - alpha)._asdict())
-                rows.append(about | dict(seeds=len(gaps), n=len(tokens), sources=len(set(sources))))
+        gaps = {step: _gaps(part[part.step == step], one, other) for step in steps[-2:]}
+        last, change = gaps[steps[-1]], gaps[steps[-1]] - gaps[steps[-2]] if len(steps) > 1 else None
+        found = crossed(last, tokens, sources, 1 - alpha)
+        about = dict(scope=scope, one=one, other=other, **found._asdict(), steps=steps[-1])
+        about["upper"] = crossed(last, tokens, sources, 1 - alpha / len(pairs)).high
+        since = Gap(*[np.nan] * 4) if change is None else crossed(change, tokens, sources, 1 - alpha)
+        about |= dict(before=steps[-2:][0], change=since.effect, change_low=since.low, change_high=since.high)
+        about["edge"] = edges.get((scope, other if found.effect > 0 else one), False)
+        rows.append(about | dict(seeds=len(last), n=len(tokens), sources=len(set(sources))))
     found = pd.DataFrame(rows)
     return found.assign(clear=holm(found.p) < alpha)
+
+
+def _gaps(part: pd.DataFrame, one: str, other: str) -> Float[np.ndarray, "seeds items"]:
+    wide = {way: part[part.way == way].pivot(index="seed", columns="item", values="nats") for way in (one, other)}
+    return (wide[other] - wide[one]).to_numpy(float)
+
+
+def _at_edge(rate: float, tried: str) -> bool:
+    """Whether a rate that was chosen is the smallest or the largest of those tried, as `_Run.rate` tells them."""
+    rates = [float(text.partition(":")[0]) for text in tried.split("; ")] if ":" in tried else []
+    return bool(rates) and rate in (min(rates), max(rates))
 
 
 class Gap(NamedTuple):
@@ -332,8 +356,7 @@ def crossed(
     """Σ gaps / Σ tokens over seeds and items, whose interval is for other seeds and other sources of items.
 
     Both are drawn, crossed: variance s²_seeds / S + G/(G − 1) Σ e²_g / (Σ tokens)² with e_g what a source has over its
-    tokens' share. What seeds and sources do together is in both parts, so that it is rather too large. Student's t with
-    Satterthwaite's degrees of freedom.
+    tokens' share. Student's t with Satterthwaite's degrees of freedom, or S − 1 where the seeds' part is the larger.
     """
     each = gaps.sum(1) / tokens.sum()
     effect, seeds = float(each.mean()), len(each)
@@ -345,6 +368,7 @@ def crossed(
     if not variance:
         return Gap(effect, effect, effect, float(effect == 0))
     freedom = variance**2 / (parts[0] ** 2 / (seeds - 1) + parts[1] ** 2 / (groups - 1))
+    freedom = seeds - 1 if parts[0] > parts[1] else freedom
     half = float(t.ppf((1 + level) / 2, freedom)) * variance**0.5
     return Gap(effect, effect - half, effect + half, 2 * float(t.sf(abs(effect) / variance**0.5, freedom)))
 
@@ -370,18 +394,60 @@ def summary(found: Tuned) -> pd.DataFrame:
     return table.assign(way=table.way.map(WAYS)).merge(ends.drop(columns="step"), on=keys)
 
 
+EDGE = "the way that ends higher took an end of the learning rates that were tried, and may do better beyond"
+
+
 def lower(gaps: pd.DataFrame, ones: Sequence[str], others: Sequence[str], scope: str = ALL) -> Verdict:
     """Whether tuning in the ways `ones` ends at a lower held-out loss than in `others`; `gaps` are of `compared`."""
     rule = (
-        "Effect: held-out loss at the end in the second way minus that in the first, in nats per token of held-out "
-        "replies; same steps and batches, paired by seed and reply. Interval: 95 %, for other seeds and other facts "
-        f"(Student's t). Beyond chance: Holm over the {len(gaps)} comparisons of this page. Smallest effect that "
-        f"matters: {LEAST:g}. Direction: up"
+        "Effect: held-out loss after the last step in the second way minus that in the first, in nats per token of "
+        "held-out replies; same steps and batches, paired by seed and reply, each way at its own learning rate. "
+        "Interval: 95 %, for other batches, draws of random frames and of LoRA's A, and other facts (Student's t), at "
+        "these rates; one T gives each frame of a T, so that it says nothing of another training's T. Beyond chance: "
+        f"Holm over the {len(gaps)} comparisons that are measured. Smallest effect that matters: {LEAST:g}. "
+        f"Direction: up. A case is not judged where {EDGE}"
     )
     cases = gaps[gaps.one.isin(ones) & gaps.other.isin(others) & (gaps.scope == scope)]
     if cases.empty:
         return unknown(rule, "these ways were not trained", smallest=LEAST)
-    met = bool((cases.high < LEAST).any()) or (False if (cases.clear & (cases.low > LEAST)).all() else None)
-    cases = cases.assign(first=cases.one.map(WAYS), second=cases.other.map(WAYS))
-    found = judge(cases, rule, least=LEAST, unit="nats per token", falsified=met, smallest=LEAST)
-    return replace(found, cases=found.cases.drop(columns=["one", "other"]))
+    cases = cases.assign(first=cases.one.map(WAYS), second=cases.other.map(WAYS)).drop(columns=["one", "other"])
+    beside = cases[cases.edge].assign(outcome="not judged")
+    if cases.edge.all():
+        return Verdict("cannot be known here", rule, EDGE, beside, dict(smallest=LEAST))
+    some = cases[~cases.edge]
+    met = bool((some.upper < LEAST).any()) or (False if (some.clear & (some.low > LEAST)).all() else None)
+    found = judge(some, rule, least=LEAST, unit="nats per token", falsified=met, smallest=LEAST)
+    return replace(found, cases=pd.concat([found.cases, beside]).drop(columns="edge"))
+
+
+def held(family: Family, k: int, store: Store) -> pd.DataFrame:
+    """How much of a specialist's T lies in the first k left singular vectors of every other fine-tuned member's T.
+
+    Columns member, keeps (what a control keeps of its specialist, else empty), kind, inside, total and null
+    (`frames.captured`), a row a member and kind of matrix. A member whose T has fewer than k directions in some matrix
+    is left out. Raises TuningVecError as `pair` does.
+    """
+    specialist, _ = pair(family)
+    theta, own, parts = members.checkpoint(family), vector(family, specialist), []
+    kinds = {name: c.kind for name, c in places({"": Combination({theta: 1})}, theta, MATRICES)}
+    others = [member for member in family.fine_tuned if member.name != specialist]
+    vectors = {member.name: vector(family, member.name) for member in others}
+    inputs = dict(k=k, weights=identities({specialist: own, **vectors}, store))
+    record = store.record("held", inputs, __name__)
+    for member in tqdm(others, desc="frames of members"):
+        if member.name not in record:
+            record.add(member.name, _held(own, vectors[member.name], kinds, k))
+        rows = pd.DataFrame(record.rows([member.name]), columns=["kind", "inside", "total", "null"])
+        parts.append(rows.assign(member=member.name, keeps=member.keeps or ""))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _held(own: TuningVector, other: TuningVector, kinds: Mapping[str, str], k: int) -> Rows:
+    rows = []
+    for name, kind in kinds.items():
+        T, of = (one.factors(name) or one.read(name) for one in (own, other))
+        try:
+            rows.append(dict(kind=kind) | captured(leading(of, k), T)._asdict())
+        except TuningVecError:  # fewer than k directions
+            return []
+    return pd.DataFrame(rows).groupby("kind", sort=False).sum().reset_index().to_dict("records")

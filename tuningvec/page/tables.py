@@ -271,6 +271,21 @@ def rates(summary: pd.DataFrame) -> pd.DataFrame:
     return shown[["scope", "way", "rate", "tried"]]
 
 
+def held(found: pd.DataFrame) -> pd.DataFrame:
+    """Share of a specialist's T in the frame of each member's T, of `tuning.held`, with k/d_out in brackets."""
+    parts = ["inside", "total", "null"]
+    kinds = [kind for kind in MATRICES if kind in set(found.kind)]
+    by_kind = found.groupby(["member", "kind"], sort=False)[parts].sum().reset_index()
+    whole = found.groupby("member", sort=False)[parts].sum().reset_index().assign(kind="all")
+    rows = pd.concat([whole, by_kind])
+    rows = rows.assign(share=rows.inside / rows.total, share_null=rows.null / rows.total)
+    wide = rows.assign(text=_beside_null(rows, "share")).pivot(index="member", columns="kind", values="text")
+    keeps = found.drop_duplicates("member").set_index("member").keeps.replace("", "–")
+    wide = wide.loc[whole.sort_values("inside", ascending=False).member, ["all", *kinds]]
+    wide.insert(0, "keeps", keeps)
+    return wide.rename(columns=SYMBOLS).reset_index().rename_axis(columns=None)
+
+
 def _beside_null(table: pd.DataFrame, share: str) -> np.ndarray:
     return np.where(table[share].notna(), texts(table, f"{{{share}:.3f}} ({{{share}_null:.3f}})"), "–")
 
