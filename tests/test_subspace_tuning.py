@@ -335,6 +335,16 @@ def test_frames_of_members_hold_more_of_a_specialist_than_chance(family, store):
     pd.testing.assert_frame_equal(tuning.held(family, 4, store), table)
 
 
+@pytest.mark.parametrize("form, kind", [(1, "holds"), (5, "null explains it"), (9, "reversed")])
+def test_what_facts_share_beyond_the_form(form, kind):
+    parts = [("twin", "facts", 2.0), ("twin", "facts", 3.0), ("sham", "form", form / 2), ("sham", "form", form / 2)]
+    rows = [dict(member=name, keeps=keeps, inside=inside, total=5.0) for name, keeps, inside in parts]
+    found = tuning.beyond_form(pd.DataFrame(rows))
+    assert found.cases.effect.item() == pytest.approx(0.5 - form / 10)
+    assert (found.kind, found.falsified) == (kind, kind != "holds")
+    assert tuning.beyond_form(pd.DataFrame(rows[:2])).kind == "cannot be known here"
+
+
 def test_each_way_takes_the_rate_that_is_best_for_it(family, short):
     run = tuning._Run.of(family, short._replace(rates=(3e-3, 1e-9)), 4, False, None)
     rate, told = run.rate("W_K", "random")

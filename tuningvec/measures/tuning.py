@@ -24,7 +24,7 @@ from tuningvec.recipes.subspace import APART, FIRST, Frames, Lessons, Setting
 from tuningvec.recipes.training import answered, examine
 from tuningvec.stats import holm, mean_interval
 from tuningvec.store import Record, Rows, Store, Told
-from tuningvec.verdict import Verdict, judge, unknown
+from tuningvec.verdict import NO_RUN, Verdict, judge, unknown
 from tuningvec.weights.components import MATRICES
 from tuningvec.weights.delta import Combination, Matrix, TuningVector, identities, places
 from tuningvec.weights.engine import device_name
@@ -451,3 +451,23 @@ def _held(own: TuningVector, other: TuningVector, kinds: Mapping[str, str], k: i
         except TuningVecError:  # fewer than k directions
             return []
     return pd.DataFrame(rows).groupby("kind", sort=False).sum().reset_index().to_dict("records")
+
+
+def beyond_form(found: pd.DataFrame, least: float = 0.1) -> Verdict:
+    """Whether frames of controls that keep the facts hold more of the specialist's T than that of the form alone."""
+    rule = (
+        "Effect: the share of the specialist's $T$, over all matrices, in the frame of a control that keeps the facts "
+        "less that in the frame of its control that keeps the form alone. Interval: none, both are exact for these "
+        f"weights. Smallest that matters: {least:g}. Direction: up. {NO_RUN}"
+    )
+    sums = found.groupby(["keeps", "member"], sort=False)[["inside", "total"]].sum()
+    share = sums.inside / sums.total
+    if not {"facts", "form"} <= set(found.keeps):
+        return unknown(rule, "there is no control of the form alone", smallest=least)
+    cases = pd.DataFrame(
+        dict(facts=one, form=other, with_facts=share["facts", one], with_form=share["form", other])
+        for one, other in itertools.product(share["facts"].index, share["form"].index)
+    )
+    effect = cases.with_facts - cases.with_form
+    cases = cases.assign(effect=effect, low=effect, high=effect)
+    return judge(cases, rule, least=least, unit="of T", falsified=bool((effect < least).any()), smallest=least)
