@@ -101,7 +101,7 @@ def test_falls_and_what_is_left_are_those_counted_by_hand():
     left = starts.lefts(items).set_index(["leg", "way"])
     assert left.effect[PRE, LIKELY] == pytest.approx(12 / 26) == left.left[PRE, LIKELY]
     assert left.effect[AGAIN, LIKELY] == pytest.approx(12 / 26 - 6 / 36)
-    both = starts.interaction(items).set_index("way")
+    both = starts.further(items, (PRE, 1), (AGAIN, 1)).set_index("way")
     assert both.effect[LIKELY] == pytest.approx(left.effect[PRE, LIKELY] - left.effect[AGAIN, LIKELY])
     assert both.low[LIKELY] < both.effect[LIKELY] < both.high[LIKELY] and both.effect[LENIENT] == 0
     assert (left.effect[:, LENIENT] == 0).all() and (left.low < left.effect).all() and (left.effect < left.high).all()
@@ -120,54 +120,68 @@ def test_a_page_says_which_scores_have_no_room():
     falls = shown.falls(starts.falls(items)).set_index(["vector", "prompt", "right"])["left of the room"]
     assert falls[AGAIN, "chat", STRICT] == "no room" and falls[PRE, "its own", LIKELY].startswith("0.46 (")
     assert len(falls) == 2 * (2 * 2 + 2)  # by likelihood there is one prompt
-    cells = shown.lefts(starts.lefts(items), starts.interaction(items)).set_index(["vector", "prompt"])[LIKELY]
+    cells = shown.lefts(starts.lefts(items), starts.further(items, (PRE, 1), (AGAIN, 1))).set_index(
+        ["vector", "prompt"]
+    )[LIKELY]
     assert cells[PRE, "chat"].startswith("+0.46 (") and cells[AGAIN, "chat"] == "no room"
     assert cells[f"{PRE}, less {AGAIN}", "plain text"] == "no room"
 
 
-def test_form_that_is_lost_is_what_other_scores_still_know():
-    n, kept = 2000, {0: 0.9, 1: 0.85}
-    lost = drawn(n, strict={0: 0.9, 1: 0.0}, lenient=kept, likely=kept)
+def test_form_that_is_lost_is_what_likelihood_still_knows():
+    n, kept = 2000, {0: 0.9, 0.5: 0.85, 1: 0.85}
+    lost = drawn(n, strict=kept | {1: 0.0}, lenient=kept, likely=kept)
     same = drawn(n, strict=kept, lenient=kept, likely=kept)
-    items = table({PRE: lost, AGAIN: same}, n=n)
-    found = starts.more_without_form(items)
-    assert found.kind == "holds" and found.falsified is False and len(found.cases) == 3
-    found = starts.alike_with_form(items)
-    assert found.kind == "holds" and found.falsified is False
-    assert starts.alike_with_form(table({AGAIN: lost}, n=n)).kind == "differs"
+    items = table({PRE: lost, AGAIN: same}, n=n, scales=(0, 0.5, 1))
+    for verdict in (starts.more_without_form(items), starts.start_decides(items), starts.grows_without_form(items)):
+        assert (
+            verdict.kind == "holds" and verdict.falsified is False and set(verdict.cases.way) == {LIKELY, PER_CHARACTER}
+        )
+    assert starts.formed(items) == 0.5
+    formless = items[items.scale != 0.5]
+    assert starts.formed(formless) is None and starts.grows_without_form(formless).kind == "cannot be known here"
 
 
 def test_knowledge_that_is_lost_leaves_nothing_in_any_way():
     n, gone = 4000, {0: 0.9, 1: 0.25}
-    items = table({PRE: drawn(n, strict={0: 0.9, 1: 0.0}, lenient=gone, likely={0: 0.7, 1: 0.25})}, n=n)
-    found = starts.more_without_form(items)  # though the strict score falls by twice as many points
-    assert found.kind == "null explains it" and found.falsified
+    both = drawn(n, strict={0: 0.9, 1: 0.0}, lenient=gone, likely={0: 0.7, 1: 0.25})
+    kept = drawn(n, strict=gone, lenient=gone, likely={0: 0.7, 1: 0.25}, seed=1)
+    items = table({PRE: both, AGAIN: kept}, n=n)
+    for verdict in (starts.more_without_form(items), starts.start_decides(items)):
+        assert verdict.kind == "null explains it" and verdict.falsified  # though points differ by twice
 
 
-@pytest.mark.parametrize("half, kind, met", [(0.6, "holds", False), (0.85, "differs", True)])
-def test_scores_that_part_while_the_form_is_there_are_told(half, kind, met):
-    n, likely = 4000, {0: 0.9, 0.5: half, 1: 0.25}
-    way = {0: 0.9, 0.5: 0.6, 1: 0.25}
-    items = table({PRE: drawn(n, strict=way | {1: 0.0}, lenient=way, likely=likely)}, n=n, scales=(0, 0.5, 1))
-    found = starts.alike_while_formed(items)
-    assert (found.kind, found.falsified) == (kind, met) and set(found.cases.way) == {LIKELY, PER_CHARACTER}
-    formless = starts.alike_while_formed(items[items.scale != 0.5])
-    assert formless.kind == "cannot be known here" and "have the replies the form" in formless.why
+def test_scores_that_part_while_the_form_is_there_do_not_show_that_it_was_lost():
+    n, way = 4000, {0: 0.9, 0.5: 0.6, 1: 0.25}
+    lost = drawn(n, strict=way | {1: 0.0}, lenient=way, likely={0: 0.9, 0.5: 0.85, 1: 0.5})
+    items = table({PRE: lost}, n=n, scales=(0, 0.5, 1))
+    assert starts.more_without_form(items).kind == "holds"
+    found = starts.grows_without_form(items)
+    assert found.kind in ("null explains it", "within chance") and found.cases.other.min() > 0.3
 
 
 def test_few_items_leave_it_open():
     items = table({PRE: leg((48, 0), (28, 20)), AGAIN: leg((42, 19), (30, 17))})
-    for verdict in (starts.more_without_form(items), starts.alike_with_form(items)):
+    for verdict in (starts.more_without_form(items), starts.start_decides(items)):
         assert verdict.kind == "within chance" and verdict.falsified is None
+
+
+def test_what_is_asked_is_told_by_question(measured):
+    found = starts.by_question(measured[0])
+    assert found.asked.nunique() == 2 and found.asked.str.contains("…").all()
+    items = measured[0][measured[0].own & (measured[0].leg == PRE)]
+    strict = found[(found.way == STRICT) & (found.member == items.member.iloc[0])]
+    whole = items[(items.task == TASK) & (items.scale == 0)].acc.mean()
+    assert np.average(strict.before, weights=strict.n) == pytest.approx(100 * whole) and strict.n.sum() == 32
+    assert list(shown.by_question(found).columns[:3]) == ["vector", "question", "n"]
+    assert starts.by_question(table({PRE: leg((50, 0), (40, 26))})).empty
 
 
 def test_where_scores_stand_at_their_floors_nothing_can_be_known():
     items = table({PRE: leg((14, 0), (56, 56)), AGAIN: leg((56, 14), (14, 14))}, plain=True)
-    verdict = starts.more_without_form(items)
-    assert verdict.kind == "cannot be known here" and "floor" in verdict.why
-    assert set(verdict.cases.outcome) == {"not judged"} and verdict.cases.prompt.str.endswith("(no room to fall)").all()
-    found = starts.alike_with_form(items)  # in any form there is room
-    assert set(found.cases[found.cases.outcome != "not judged"].way) == {LENIENT}
+    for verdict in (starts.more_without_form(items), starts.start_decides(items)):
+        assert verdict.kind == "cannot be known here" and "floor" in verdict.why
+        assert set(verdict.cases.outcome) == {"not judged"}
+        assert verdict.cases.prompt.str.endswith("(no room to fall)").all()
 
 
 def test_intervals_of_what_is_left_cover_a_planted_zero():

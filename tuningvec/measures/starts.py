@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from lm_eval.api.task import Task
 from scipy.special import logsumexp
+from scipy.stats import norm
 
 from tuningvec.errors import TuningVecError
 from tuningvec.family import members
@@ -282,8 +283,8 @@ def falls(items: pd.DataFrame, least: float = 5.0) -> pd.DataFrame:
     than `least` points above its floor (one-sided exact binomial, a reply that names no option counted as g).
     """
     rows = []
-    legs = items.drop_duplicates("leg").set_index("leg").member
-    for (task, own), leg, way in itertools.product(_asked(items), legs.index, COLUMNS):
+    legs = _legs(items)
+    for (task, own), leg, way in itertools.product(_asked(items), legs, COLUMNS):
         before, after = (_values(items, leg, task, way, scale, own) for scale in (0, 1))
         known = [_known(items, leg, task, way, scale, own) for scale in (0, 1)]
         source, guess = _sources(items, leg, task), _guess(items, task, way)
@@ -300,6 +301,32 @@ def falls(items: pd.DataFrame, least: float = 5.0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def by_question(items: pd.DataFrame) -> pd.DataFrame:
+    """Right answers of every leg at λ = 0 and 1 by what is asked, in the own prompt, where that is more than one thing.
+
+    Questions that are alike but for their source ask the same. Columns member, task, asked, way, before, after, n.
+    """
+    rows = []
+    for task in dict(_asked(items)):
+        some = items[items.own & items.task.isin([task, task + LIKELIHOOD])]
+        one = some[some.task == task].drop_duplicates("item")
+        questions = one.prompt.map(lambda prompt: prompt.partition("\nOptions:")[0].rpartition("\n")[2])
+        questions = questions.str.removeprefix("Question: ")
+        asked = [q.replace(str(source), "…") for q, source in zip(questions, one.source, strict=True)]
+        for question, kept in one["item"].groupby(np.asarray(asked), sort=False):
+            part = some[some["item"].isin(kept)]
+            for (leg, member), way in itertools.product(_legs(items).items(), COLUMNS):
+                ends = [_values(part, leg, task, way, scale) for scale in (0, 1)]
+                about = dict(member=member, task=task, asked=question, way=way, n=len(ends[0]))
+                rows.append(about | dict(before=100 * ends[0].mean(), after=100 * ends[1].mean()))
+    table = pd.DataFrame(rows)
+    return table if 1 < table.asked.nunique() < 5 else table[:0]
+
+
+def _legs(items: pd.DataFrame) -> dict[str, str]:
+    return items.drop_duplicates("leg").set_index("leg").member.to_dict()
+
+
 def lefts(
     items: pd.DataFrame,
     at: Sequence[tuple[str, float]] = tuple((leg, 1.0) for leg in LEGS),
@@ -312,7 +339,7 @@ def lefts(
     have room), n and sources; effect and left are NaN without room. The interval is that of the linearised difference
     of two ratios (`paired_contrast`), for all rows with room together (Bonferroni).
     """
-    names = items.drop_duplicates("leg").set_index("leg").member
+    names = _legs(items)
     room = falls(items, least).set_index(["leg", "task", "own", "way"]).room
     cases = [
         dict(leg=leg, member=names[leg], task=task, own=own, way=way, scale=scale)
@@ -324,28 +351,34 @@ def lefts(
     return pd.DataFrame([case | _left(items, case, level) for case in cases])
 
 
-def interaction(
-    items: pd.DataFrame, ways: Sequence[str] = (LENIENT, LIKELY, PER_CHARACTER), least: float = 5.0
+def further(
+    items: pd.DataFrame,
+    first: tuple[str, float],
+    second: tuple[str, float],
+    ways: Sequence[str] = (LENIENT, LIKELY, PER_CHARACTER),
+    least: float = 5.0,
 ) -> pd.DataFrame:
-    """The effect of `lefts` from θ_pre, less that from a start with the form, on the same items; with room in both.
+    """The effect of `lefts` of a leg at a λ, less that of another leg or λ, on the same items; with room in both.
 
-    Columns as of `lefts`, without left and left_form; its intervals are those of its own rows together.
+    Columns as of `lefts`, with one and other, both effects, in the place of left and left_form; intervals are those of
+    its own rows together.
     """
-    found = lefts(items, [(leg, 1.0) for leg in (PRE, AGAIN)], ways, least)
-    keys = ["task", "own", "way", "scale"]
-    pairs = found[found.leg == PRE].merge(found[found.leg == AGAIN], on=keys, suffixes=("", "_again"))
-    pairs["room"] &= pairs.room_again
+    found = lefts(items, [first, second], ways, least)
+    keys = ["task", "own", "way"]
+    parts = [found[(found.leg == leg) & (found.scale == scale)] for leg, scale in (first, second)]
+    pairs = parts[0].merge(parts[1], on=keys, suffixes=("", "_other"))
+    pairs["room"] &= pairs.room_other
     level, rows = 1 - ALPHA / max(int(pairs.room.sum()), 1), []
     for pair in pairs.to_dict("records"):
         about = {name: pair[name] for name in (*keys, "room", "n", "sources")}
-        about |= dict(
-            member=f"{pair['member']}, less {pair['member_again']}", effect=pair["effect"] - pair["effect_again"]
-        )
-        terms = [_terms(items, pair | dict(leg=leg)) for leg in (PRE, AGAIN)]
+        told = f"less {pair['member_other']}" if first[0] != second[0] else f"λ = {first[1]:g} less λ = {second[1]:g}"
+        about |= dict(member=f"{pair['member']}, {told}", one=pair["effect"], other=pair["effect_other"])
+        terms = [_terms(items, pair | dict(leg=leg, scale=scale)) for leg, scale in (first, second)]
         values = [*terms[0].values, *terms[1].values]
         weights = [*terms[0].weights, *(-w for w in terms[1].weights)]
-        half = _half(values, weights, level, _sources(items, PRE, pair["task"])) if pair["room"] else np.nan
-        rows.append(about | dict(low=about["effect"] - half, high=about["effect"] + half))
+        half = _half(values, weights, level, _sources(items, first[0], pair["task"])) if pair["room"] else np.nan
+        effect = about["one"] - about["other"]
+        rows.append(about | dict(effect=effect, low=effect - half, high=effect + half))
     return pd.DataFrame(rows)
 
 
@@ -371,6 +404,7 @@ def _terms(items: pd.DataFrame, case: Mapping[str, Any]) -> _Terms:
 
 
 def _half(values: Sequence[Values], weights: Sequence[float], level: float, source: np.ndarray) -> float:
+    """Half the width of `paired_contrast`'s interval, which two added items make wider; around what is measured."""
     spread = paired_contrast(values, weights, level, source)
     return (spread.high - spread.low) / 200
 
@@ -394,63 +428,63 @@ def _named(cases: pd.DataFrame) -> pd.DataFrame:
     return cases.drop(columns=["task", "own", "leg"], errors="ignore").assign(**told)
 
 
-def _judged(cases: pd.DataFrame, rule: str, least: float, direction: Literal[1, 0]) -> Verdict:
+def _judged(cases: pd.DataFrame, rule: str, least: float) -> Verdict:
     """The verdict on the cases in which both scores have room to fall; the others are shown and not judged."""
     named = _named(cases)
     named["prompt"] += np.where(cases.room, "", " (no room to fall)")
     beside = named[~cases.room].drop(columns="room").assign(outcome="not judged")
     if not cases.room.any():
         return Verdict("cannot be known here", rule, NO_ROOM, beside, dict(smallest=least))
-    found = judge(named[cases.room].drop(columns="room"), rule, least=least, direction=direction, unit="of the room")
+    found = judge(named[cases.room].drop(columns="room"), rule, least=least, unit="of the room")
     shown = found.cases
-    away = shown.high < least if direction else (shown.low > least) | (shown.high < -least)
-    met = True if away.any() else False if (shown.outcome == "for").all() else None
+    met = True if (shown.high < least).any() else False if (shown.outcome == "for").all() else None
     return replace(found, cases=pd.concat([shown, beside]), falsified=met, numbers=dict(smallest=least))
 
 
 LEFT = (
-    r"the effect is what is left at {at} of what $\theta_\text{{ft}}$ knows beyond guessing, in {ways}, less what is "
-    "left of it in the form asked for, on the same items; a reply that names no option counts as a guess"
+    r"what is left at $\lambda = 1$ of what $\theta_\text{ft}$ knows beyond guessing, by likelihood or by likelihood "
+    "per character, less what is left of it in the form asked for, where a reply that names no option counts as a guess"
 )
+FROM_PRE = r"of the vector that began at $\theta_\text{pre}$"
 ROOM = (
-    "A case is a score and a prompt, chat or plain text, where both scores are shown to be more than {points:g} points "
-    "above guessing before (one-sided binomial); others are not judged. Intervals are of the linearised difference of "
-    "two ratios (t), for all cases together (Bonferroni). "
+    "A case is a score where both are shown to be more than {points:g} points above guessing before (one-sided "
+    "binomial); others are not judged. Intervals are of the linearised difference of ratios (t) on the same items, for "
+    "all cases together (Bonferroni). "
 ) + NO_RUN
-WAYS = "any form, by likelihood, or by likelihood per character"
 
 
 def more_without_form(items: pd.DataFrame, least: float = 0.1, points: float = 5.0) -> Verdict:
-    """Whether without T that began at θ_pre, more is left by scores that need no form than in the form asked for."""
-    effect = LEFT.format(at=r"$\lambda = 1$", ways=WAYS)
-    rule = f"{effect}; it is beyond chance, up, and at least {least:g} of the room. {ROOM.format(points=points)}"
-    return _judged(lefts(items, [(PRE, 1.0)], least=points), rule, least, 1)
+    """Whether without T that began at θ_pre, more is left by likelihood than in the form asked for."""
+    rule = f"the effect is {LEFT}; it is beyond chance, up, and at least {least:g}. {ROOM.format(points=points)}"
+    return _judged(lefts(items, [(PRE, 1.0)], NO_FORM, points), rule, least)
 
 
-def alike_with_form(items: pd.DataFrame, least: float = 0.1, points: float = 5.0) -> Verdict:
-    """Whether without T that began with the form, all scores leave the same share."""
-    effect = LEFT.format(at=r"$\lambda = 1$", ways=WAYS)
-    rule = f"{effect}; it is shown to be within ±{least:g} of the room. {ROOM.format(points=points)}"
-    return _judged(lefts(items, [(AGAIN, 1.0)], least=points), rule, least, 0)
-
-
-def alike_while_formed(items: pd.DataFrame, least: float = 0.1, points: float = 5.0) -> Verdict:
-    """Whether scores leave the same share at λ between 0 and 1 where the replies still have the form."""
-    effect = LEFT.format(at=r"$0 < \lambda < 1$", ways="likelihood, or in likelihood per character")
+def start_decides(items: pd.DataFrame, least: float = 0.1, points: float = 5.0) -> Verdict:
+    """Whether that difference is larger from θ_pre than from a start with the form: the interaction."""
     rule = (
-        f"{effect}; it is shown to be within ±{least:g} of the room, of both vectors of form and facts, in chat, at "
-        f"each measured λ at which at least {FORMED:.0%} of the replies have the form. {ROOM.format(points=points)}"
+        f"the effect is the interaction of start and score: {LEFT}, {FROM_PRE}, minus the same of the one that began "
+        f"with the form; it is beyond chance, up, and at least {least:g}. {ROOM.format(points=points)}"
     )
-    chat = items[items.own]
-    share = (
-        chat[chat.leg.isin([PRE, AGAIN]) & chat.scale.between(0, 1, inclusive="neither")]
-        .groupby(["leg", "scale"])
-        .valid.mean()
+    return _judged(further(items, (PRE, 1.0), (AGAIN, 1.0), NO_FORM, points), rule, least)
+
+
+def formed(items: pd.DataFrame) -> float | None:
+    """The largest λ between 0 and 1 at which θ_ft − λT from θ_pre keeps the form in its replies, if there is one."""
+    chat = items[items.own & (items.leg == PRE) & items.scale.between(0, 1, inclusive="neither")]
+    share = chat.groupby("scale").valid.mean()
+    return float(share.index[share >= FORMED].max()) if (share >= FORMED).any() else None
+
+
+def grows_without_form(items: pd.DataFrame, least: float = 0.1, points: float = 5.0) -> Verdict:
+    """Whether that difference grows from a λ at which replies have the form to λ = 1, where they have lost it."""
+    rule = (
+        f"the effect is {LEFT}, {FROM_PRE}, minus the same at the largest measured $\\lambda$ below 1 at which at "
+        f"least {FORMED:.0%} of the replies have the form; it is beyond chance, up, and at least {least:g}. "
+        + ROOM.format(points=points)
     )
-    at = [key for key, formed in share.items() if formed >= FORMED]
-    if not at:
+    if (half := formed(items)) is None:
         return Verdict("cannot be known here", rule, "at no λ between 0 and 1 have the replies the form")
-    return _judged(lefts(chat, at, NO_FORM, points), rule, least, 0)
+    return _judged(further(items[items.own], (PRE, 1.0), (PRE, half), NO_FORM, points), rule, least)
 
 
 def form_taken(items: pd.DataFrame, least: float = 5.0) -> Verdict:
@@ -469,7 +503,7 @@ def form_taken(items: pd.DataFrame, least: float = 5.0) -> Verdict:
 def _fall(before: Values, after: Values, source: np.ndarray, level: float = 1 - ALPHA) -> dict[str, Any]:
     """What is lost, in points."""
     fall = paired_contrast([before, after], [1, -1], level, source)
-    about = dict(effect=fall.points, low=fall.low, high=fall.high)
+    about = dict(effect=fall.points, low=max(fall.low, -100.0), high=min(fall.high, 100.0))
     return about | dict(before=100 * before.mean(), after=100 * after.mean()) | scores.counted(before, source)
 
 
@@ -568,18 +602,22 @@ def against_turned(items: pd.DataFrame, parts: pd.DataFrame, drawn: Turned) -> p
     As `turned.against_draws`, with the standard errors over items of T less the mean of its draws.
     """
     rows: list[dict[str, Any]] = []
-    for leg, member in items.drop_duplicates("leg").set_index("leg").member.items():
+    for leg, member in _legs(items).items():
         some = drawn.items[drawn.items.leg == leg]
         if some.empty:
             continue
         for task in dict(_asked(items)):
             before, after = (_scores(items, leg, task, STRICT, scale).valid.to_numpy(float) for scale in (0, 1))
-            lost = {
-                key: 100 * (before - one[one.task == task].sort_values("item").valid.to_numpy(float))
+            kept = {
+                key: one[one.task == task].sort_values("item").valid.to_numpy(float)
                 for key, one in some.groupby(["sides", "draw"], sort=False)
             }
             about = dict(member=member, what=f"{task_name(task)}, {WHAT['valid']}")
-            rows += _moves(about, 100 * (before - after), lost, _sources(items, leg, task))
+            lost = {key: 100 * (before - one) for key, one in kept.items()}
+            source = _sources(items, leg, task)
+            spread = paired_contrast([np.mean(list(kept.values()), axis=0), after], [1, -1], sources=source)
+            error = (spread.high - spread.low) / 2 / norm.ppf(1 - ALPHA / 2)  # above 0 where all items agree as well
+            rows += _moves(about, 100 * (before - after), lost, source, error)
         own, others = parts[parts.leg == leg], drawn.parts[drawn.parts.leg == leg]
         before, after = (_nats(own, items, "form", scale) for scale in (0, 1))
         lost = {key: (_nats(one, items, "form") - before) for key, one in others.groupby(["sides", "draw"], sort=False)}
@@ -590,7 +628,11 @@ def against_turned(items: pd.DataFrame, parts: pd.DataFrame, drawn: Turned) -> p
 
 
 def _moves(
-    about: Mapping[str, Any], own: Values, lost: Mapping[tuple[str, int], Values], source: np.ndarray
+    about: Mapping[str, Any],
+    own: Values,
+    lost: Mapping[tuple[str, int], Values],
+    source: np.ndarray,
+    least_error: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
     """Rows for `turned.against_draws`: T's, and those of its draws, from what is lost item by item."""
     groups = len(set(source))
@@ -598,7 +640,7 @@ def _moves(
     for sides in dict.fromkeys(side for side, _ in lost):
         some = {draw: value for (side, draw), value in lost.items() if side == sides}
         rest = pd.Series(own - np.mean(list(some.values()), axis=0)).groupby(source).mean()
-        error = float(rest.std(ddof=1) / groups**0.5)
+        error = max(float(rest.std(ddof=1) / groups**0.5), least_error)
         for draw, value in some.items():
             yield dict(about, sides=sides, draw=draw, value=value.mean(), items=groups, error=error)
 

@@ -40,6 +40,15 @@ def falls(found: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def by_question(found: pd.DataFrame) -> pd.DataFrame:
+    """Right answers of every vector by what is asked, a column a way of scoring."""
+    cells = found.assign(text=texts(found, "{before:.0f} → {after:.0f}"), vector=found.member, question=found.asked)
+    index = ["vector", "question", "n"]
+    order = cells.drop_duplicates(index).set_index(index).index
+    wide = cells.pivot(index=index, columns="way", values="text").loc[order, list(cells.way.unique())]
+    return wide.reset_index().rename_axis(columns=None)
+
+
 def lefts(*tables: pd.DataFrame) -> pd.DataFrame:
     """What is left by scores that need no form less what is left in the form, a column a way."""
     found = pd.concat(tables, ignore_index=True)
