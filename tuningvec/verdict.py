@@ -86,7 +86,11 @@ def judge(
         counts = [f"{n} of {total} {name}" for name, n in count.items()]
         return Verdict("mixed", why=", ".join(counts), **about)
     if small == total:
-        return Verdict("null explains it", why=f"within the smallest effect that matters in all {total}", **about)
+        clear = int(_clear(known).sum())
+        why = f"within the smallest effect that matters in all {total}" + f", though beyond chance in {clear}" * bool(
+            clear
+        )
+        return Verdict("null explains it", why=why, **about)
     kind, why = _undecided(known[outcome == "open"], total, small, f".{digits}f", unit)
     return Verdict(kind, why=why, **about)
 

@@ -26,7 +26,7 @@ from tuningvec.measures.decoding import BATCH
 from tuningvec.measures.models import Opened
 from tuningvec.stats import design_effect
 from tuningvec.store import Store, Told, joined
-from tuningvec.verdict import Verdict, judge, unknown
+from tuningvec.verdict import NO_RUN, Verdict, judge, unknown
 from tuningvec.weights.delta import Combination
 from tuningvec.weights.merging import TSV, Dare, Isotropic, Merge, Rule, Shared, Ties, matrix_rows
 
@@ -40,20 +40,9 @@ RULES: dict[str, tuple[str, Callable[[Any, int], Rule]]] = {  # the rule's param
 }
 ALONE, PRETRAINED = "alone", "pretrained"  # instead of sides: θ_pre + T_a, and θ_pre
 RESAMPLES = 10_000
-COMPARED = [
-    "who",
-    "mean",
-    "worst",
-    "effect",
-    "low",
-    "high",
-    "p",
-    "clear",
-    "gain",
-    "gain_low",
-    "gain_high",
-    "gain_clear",
-]
+ENDS = ("low", "high", "lowest", "p", "clear")
+COMPARED = ["who", "mean", "worst", "effect", "mean_effect", "gain"]
+COMPARED += [f"{what}{end}" for what in ("", "mean_", "gain_") for end in ENDS]
 ALPHA = 0.05
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -345,11 +334,14 @@ def _means(values: pd.DataFrame, seed: int, clustered: bool) -> dict[str, Means]
 def normalised(values: pd.DataFrame, family: Family, seed: int, clustered: bool = True) -> dict[str, Means]:
     """(mean − θ_pre's) / (the specialist's − θ_pre's) by domain and who; NaN where that gain is not clear.
 
-    `values` are rows of who, domain, source and value. Arrays as in `_means`.
+    `values` are rows of who, domain, source and value, and of right answers guess, which is in the place of θ_pre's
+    where that is lower. Arrays as in `_means`.
     """
     named, found = specialists(family), {}
     for domain, means in _means(values, seed, clustered).items():
         before = means[family.pretrained.name]
+        if "guess" in values:
+            before = np.maximum(before, values[values.domain == domain].guess.mean())
         gain = means[named[domain]] - before
         clear = np.quantile(gain[1:], ALPHA / 2) > 0
         gain = np.where((gain > 0) & clear, gain, np.nan)
@@ -398,10 +390,11 @@ def favourite(items: pd.DataFrame, family: Family) -> str:
 def compared(values: pd.DataFrame, family: Family, seed: int, against: str = SUM) -> pd.DataFrame:
     """Every method, PLAIN and the sum: normalised score by domain, their mean and the smallest, and beside `against`.
 
-    Columns who, one for each domain, mean, worst; effect = worst − that of `against`, low, high, p, and `clear`, by
-    Holm over methods, of PLAIN alone; gain, the mean's distance from θ_pre, gain_low, gain_high and gain_clear; n and
-    sources. Intervals and p are of a bootstrap over sources that draws the same for all methods and takes the smallest
-    of the domains anew in each draw; none is narrower than that of one over items.
+    Columns who, one for each domain, mean, worst; effect = worst − that of `against`, low, high, lowest, the lower end
+    for all methods together (Bonferroni), p, and `clear`, by Holm over methods, of PLAIN alone; mean_effect and its
+    like, of the mean; gain, the mean's distance from θ_pre, and its like; n and sources. Intervals and p are of a
+    bootstrap over sources that draws the same for all methods and takes the smallest of the domains anew in each draw;
+    none is narrower than that of one over items.
     """
     whos = [who for who in values.who.unique() if who not in {family.pretrained.name, *specialists(family).values()}]
     if not whos:
@@ -412,14 +405,29 @@ def compared(values: pd.DataFrame, family: Family, seed: int, against: str = SUM
     for who in whos:
         known = {domain: mean[0] for domain, mean in drawn[0][who]["domains"].items()}
         row = dict(who=who, **known, mean=drawn[0][who]["mean"][0], worst=drawn[0][who]["worst"][0])
-        gaps = [each[who]["worst"] - each[against]["worst"] for each in drawn]
-        row |= _widest(gaps, "") | _widest([each[who]["mean"] for each in drawn], "gain_")
+        for prefix, what in (("", "worst"), ("mean_", "mean")):
+            row |= _widest([each[who][what] - each[against][what] for each in drawn], prefix, len(whos))
+        row |= _widest([each[who]["mean"] for each in drawn], "gain_", len(whos))
         ends = _widest([each[who]["worst"] for each in drawn], "")
         rows.append(row | dict(worst_low=ends["low"], worst_high=ends["high"], n=len(sizes), sources=_count(sizes)))
     table = pd.DataFrame(rows).rename(columns={"gain_effect": "gain"})
     plain = table.who == PLAIN  # which is no way of its own and is judged alone
     clear = scores.holm_known(table.p.where((table.who != against) & ~plain)) < ALPHA
-    return table.assign(clear=clear | (plain & (table.p < ALPHA)), gain_clear=scores.holm_known(table.gain_p) < ALPHA)
+    return table.assign(
+        clear=clear | (plain & (table.p < ALPHA)),
+        mean_clear=scores.holm_known(table.mean_p.where((table.who != against) & ~plain)) < ALPHA,
+        gain_clear=scores.holm_known(table.gain_p) < ALPHA,
+    )
+
+
+def elsewhere(values: pd.DataFrame, family: Family, seed: int) -> pd.DataFrame:
+    """Normalised score of each specialist in every domain, 1 in its own: columns who and one for each domain."""
+    found = normalised(values, family, seed)
+    rows = [
+        dict(who=who, **{domain: means[who][0] for domain, means in found.items()})
+        for who in specialists(family).values()
+    ]
+    return pd.DataFrame(rows)
 
 
 def _count(items: pd.DataFrame) -> int:
@@ -435,18 +443,21 @@ def _smallest(found: Mapping[str, Means], whos: Sequence[str]) -> dict[str, dict
     }
 
 
-def _widest(draws: Sequence[Float[np.ndarray, " resamples"]], prefix: str) -> dict[str, float]:
-    """The value of the items, with the widest of the percentile intervals and the largest p of several bootstraps."""
+def _widest(draws: Sequence[Float[np.ndarray, " resamples"]], prefix: str, of: int = 1) -> dict[str, float]:
+    """The value of the items, with the widest of the percentile intervals and the largest p of several bootstraps.
+
+    `lowest` is the lower end of the interval for so many together (Bonferroni).
+    """
     ends, p = [], []
     for each in draws:
         some = each[1:][np.isfinite(each[1:])]
         if not len(some) or not np.isfinite(each[0]):
-            return {f"{prefix}{name}": np.nan for name in ("effect", "low", "high", "p")}
-        ends.append(np.quantile(some, [ALPHA / 2, 1 - ALPHA / 2]))
+            return {f"{prefix}{name}": np.nan for name in ("effect", "low", "high", "lowest", "p")}
+        ends.append(np.quantile(some, [ALPHA / 2, 1 - ALPHA / 2, ALPHA / 2 / of]))
         tail = (min((some <= 0).sum(), (some >= 0).sum()) + 1) / (len(some) + 1)
         p.append(min(2 * float(tail), 1.0))
-    low, high = np.min(ends, axis=0)[0], np.max(ends, axis=0)[1]
-    found = dict(effect=draws[0][0], low=low, high=high, p=max(p))
+    (low, _, lowest), high = np.min(ends, axis=0), np.max(ends, axis=0)[1]
+    found = dict(effect=draws[0][0], low=low, high=high, lowest=lowest, p=max(p))
     return {f"{prefix}{name}": float(value) for name, value in found.items()}
 
 
@@ -484,6 +495,44 @@ def grid(
         scale_a, scale_b = zip(*table.who.map(cells), strict=True)
         parts.append(table.assign(a=a, b=b, scale_a=scale_a, scale_b=scale_b).drop(columns="who"))
     return joined(parts, runs)
+
+
+def added(grid: pd.DataFrame) -> pd.DataFrame:
+    """What another domain's whole T adds to a domain's loss, as a share of the domain's own gain, by λ of its own T.
+
+    Of `grid`; columns domain, other, scale (λ of the own T) and share. The gain is L(θ_pre) − L(θ_pre + T).
+    """
+    rows = []
+    for (a, b), part in per_token(grid).groupby(["a", "b"], sort=False):
+        loss = -part.groupby(["domain", "scale_a", "scale_b"]).value.mean()
+        for domain, other, own_first in ((a, b, True), (b, a, False)):
+            table = loss[domain].unstack("scale_b" if own_first else "scale_a")  # a row a λ of the own T
+            gain = table[0][0] - table[0][1]
+            cost = (table[1] - table[0]) / gain if gain > 0 else table[1] * np.nan
+            rows += [dict(domain=domain, other=other, scale=scale, share=share) for scale, share in cost.items()]
+    return pd.DataFrame(rows)
+
+
+def diagonal(grid: pd.DataFrame, family: Family, seed: int) -> pd.DataFrame:
+    """Two vectors added with one λ, the best for the worst of their domains, less λ = 1, on the replies chosen on.
+
+    A row a pair of `grid`: method, effect with low and high, n and sources. The λ is chosen on the items that it is
+    scored on, which flatters it.
+    """
+    named, rows = specialists(family), []
+    for (a, b), part in per_token(grid).groupby(["a", "b"], sort=False):
+        members_at = {(0.0, 0.0): family.pretrained.name, (1.0, 0.0): named[a], (0.0, 1.0): named[b]}
+        cells = list(zip(part.scale_a.astype(float), part.scale_b.astype(float), strict=True))
+        who = [members_at.get(cell, f"{cell[0]:g}" if cell[0] == cell[1] else None) for cell in cells]
+        values = part.assign(who=who).dropna(subset=["who"])
+        whos = [one for one in values.who.unique() if one not in members_at.values()]
+        drawn = [_smallest(normalised(values, family, seed, clustered), whos) for clustered in (True, False)]
+        best = max(whos, key=lambda one: np.nan_to_num(drawn[0][one]["worst"][0], nan=-np.inf))
+        found = _widest([each[best]["worst"] - each["1"]["worst"] for each in drawn], "")
+        one = values[values.who == whos[0]]
+        about = dict(method=f"{a} and {b}, λ = {best}", n=len(one), sources=_count(one))
+        rows.append(about | {name: found[name] for name in ("effect", "low", "high")})
+    return pd.DataFrame(rows)
 
 
 def beside_turned(
@@ -536,13 +585,19 @@ def costs(items: pd.DataFrame) -> pd.DataFrame:
     return found.assign(gain=[gains[key] for key in zip(found.domain, found.member, strict=True)])
 
 
-def conflict(found: pd.DataFrame, share: float = 0.1) -> Verdict:
-    """Whether another domain's T costs a domain more than a turned T of the same length and spectrum; of `costs`."""
+RUNS = f"{NO_RUN} Of what DARE drops there is one draw"
+
+
+def conflict(found: pd.DataFrame, pairs: int, share: float = 0.05) -> Verdict:
+    """Whether another domain's T costs a domain more than a turned T of the same length and spectrum; of `costs`.
+
+    `pairs` is how many pairs of domains there are; those of `costs` were measured.
+    """
     rule = (
-        "the loss in nats per token that another domain's vector adds on a domain's replies, to the domain's own, "
-        f"exceeds the mean of its turned draws by at least {share:g} of what the domain's own vector takes off the "
-        "loss of the pretrained model, in both directions of every pair; "
-        f"{turned.intervals(found)}, on other facts as well"
+        "the loss in nats per token that another domain's vector adds on a domain's replies, to the domain's own, both "
+        f"with λ = 1, exceeds the mean of its turned draws by at least {share:g} of what the domain's own vector takes "
+        f"off the loss of the pretrained model, in both directions of {len(found) // 2} of {pairs} pairs of domains; "
+        f"{turned.intervals(found)}, on other facts as well. {NO_RUN}"
     )
     cases = found.assign(least=share * found.gain)
     unmeasured = cases.gain <= 0
@@ -557,69 +612,89 @@ OVER = "Holm over the methods at 0.05; bootstrap over facts, the worst domain ta
 
 
 def _cases(table: pd.DataFrame, whos: Collection[str]) -> pd.DataFrame:
-    return table[table.who.isin(whos)].rename(columns={"who": "method"})
+    kept = ["who", "worst", "mean", "effect", "low", "high", "lowest", "clear", "n", "sources"]
+    return table.loc[table.who.isin(whos), kept].rename(columns={"who": "method"})
 
 
-def better_than_sum(table: pd.DataFrame, method: str, least: float = 0.05) -> Verdict:
+def better_than_sum(table: pd.DataFrame, method: str, part: float = 0.25) -> Verdict:
     """Whether the method that did best where settings were chosen is better than the tuned sum; of `compared`."""
     rule = (
-        "of the methods other than the sum the one with the highest mean on the items to choose on is taken, one case. "
-        "On the other items its normalised score on the worst domain, less that of the sum with its own chosen λ, is "
-        f"above 0 and at least {least:g}; bootstrap over facts, the worst domain taken anew in each draw"
+        "of the methods other than the sum the one with the highest mean on the items to choose on is taken. On the "
+        "other items its normalised score, the mean of the domains and the worst one, two cases, less that of the sum "
+        f"with its own chosen λ is above 0, and at least {part:g} of what the sum lacks of the specialists' 1; "
+        f"bootstrap over facts, the worst domain taken anew in each draw. {RUNS}"
     )
     if table.empty:
-        return unknown(rule, NO_WORST, smallest=least, method=method)
-    cases = _cases(table, [method]).drop(columns="clear")
-    met = bool((cases.high < least).all()) if cases.effect.notna().all() else None
-    return judge(cases, rule, least=least, unit="of the normalised score", falsified=met, method=method, smallest=least)
+        return unknown(rule, NO_WORST, part=part, method=method)
+    own, of_sum = (table[table.who == who].iloc[0] for who in (method, SUM))
+    cases = pd.DataFrame(
+        dict(domains=name, effect=own[f"{prefix}effect"], low=own[f"{prefix}low"], high=own[f"{prefix}high"],
+             least=max(part * (1 - of_sum[name]), 0.01), score=own[name], n=own.n, sources=own.sources)
+        for name, prefix in (("mean", "mean_"), ("worst", ""))
+    )  # fmt: skip
+    met = bool((cases.high < cases.least).any()) if cases.effect.notna().all() else None
+    about = dict(unit="of the normalised score", falsified=met, method=method, part=part)
+    return judge(cases, rule, least=cases.least.fillna(0.05), **about)
 
 
 def worse_than_sum(table: pd.DataFrame, least: float = 0.05) -> Verdict:
-    """Whether every method other than the sum is worse than the tuned sum on the worst domain; of `compared`."""
+    """Whether the methods other than the sum are worse than the tuned sum on the worst domain; of `compared`.
+
+    BY_DOMAIN, of which the sum is a case, is not judged.
+    """
     rule = (
         "the normalised score on the worst domain, less that of the sum with its own chosen λ, is clearly below 0 and "
-        f"at least {least:g} below, for every method; {OVER}"
+        f"at least {least:g} below, for every method; the sum by domain, of which the sum is a case, is not judged. "
+        f"{OVER}. {RUNS}"
     )
     if table.empty:
         return unknown(rule, NO_WORST, smallest=least)
-    cases = _cases(table, set(table.who) - {SUM, PLAIN})
-    found = (cases.clear & (cases.effect >= least)).any()
-    met = True if found else False if (cases.high < least).all() else None
+    cases = _cases(table, set(table.who) - {SUM, PLAIN, BY_DOMAIN})
+    worse = cases.clear & (cases.effect <= -least)
+    met = True if (cases.lowest > -least).any() else False if worse.all() and len(worse) else None
     about = dict(least=least, direction=-1, unit="of the normalised score")
-    return judge(cases, rule, falsified=met, smallest=least, **about)
+    return judge(cases.drop(columns="lowest"), rule, falsified=met, smallest=least, **about)
 
 
-def tuned_beats_plain(table: pd.DataFrame, least: float = 0.05) -> Verdict:
-    """Whether a λ chosen on other items is better than λ = 1 on the worst domain; of `compared` with the sum."""
+def tuned_beats_plain(table: pd.DataFrame, pairs: pd.DataFrame | None = None, least: float = 0.05) -> Verdict:
+    """Whether a λ chosen on other items is better than λ = 1 on the worst domain; of `compared` with the sum.
+
+    With `pairs`, of `diagonal`, those are cases too.
+    """
     rule = (
         "the normalised score of the sum on the worst domain with λ chosen on other items, less that at λ = 1, is "
-        f"above 0 and at least {least:g}; bootstrap over facts, the worst domain taken anew in each draw"
+        f"above 0 and at least {least:g}; bootstrap over facts, the worst domain taken anew in each draw. Of two "
+        f"vectors alone λ is chosen on the items that it is scored on, which flatters it. {NO_RUN}"
     )
     if table.empty:
         return unknown(rule, NO_WORST, smallest=least)
-    cases = _cases(table, [PLAIN]).drop(columns="clear")
+    cases = _cases(table, [PLAIN]).drop(columns=["clear", "lowest", "mean", "worst"])
     low, high = -cases.high, -cases.low
-    cases = cases.assign(effect=-cases.effect, low=low, high=high, method=SUM)
-    met = bool((cases.high < least).all()) if cases.effect.notna().all() else None
+    cases = cases.assign(effect=-cases.effect, low=low, high=high, method="all vectors")
+    cases = cases if pairs is None else pd.concat([cases, pairs], ignore_index=True)
+    met = bool((cases.high < least).any()) if cases.effect.notna().all() else None
     return judge(cases, rule, least=least, unit="of the normalised score", falsified=met, smallest=least)
 
 
 def only_the_sum_gains(table: pd.DataFrame, least: float = 0.1) -> Verdict:
-    """Whether the sum gains over the pretrained member and every other method loses; of `compared`.
+    """Whether, where the sum gains over the pretrained member, every other method loses; of `compared`.
 
-    The effect is the gain of the sum and the loss of the others, so that all are above 0 where the claim holds.
+    The effect is the others' loss. Unknown where the sum does not clearly gain.
     """
     rule = (
-        "the normalised score, the mean of the domains, is clearly above 0, the pretrained member's, for the sum with "
-        f"its chosen λ, and clearly below 0 for every other method, each by at least {least:g}; Holm over all at 0.05, "
-        "bootstrap over facts. The effect is the sum's gain and the others' loss"
+        "where the sum with its chosen λ clearly gains, the normalised score of every other method, the mean of the "
+        f"domains, is clearly below 0, the pretrained member's, by at least {least:g}; Holm over all at 0.05, "
+        f"bootstrap over facts. The effect is that loss. {RUNS}"
     )
     if table.empty:
         return unknown(rule, NO_WORST, smallest=least)
-    cases = _cases(table, set(table.who) - {PLAIN})
-    sign = np.where(cases.method == SUM, 1, -1)
-    ends = np.sort(np.stack([sign * cases.gain_low, sign * cases.gain_high]), axis=0)
-    cases = cases.assign(effect=sign * cases.gain, low=ends[0], high=ends[1], clear=cases.gain_clear)
-    others = cases[cases.method != SUM]
-    met = True if (others.clear & (others.gain >= least)).any() else False if (others.gain_high < least).all() else None
+    of_sum = table[table.who == SUM].iloc[0]
+    if not (of_sum.gain_clear and of_sum.gain >= least):
+        return unknown(rule, "the sum itself is not shown to gain", smallest=least)
+    rows = table[~table.who.isin([SUM, PLAIN])].rename(columns={"who": "method"})
+    cases = rows[["method", "gain", "n", "sources"]].assign(
+        effect=-rows.gain, low=-rows.gain_high, high=-rows.gain_low, clear=rows.gain_clear
+    )
+    gains = cases.clear & (cases.gain >= least)
+    met = True if gains.any() else False if (-cases.low < least).all() else None
     return judge(cases, rule, least=least, unit="of the normalised score", falsified=met, smallest=least)

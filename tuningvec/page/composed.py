@@ -91,6 +91,15 @@ def added_losses(costs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def added(found: pd.DataFrame) -> pd.DataFrame:
+    """What another vector adds as a share of the domain's gain, a row a domain and a column a λ of its own vector."""
+    cells = found.assign(share=texts(found, "{share:+.2f}"), scale=found.scale.map("λ = {:g}".format))
+    index = ["domain", "other"]
+    wide = cells.pivot(index=index, columns="scale", values="share")[list(cells.scale.unique())]
+    named = {"domain": "replies", "other": "added vector of"}
+    return wide.reset_index().rename(columns=named).rename_axis(columns=None)
+
+
 def shared(energies: pd.DataFrame) -> pd.DataFrame:
     """Share of each T's energy that it shares with the others, by kind of matrix, and over all; and of a turned T."""
     parts = ["energy", "shared", "turned"]
