@@ -112,7 +112,7 @@ def _holmed(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def texts_change(gaps: pd.DataFrame, direction: Literal[1, -1], above: pd.DataFrame, least: float = 2.0) -> Verdict:
-    """Fine-tuning makes the texts better that a model writes, or removing T makes them worse; by `floors.above`."""
+    """A fine-tuned model writes better texts, or removing T makes them worse; by `floors.above`."""
     rule = (
         f"the difference in ROUGE-1 on the same items is beyond chance (sign flips, Holm over the cases at {ALPHA:g}), "
         f"{'up' if direction > 0 else 'down'}, and at least {least:g} points; not where the better of both is no "
