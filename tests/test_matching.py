@@ -267,7 +267,7 @@ def test_matching_by_the_identity_changes_no_bit_and_a_wrong_order_changes_all(f
     cosines, SSA = (taken[taken.what == what] for what in ("cosine", "SSA"))
     assert cosines["a wrong order each"].between(0.45, 0.55).all() and (cosines["one wrong order"] > 0.98).all()
     assert (SSA["a wrong order each"] > SSA["as they are"]).all()
-    assert matching.same_T(taken).kind == "holds"
+    assert matching.same_T(taken).kind == "holds" and "follows" in matching.same_T(taken).why
     distances = matching.by_order(found.distances)
     assert (distances.weights == distances.before).all() and (distances.wrong > 2 * distances.before).all()
     assert len(distances) == 2 * len(CRITERIA) * len(DISTANCES)
@@ -308,6 +308,21 @@ def test_neurons_that_move_are_told():
     assert verdict.cases.low[0] == verdict.cases.effect[0] and verdict.cases.low[1] < 0.095 < verdict.cases.high[1]
     lost = matching.found_again(pairs([0], "medical, shuffled", right=[60]))
     assert lost.kind == "differs" and lost.falsified
+
+
+def test_one_layer_that_moves_is_not_lost_in_the_mean():
+    rows = pd.concat([pairs([100]).assign(layer=layer) for layer in range(29)] + [pairs([71]).assign(layer=29)])
+    verdict = matching.need_no_matching(rows)
+    assert verdict.kind == "differs" and verdict.cases.effect.item() == pytest.approx(0.29)
+    assert "Layers: 30 by weights" in verdict.rule
+
+
+def test_a_count_beyond_chance_differs_however_small():
+    found = pd.concat([pairs([5], matching.FRESH[1]).assign(layer=layer, neurons=1536) for layer in range(4)])
+    assert matching.fixed_by_chance(found).p[0] < 1e-6
+    assert matching.not_found(found).kind == "differs" and matching.not_found(found).falsified
+    chance = pd.concat([pairs([1], matching.FRESH[1]).assign(layer=layer, neurons=1536) for layer in range(4)])
+    assert matching.not_found(chance).kind == "holds"
 
 
 def test_a_related_model_is_told_from_an_untrained_one():

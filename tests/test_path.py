@@ -100,6 +100,11 @@ def tiny():
     return Family.load("tiny")
 
 
+def alone(tiny, *names):
+    """The family with these of its fine-tuned members."""
+    return tiny.model_copy(update={"fine_tuned": tuple(m for m in tiny.fine_tuned if m.name in names)})
+
+
 def falling(tiny, slope):
     """Curves of `tiny`'s medical member that fall from 0 to 1 by 2 nats and go on from 1 by `slope`."""
 
@@ -109,14 +114,15 @@ def falling(tiny, slope):
     return planted(shape, noise=0.001, a="pretrained", b="medical")
 
 
-@pytest.mark.parametrize("slope, kind", [(2.0, "holds"), (0.1, "null explains it"), (-2.0, "reversed")])
+@pytest.mark.parametrize("slope, kind", [(2.0, "holds"), (0.4, "null explains it"), (-2.0, "reversed")])
 def test_what_lies_beyond_1_is_judged_by_the_slope_before(tiny, slope, kind):
-    family = tiny.model_copy(update={"fine_tuned": tuple(m for m in tiny.fine_tuned if m.name == "medical")})
-    found = path.extrapolated(falling(tiny, slope), family)
+    found = path.extrapolated(falling(tiny, slope), alone(tiny, "medical"))
+    assert found.before[0] == pytest.approx(0.5, abs=0.01) and found.left[0] == pytest.approx(1, abs=0.01)
     assert found.effect[0] == pytest.approx(0.25 * slope, abs=0.01) and found.fall[0] == pytest.approx(2, abs=0.01)
     assert path.keeps_falling(found).kind == kind
     assert found.lowest[0] == (1.25 if slope > 0 else 1.0)
-    assert path.keeps_falling(found.assign(fall=-1.0)).kind == "cannot be known here"
+    assert path.keeps_falling(found.assign(before=-1.0)).kind == "cannot be known here"
+    assert path.keeps_falling(found.assign(left=0.01)).kind == "cannot be known here"  # there is no more to fall
 
 
 def drawn(slopes):
@@ -146,10 +152,34 @@ def test_verdicts_beside_turned_vectors():
     assert path.special(compared).kind == "holds" and path.special(compared).falsified is False
     alike = path.moves(planted(lambda x: 3 + 0.11 * x), drawn([0.1, 0.11, 0.12, 0.11, 0.1]), 1.0)
     assert path.as_costly(turned.against_draws(alike)).kind == "holds"
+    still = path.moves(planted(lambda x: 3 + 0.001 * x), drawn([0.01, 0.011, 0.012, 0.011, 0.01]), 1.0)
+    verdict = path.as_costly(turned.against_draws(still))
+    assert verdict.kind == "cannot be known here" and set(verdict.cases.outcome) == {"not judged"}
+    both = path.as_costly(turned.against_draws(pd.concat([alike, still.assign(what="other")])))
+    assert both.kind == "holds" and both.cases.outcome.tolist() == ["for", "not judged"]
     back = path.moves(planted(lambda x: 3 - 2 * x), drawn([0.1, 0.11, 0.12]), -0.5)
     assert path.negation(turned.against_draws(back), -0.5).kind == "holds"
     nothing = turned.against_draws(falls[:0])
     assert {judge.kind for judge in (path.special(nothing), path.as_costly(nothing))} == {"cannot be known here"}
+
+
+@pytest.mark.parametrize("other, kind", [(-0.5, "holds"), (-1.99, "null explains it"), (-3.0, "reversed")])
+def test_what_T_does_to_its_own_domain_is_held_against_the_others(tiny, other, kind):
+    family, parts = alone(tiny, "medical", "math"), []
+    for member, own, text in (
+        ("medical", "medicine replies", "math replies"),
+        ("math", "math replies", "medicine replies"),
+    ):
+        for slope, named in ((-2.0, own), (other, text)):
+            parts.append(planted(lambda x, s=slope: 4 + s * x, noise=0.001, a="pretrained", b=member, text=named))
+    found = path.own_and_others(pd.concat(parts), family, [1.0, -0.5])
+    assert found.own.tolist() == pytest.approx([2, 2, 1, 1], abs=0.01)
+    assert found.effect.tolist() == pytest.approx([2 + other, 2 + other, 1 + other / 2, 1 + other / 2], abs=0.01)
+    assert path.of_its_own(found).kind == kind and (found.low < found.effect).all()
+    assert (
+        path.of_its_own(path.own_and_others(pd.concat(parts), alone(tiny, "medical"), [1.0])).kind
+        == "cannot be known here"
+    )
 
 
 def gram(points):
@@ -189,6 +219,29 @@ def test_a_random_walk_in_many_dimensions_is_on_its_null():
     assert closed.onward[:-1] == pytest.approx(0, abs=1e-9)
 
 
+def adamw(steps, β, seed=0, size=20_000):
+    """T after each step of Adam on white noise, which knows no loss."""
+    rng, m, v, T, found = np.random.default_rng(seed), 0.0, 0.0, np.zeros(size), []
+    for step in range(1, steps + 1):
+        g = rng.standard_normal(size)
+        m, v = β * m + (1 - β) * g, 0.999 * v + 0.001 * g**2
+        T = T - m / (1 - β**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
+        found.append(T)
+    return found
+
+
+def test_momentum_alone_points_at_the_end_of_its_path_and_not_at_what_comes_much_later():
+    kept = [5, 10, 20, 40, 60, 80, 100]
+    path_of = adamw(100, 0.9)
+    products = gram([path_of[step - 1] for step in kept])
+    found, walk = trajectory.places(products), trajectory.places(trajectory.walk(products))
+    assert found.cosine[1] - walk.cosine[1] > 0.1
+    later = trajectory.later(products, kept, path.MEMORY)
+    assert np.abs(later[:4]).max() < 0.06 and np.isnan(later[5:]).all()
+    straight = trajectory.later(gram([[step] for step in kept]), kept, path.MEMORY)
+    assert straight[:4] == pytest.approx(1) and np.isnan(trajectory.later(products[-2:, -2:], kept[-2:], 10)).all()
+
+
 def test_nothing_that_moved_has_no_form():
     still = np.zeros((2, 2))
     assert np.isnan(trajectory.form(still)).all() and np.isnan(trajectory.places(still).cosine).all()
@@ -226,16 +279,18 @@ def small(make_checkpoint, tmp_path):
 
 
 def test_a_straight_training_of_another_architecture_is_seen_as_one(small):
-    write_checkpoints(small, "tuned", [0, 0.25, 0.5, 1])
+    write_checkpoints(small, "tuned", [0, 0.25, 0.4, 0.6, 0.8, 1])
     products, absent = path.training(small, Store())
     assert absent.member.tolist() == ["again"] and absent.why[0] == "no `step-…` in `again/checkpoints`"
     places, whole = path.on_the_way(products), path.whole(products)
-    assert places.step.tolist() == [10, 20, 30]  # after step 0 there is no T
-    assert places.norm.to_numpy() == pytest.approx([0.25, 0.5, 1], abs=0.01)
+    assert places.step.tolist() == [10, 20, 30, 40, 50]  # after step 0 there is no T
+    assert places.norm.to_numpy() == pytest.approx([0.25, 0.4, 0.6, 0.8, 1], abs=0.01)
     assert places.cosine.min() > 0.99 and whole.dimension[0] == pytest.approx(1, abs=0.02)
     assert whole.distance[0] < 0.02 < whole.distance_walk[0] and whole.own[0] == pytest.approx(1, abs=1e-4)
     verdict = path.early_points_on(places, 0.1)
-    assert verdict.kind == "holds" and verdict.cases.step.tolist() == [10]
+    assert verdict.kind == "holds" and verdict.cases.step.tolist() == [10] and verdict.cases.effect.item() > 0.95
+    late = path.early_points_on(places[places.step > 10], 0.1)
+    assert late.kind == "cannot be known here" and "30 steps after" in late.why
     again, _ = path.training(small, Store())
     pd.testing.assert_frame_equal(again, products)
 
@@ -289,9 +344,15 @@ def test_a_family_without_replies_is_measured_on_documents_alone(small):
     curves = path.along(small, [0, 0.5, 1], **how)
     assert set(curves.text) == {"general"} and curves.groupby("kind").size().to_dict() == {"T": 18, "specialists": 9}
     turns = path.along_turned(small, [1], [0, 0.5, 1], sides=["both"], draws=3, seed=0, **how)
-    for own, kind in ((True, {"cannot be known here"}), (False, {"within chance", "holds", "mixed"})):
-        compared = path.against_turned(curves, turns, 1.0, small, own)
-        assert (path.special(compared) if own else path.as_costly(compared)).kind in kind
+    assert path.special(path.against_turned(curves, turns, 1.0, small)).kind == "cannot be known here"
+    documents = path.on_documents(curves, turns, [1.0], small)
+    assert len(documents) == 2 and path.as_costly(documents).kind in {
+        "within chance",
+        "holds",
+        "mixed",
+        "cannot be known here",
+    }
+    assert path.of_its_own(path.own_and_others(curves, small, [1.0])).kind == "cannot be known here"
     assert path.keeps_falling(path.extrapolated(curves, small)).kind == "cannot be known here"
     found = path.barriers(path.excess(curves))
     assert len(tables.barriers(found, path.KINDS)) == 3

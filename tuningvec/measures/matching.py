@@ -9,7 +9,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -403,21 +403,27 @@ def _distances(
 
 
 def moved(matches: pd.DataFrame) -> pd.DataFrame:
-    """Share of neurons whose best match is another one, mean over layers, a row each pair of members and way.
+    """Share of neurons whose best match is another one, in the layer where it is most, by pair of members and way.
 
     Columns a, b, by, effect with `low` and `high`: by weights it is exact, by activations they are Student's t over the
     parts of the text, for all rows together (Bonferroni); and gain, own, other, means over layers and parts.
     """
     real = matches[~matches.b.str.endswith(SHUFFLED.format("")) & ~matches.b.isin(FRESH)]
-    return _over_parts(real.assign(value=1 - real.fixed / real.neurons), ["a", "b", "by"], ["gain", "own", "other"])
+    value = 1 - real.fixed / real.neurons
+    return _over_parts(real.assign(value=value), ["a", "b", "by"], ["gain", "own", "other"], over="max")
 
 
-def _over_parts(rows: pd.DataFrame, keys: list[str], means: Sequence[str] = ()) -> pd.DataFrame:
-    """`effect`, the mean of `value` over layers and parts, with its t interval over parts; exact of a single part."""
+def _over_parts(
+    rows: pd.DataFrame, keys: list[str], means: Sequence[str] = (), over: Literal["mean", "max"] = "mean"
+) -> pd.DataFrame:
+    """`effect`, of `value` the mean or maximum over layers and the mean over parts, with its t interval over parts.
+
+    It is exact of a single part.
+    """
     groups = rows.groupby(keys, sort=False)
     level, found = 1 - ALPHA / max(1, groups.ngroups), []
     for key, some in groups:
-        samples = some.groupby("part").value.mean().to_numpy()
+        samples = some.groupby("part").value.agg(over).to_numpy()
         effect = float(samples.mean())
         low, high = mean_interval(samples, level) if len(samples) > 1 else (effect, effect)
         about = dict(zip(keys, key, strict=True), **{name: some[name].mean() for name in means})
@@ -427,21 +433,24 @@ def _over_parts(rows: pd.DataFrame, keys: list[str], means: Sequence[str] = ()) 
 
 OVER_PARTS = (
     "By weights it is exact for these members; by activations the interval is Student's t over the {parts} parts of "
-    "the text, which share no document, 95 % for all cases together."
+    "the text, which share no document, 95 % for all cases together. Where all parts agree it has no width, and so few "
+    "parts leave open up to {open:.0%} of other texts. Layers: {layers}."
 )
 
 
 def _said(matches: pd.DataFrame) -> str:
-    return OVER_PARTS.format(parts=matches.part.nunique())
+    parts = matches.part.nunique()
+    layers = ", ".join(f"{some.layer.nunique()} by {by}" for by, some in matches.groupby("by", sort=False))
+    return OVER_PARTS.format(parts=parts, open=1 - ALPHA ** (1 / parts), layers=layers)
 
 
 def need_no_matching(matches: pd.DataFrame, least: float = 0.01) -> Verdict:
     """Whether the best match of a neuron is itself, in every pair of members, by weights and by activations."""
     cases = moved(matches)
     rule = (
-        "Effect: the share of neurons that the optimal assignment gives to another place, mean over layers, of every "
-        f"pair of members. {_said(matches)} Smallest share that matters: {least:g}; between unrelated models it is 1 "
-        "but for one neuron a layer. No direction: the claim is that there is none that matters."
+        "Effect: the share of neurons that the optimal assignment gives to another place, in the layer where it is "
+        f"most, of every pair of members. {_said(matches)} Smallest share that matters: {least:g}; of a random order "
+        "it is 1 but for one neuron a layer. No direction: the claim is that there is none that matters."
     )
     most, chance = {by: cases[cases.by == by].effect.max() for by in (WEIGHTS, ACTIVATIONS)}, matches.neurons.max()
     numbers = dict(smallest=least, chance=1 - 1 / chance, pairs=len(cases) // 2)
@@ -452,7 +461,9 @@ def need_no_matching(matches: pd.DataFrame, least: float = 0.01) -> Verdict:
 def too_short(margins: pd.DataFrame, least: float = 2.0) -> Verdict:
     """Whether T is too short to bring a neuron nearer to another one's place than to its own, in every member."""
     of = margins.groupby("member", sort=False)
-    cases = of[["least", "first", "percent"]].min().assign(median=of["median"].median(), r=of.r.max()).reset_index()
+    cases = of[["least", "first", "percent"]].min().assign(median=of["median"].median(), r=of.r.max())
+    reach = (margins["first"] * margins.r).groupby(margins.member, sort=False).min()
+    cases = cases.assign(reach=reach).reset_index()
     effect = np.log(cases["first"])
     cases = cases.assign(effect=effect, low=effect, high=effect)
     rule = (
@@ -481,7 +492,14 @@ def same_distances(distances: pd.DataFrame, share: float = 0.1, least: float = 0
     )
     met = bool(((cases.low > smallest) | (cases.high < -smallest)).any())
     numbers = dict(before=cases.before, after=cases.after, wrong=cases.wrong, largest=cases.effect.abs().max())
-    return judge(cases, rule, least=smallest, direction=0, digits=3, falsified=met, share=share, **numbers)
+    found = judge(cases, rule, least=smallest, direction=0, digits=3, falsified=met, share=share, **numbers)
+    return _following(found)
+
+
+def _following(found: Verdict) -> Verdict:
+    """The verdict, which says where no order was changed, so that nothing could."""
+    same = found.kind == "holds" and (found.cases.effect == 0).all()
+    return replace(found, why=f"{found.why or '1 of 1'}; it follows, since no neuron moves") if same else found
 
 
 def by_order(distances: pd.DataFrame) -> pd.DataFrame:
@@ -516,19 +534,19 @@ def same_T(taken: pd.DataFrame, least: float = 0.01) -> Verdict:
     wrong = taken[taken.what == "cosine"]
     numbers = dict(largest=effect.abs().max(), smallest=least, as_is=wrong[AS_IS], each_wrong=wrong[OWN_ORDER])
     numbers |= dict(one_wrong=wrong[ONE_ORDER], SSA_wrong=(taken[OWN_ORDER] - taken[AS_IS])[taken.what == "SSA"])
-    return judge(
-        cases, rule, least=least, direction=0, digits=3, falsified=bool((effect.abs() > least).any()), **numbers
-    )
+    met = bool((effect.abs() > least).any())
+    return _following(judge(cases, rule, least=least, direction=0, digits=3, falsified=met, **numbers))
 
 
 def found_again(matches: pd.DataFrame, least: float = 0.005) -> Verdict:
     """The control: whether neurons that were shuffled are found again."""
     shuffled = matches[matches.b.str.endswith(SHUFFLED.format(""))]
-    cases = _over_parts(shuffled.assign(value=1 - shuffled.right / shuffled.neurons), ["a", "b", "by"])
+    value = 1 - shuffled.right / shuffled.neurons
+    cases = _over_parts(shuffled.assign(value=value), ["a", "b", "by"], over="max")
     rule = (
         "Effect: the share of neurons of a member, put in a random order, that are not matched with the pretrained "
-        f"member's neuron which they were before, mean over layers. {_said(matches)} Smallest that matters: {least:g}. "
-        "No direction: the claim is that there is none that matters."
+        f"member's neuron which they were before, in the layer where it is most. {_said(shuffled)} Smallest "
+        f"that matters: {least:g}. No direction: the claim is that there is none that matters."
     )
     about = dict(smallest=least, falsified=bool((cases.low > least).any()), most=cases.effect.max())
     return judge(cases, rule, least=least, direction=0, digits=3, **about)
@@ -553,7 +571,8 @@ def fixed_by_chance(matches: pd.DataFrame) -> pd.DataFrame:
     """Fixed points of untrained models, summed over layers, beside those of random permutations.
 
     Columns a, b, by, layers, neurons, fixed, expected, p (exact, two-sided: twice the smaller tail), and effect, the
-    share that is fixed less 1 / neurons, with Garwood's interval of a Poisson count, for all rows together.
+    share that is fixed less 1 / neurons, with Garwood's interval of a Poisson count, for all rows together; and gain,
+    own and other, means over layers: what matching finds where there is nothing to find.
     """
     groups = matches[matches.b.isin(FRESH)].groupby(["a", "b", "by"], sort=False)
     rows, alpha = [], ALPHA / groups.ngroups
@@ -564,30 +583,35 @@ def fixed_by_chance(matches: pd.DataFrame) -> pd.DataFrame:
         ends = chi2.ppf(alpha / 2, 2 * fixed) / 2 if fixed else 0.0, chi2.ppf(1 - alpha / 2, 2 * fixed + 2) / 2
         effect, low, high = (x / (count * n) - 1 / n for x in (fixed, *ends))
         about = dict(a=a, b=b, by=by, layers=count, neurons=n, fixed=fixed, expected=count, p=float(p))
+        about |= some[["gain", "own", "other"]].mean().to_dict()
         rows.append(about | dict(effect=effect, low=float(low), high=float(high)))
     return pd.DataFrame(rows)
 
 
-def not_found(matches: pd.DataFrame, least: float = 0.01) -> Verdict:
-    """The control: whether the neurons of unrelated models are matched at chance."""
+def not_found(matches: pd.DataFrame, many: int = 3) -> Verdict:
+    """The control: whether the neurons of untrained models are matched at chance, up to so many a layer."""
     cases = fixed_by_chance(matches)
+    least = many / cases.neurons
     rule = (
         "Effect: the share of neurons of an untrained model whose best match has the same number, less that of a "
         "random permutation, one neuron a layer. An untrained layer is as likely in any order, so that its assignment "
         "is a random permutation, and fixed points of so many layers add up to a Poisson count. Interval: Garwood's, "
-        f"95 % for all cases together. Smallest that matters: {least:g}. No direction: the claim is that there is none."
+        f"95 % for all cases together. Smallest that matters: {many} neurons a layer; and a count that chance gives "
+        f"with a probability below {ALPHA:g} for all cases together differs, however small. No direction: the claim is "
+        "that there is none."
     )
     met = bool((cases.p * len(cases) < ALPHA).any())
-    return judge(cases, rule, least=least, direction=0, digits=4, falsified=met, smallest=least, p=cases.p)
+    found = judge(cases, rule, least=least, direction=0, digits=4, falsified=met, p=cases.p)
+    return replace(found, kind="differs") if met else found
 
 
 def costs_of_layers(neurons: int) -> pd.DataFrame:
     """Recorded processor seconds of matching a layer (`weights.matching.costs`), what a fit gives, and gigabytes.
 
-    Columns neurons, pair, product, assignment, product_fit, assignment_fit, gigabytes. A product grows as its work
-    does, with the third power, from the largest recorded one. The fit of an assignment is a power of the number of
-    neurons, by least squares of logarithms over all recorded sizes of a kind of pair but the largest, which tells how
-    far it is off. A layer of so many `neurons` was not measured and has these alone.
+    Columns neurons, pair, product, assignment, product_fit, assignment_fit, assignment_cubic, gigabytes. A product, and
+    an assignment at worst, grows with the third power, from the largest recorded one. The fit of an assignment is a
+    power of the number of neurons, by least squares of logarithms over all recorded sizes of a kind of pair but the
+    largest, which tells how far it is off. A layer of so many `neurons` was not measured and has these alone.
     """
     found = pd.read_csv(data_folder() / "scaling" / "assignment.csv")
     parts = []
@@ -598,6 +622,7 @@ def costs_of_layers(neurons: int) -> pd.DataFrame:
         rows = rows.set_index("neurons").reindex([*rows.neurons, neurons]).rename_axis("neurons").reset_index()
         fits = dict(product_fit=last.product * (rows.neurons / last.neurons) ** 3)
         fits["assignment_fit"] = np.exp(np.polyval(power, np.log(rows.neurons)))
+        fits["assignment_cubic"] = last.assignment * (rows.neurons / last.neurons) ** 3
         parts.append(rows.assign(pair=pair, **fits))
     table = pd.concat(parts, ignore_index=True)
     return table.assign(gigabytes=PAIR * table.neurons**2 / 1e9)

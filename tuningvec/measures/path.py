@@ -6,6 +6,7 @@ pretrained one that is θ_pre + λT. Losses are nats per token over all tokens o
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -35,6 +36,7 @@ KINDS: dict[Kind, str] = {
     "form": "a specialist and its placebo",
 }
 LEAST = 0.05  # nats per token
+MEMORY = 30  # steps after which AdamW with β₁ = 0.9 has forgotten a gradient: 0.9³⁰ is 0.04
 MATTERS = f"{LEAST:g} nats per token, a perplexity {np.expm1(LEAST):.0%} higher"
 CLUSTERS = "texts of one source, such as two questions on one drug, count as one cluster"
 NO_REPLIES = "no specialist's domain has held-out replies"
@@ -318,13 +320,65 @@ def turned_changes(curves: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
 
 
 def against_turned(
-    curves: pd.DataFrame, drawn: pd.DataFrame, scale: float, family: Family, own: bool, sign: Literal[1, -1] = 1
+    curves: pd.DataFrame, drawn: pd.DataFrame, scale: float, family: Family, sign: Literal[1, -1] = 1
 ) -> pd.DataFrame:
-    """`turned.against_draws` of the rises (`sign` −1: falls) at one λ, on replies of the own domain or on documents."""
-    found, texts = moves(curves, drawn, scale), own_replies(family)
-    of_domain = found.what == found.member.map(texts)
-    some = found[of_domain if own else ~of_domain]
+    """`turned.against_draws` of the rises (`sign` −1: falls) at one λ, on replies of the own domain."""
+    found = moves(curves, drawn, scale)
+    some = found[found.what == found.member.map(own_replies(family))]
     return turned.against_draws(some.assign(value=sign * some.value))
+
+
+def own_and_others(curves: pd.DataFrame, family: Family, scales: Sequence[float], alpha: float = 0.05) -> pd.DataFrame:
+    """What T at some λ does to its own domain's replies, less what it does to those of the domain it does most to else.
+
+    Columns member, scale, other (that text), own and others (the falls of both for λ > 0, rises for λ < 0, in nats per
+    token), effect = own − others with an interval for all members, λ and other domains together (Welch), n and sources.
+    """
+    rows, texts = [], own_replies(family)
+    pairs = [(scale, member, text) for scale in scales for member, own in texts.items() for text in texts.values()
+             if text != own]  # fmt: skip
+    for scale, (member, own) in itertools.product(scales, texts.items()):
+        sign, line = (-1 if scale > 0 else 1), curves[(curves.kind == "T") & (curves.b == member)]
+        found = {}
+        for text in dict.fromkeys(texts.values()):
+            curve = _curve(line[line.text == text])
+            gap = sign * (curve.nats[scale] - curve.nats[0.0]).to_numpy()[:, None]
+            found[text] = per_token(gap, curve.tokens, curve.sources)
+        others = {text: one for text, one in found.items() if text != own}
+        if not others:
+            continue
+        other = max(others, key=lambda text: others[text].mean[0])
+        error = float(np.hypot(found[own].error[0], others[other].error[0]))
+        half = t.ppf(1 - alpha / 2 / len(pairs), max(min(found[own].sources, others[other].sources) - 1, 1)) * error
+        about = dict(member=member, scale=scale, other=other, own=found[own].mean[0], others=others[other].mean[0])
+        effect = about["own"] - about["others"]
+        sizes = dict(n=int((line.text == own).sum() / line.scale.nunique()), sources=found[own].sources)
+        rows.append(about | dict(effect=effect, low=effect - half, high=effect + half) | sizes)
+    return pd.DataFrame(rows)
+
+
+def of_its_own(found: pd.DataFrame, least: float = LEAST) -> Verdict:
+    """Whether T moves its own domain's replies by more than those of any other domain; of `own_and_others`."""
+    rule = (
+        r"Effect: the fall of the loss on held-out replies of the own domain at $\lambda > 0$, its rise at "
+        r"$\lambda < 0$, less that on replies of the other domain that moves most, in nats per token. Interval: "
+        f"Welch's t over texts ({CLUSTERS}), 95 % for all members, λ and other domains together (Bonferroni). Smallest "
+        f"that matters: {least:g}. Direction: up. {NO_RUN}"
+    )
+    if found.empty:
+        return unknown(rule, f"there is one domain alone, or {NO_REPLIES}", smallest=least)
+    met = True if (found.high < least).any() else False if (found.low > least).all() else None
+    return judge(found, rule, least=least, unit="nats", falsified=met, smallest=least)
+
+
+def on_documents(curves: pd.DataFrame, drawn: pd.DataFrame, scales: Sequence[float], family: Family) -> pd.DataFrame:
+    """`turned.against_draws` of the rises on documents at all these λ together, which `what` names."""
+    texts, parts = own_replies(family), []
+    for scale in scales:
+        found = moves(curves, drawn, scale)
+        found = found[found.what != found.member.map(texts)]
+        parts.append(found.assign(what=found.what + f", λ = {scale:g}"))
+    return turned.against_draws(pd.concat(parts, ignore_index=True))
 
 
 def connected(found: pd.DataFrame, kind: Kind, least: float = LEAST) -> Verdict:
@@ -339,8 +393,8 @@ def connected(found: pd.DataFrame, kind: Kind, least: float = LEAST) -> Verdict:
         f"largest. Smallest that matters: {MATTERS}. No direction: the claim is that there is none that matters. "
         + NO_RUN
     )
-    cases = found[found.kind == kind].rename(columns={"barrier": "effect"})
-    beside = found[found.kind == "form"].rename(columns={"barrier": "effect"}).assign(outcome="not judged")
+    found = found.rename(columns={"barrier": "effect"}).assign(unseen=least - found.excess)
+    cases, beside = found[found.kind == kind], found[found.kind == "form"].assign(outcome="not judged")
     numbers = dict(smallest=least, apart=(cases["last"] - cases["first"]).abs())
     if cases.empty:
         return unknown(rule, f"there is no such line, between {KINDS[kind]}", **numbers)
@@ -362,13 +416,23 @@ def special(compared: pd.DataFrame, least: float = LEAST) -> Verdict:
 
 
 def as_costly(compared: pd.DataFrame, least: float = LEAST) -> Verdict:
-    """Whether T changes the loss of documents as a random direction of its length does (`against_turned`)."""
+    """Whether T changes the loss of documents as a random direction of its length does (`on_documents`).
+
+    Where neither changes it by as much as matters there is nothing to compare.
+    """
     rule = (
-        r"Effect: the rise of the loss on documents from $\theta_\text{pre}$ to $\theta_\text{pre} + T$, less the mean "
-        r"rise to $\theta_\text{pre}$ plus turned $T$, in nats per token; "
+        r"Effect: the rise of the loss on documents from $\theta_\text{pre}$ to $\theta_\text{pre} + \lambda T$, less "
+        r"the mean rise to $\theta_\text{pre} + \lambda$ times turned $T$, in nats per token; "
         + _beside_draws(compared, least, "none, the claim is that there is no difference that matters")
+        + f" A case in which both change it by less than {least:g} is not judged"
     )
-    return _judged(compared, rule, least, 0, "no document was read there")
+    small = compared[["value", "mean"]].abs().max(axis=1) < least
+    beside = compared[small].assign(outcome="not judged")
+    if len(compared) and small.all():
+        why = f"neither T nor turned T changes the loss of documents by {least:g} nats per token"
+        return Verdict("cannot be known here", rule, why, beside, dict(smallest=least))
+    found = _judged(compared[~small], rule, least, 0, "no document was read there")
+    return replace(found, cases=pd.concat([found.cases, beside], ignore_index=True))
 
 
 def negation(compared: pd.DataFrame, scale: float, least: float = LEAST) -> Verdict:
@@ -398,8 +462,9 @@ def _judged(compared: pd.DataFrame, rule: str, least: float, direction: Literal[
 def extrapolated(curves: pd.DataFrame, family: Family, alpha: float = 0.05) -> pd.DataFrame:
     """What the first measured λ beyond 1 adds to the fall of the loss on each specialist's own replies.
 
-    Columns member, scale, effect = L(1) − L(λ) with its interval, for all members together; fall = L(0) − L(1);
-    `lowest`, the measured λ with the smallest loss; n and sources. Empty where no λ lies beyond 1.
+    Columns member, scale, effect = L(1) − L(λ) with its interval, for all members together; fall = L(0) − L(1); before,
+    what the slope over the last measured step up to 1 would give; `left` = L(1); `lowest`, the measured λ with the
+    smallest loss; n and sources. Empty where no λ lies beyond 1.
     """
     rows, texts = [], own_replies(family)
     for member, text in texts.items():
@@ -411,26 +476,30 @@ def extrapolated(curves: pd.DataFrame, family: Family, alpha: float = 0.05) -> p
         found = per_token(gaps, curve.tokens, curve.sources)
         low, high = interval(found, len(texts), alpha)
         about = dict(member=member, text=text, scale=beyond[0], effect=found.mean[0], low=low[0], high=high[0])
-        about |= dict(fall=found.mean[1], lowest=float(curve.nats.sum().idxmin()))
+        last = max(scale for scale in curve.nats if scale < 1)
+        slope = (curve.nats[last] - curve.nats[1.0]).sum() / curve.tokens.sum() / (1 - last)
+        about |= dict(fall=found.mean[1], before=slope * (beyond[0] - 1))
+        about |= dict(left=curve.nats[1.0].sum() / curve.tokens.sum(), lowest=float(curve.nats.sum().idxmin()))
         rows.append(about | dict(n=len(gaps), sources=found.sources))
-    columns = ["member", "text", "scale", "effect", "low", "high", "fall", "lowest", "n", "sources"]
+    columns = ["member", "text", "scale", "effect", "low", "high", "fall", "before", "left", "lowest", "n", "sources"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def keeps_falling(found: pd.DataFrame, share: float = 0.1) -> Verdict:
-    """Whether the loss of the own domain keeps falling beyond λ = 1, by at least a share of its mean slope before."""
+def keeps_falling(found: pd.DataFrame, share: float = 0.5) -> Verdict:
+    """Whether the loss of the own domain keeps falling beyond λ = 1, by a share of its last slope before."""
     rule = (
         r"Effect: the loss on held-out replies of the own domain at $\lambda = 1$ less that at the first measured "
-        r"$\lambda$ beyond, in nats per token. Interval: Student's t over texts, "
-        "95 % for all members together (Bonferroni). Smallest that matters: what "
-        f"{share:.0%} of the mean slope from $\\lambda = 0$ to 1 would give. Direction: down. Where the loss does not "
-        f"fall from 0 to 1 there is nothing to go on with. {NO_RUN}"
+        r"$\lambda$ beyond, in nats per token. Interval: Student's t over texts, 95 % for all members together "
+        f"(Bonferroni). Smallest that matters: {share:.0%} of what the slope over the last measured step up to 1 would "
+        "give. Direction: down. Where the loss does not fall there, or what is left of it is less than what would "
+        f"matter, a case cannot be judged. {NO_RUN}"
     )
     if found.empty:
         return unknown(rule, f"no λ beyond 1 was measured, or {NO_REPLIES}", share=share)
-    least = share * (found.scale - 1) * found.fall
+    least = share * found.before
     cases = found.assign(least=least)
-    cases[["effect", "low", "high"]] = cases[["effect", "low", "high"]].where(found.fall > 0)
+    known = (found.before > 0) & (least < found.left)
+    cases[["effect", "low", "high"]] = cases[["effect", "low", "high"]].where(known)
     met = bool((cases.high < cases.least).any()) if cases.high.notna().any() else None
     return judge(cases, rule, least=least, unit="nats", digits=3, falsified=met, share=share)
 
@@ -494,19 +563,20 @@ def _gram(products: pd.DataFrame) -> tuple[list[int], np.ndarray, float]:
 def on_the_way(products: pd.DataFrame) -> pd.DataFrame:
     """Where each checkpoint lies to the straight line from θ_pre to the end, beside a walk of orthogonal increments.
 
-    Columns member, step, norm = ‖T_t‖ / ‖T_end‖, those of `trajectory.Places`, and the same of `trajectory.walk` with
-    `_walk`; steps after which T is 0 are left out.
+    Columns member, step, norm = ‖T_t‖ / ‖T_end‖, later (`trajectory.later`, MEMORY steps apart), own = cos(T_end, T),
+    those of `trajectory.Places`, and the same of `trajectory.walk` with `_walk`; steps after which T is 0 are left out.
     """
     parts = []
     for member, part in products.groupby("member", sort=False):
-        steps, gram, _ = _gram(part)
+        steps, gram, own = _gram(part)
         if not steps:
             continue
         found, null = (trajectory.places(one)._asdict() for one in (gram, trajectory.walk(gram)))
-        about = dict(member=member, step=steps, norm=np.sqrt(np.diag(gram) / gram[-1, -1]))
+        about = dict(member=member, step=steps, norm=np.sqrt(np.diag(gram) / gram[-1, -1]), own=own)
+        about |= dict(later=trajectory.later(gram, steps, MEMORY))
         parts.append(pd.DataFrame(about | found | {f"{name}_walk": values for name, values in null.items()}))
     places = trajectory.Places._fields
-    columns = ["member", "step", "norm", *places, *(f"{name}_walk" for name in places)]
+    columns = ["member", "step", "norm", "own", "later", *places, *(f"{name}_walk" for name in places)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
@@ -532,19 +602,21 @@ def whole(products: pd.DataFrame) -> pd.DataFrame:
 
 
 def early_points_on(places: pd.DataFrame, early: float, least: float = 0.1) -> Verdict:
-    """Whether T after the share `early` of the steps points at the end more than a walk does (`on_the_way`)."""
+    """Whether T after the share `early` of the steps points where training still goes much later (`on_the_way`)."""
     rule = (
-        f"Effect: the cosine of $T$ with the end's at the kept step nearest to {early:.0%} of all steps, less that of "
-        "a walk whose increments have the same lengths and are orthogonal to each other. Interval: none, both are "
-        f"exact for these weights. Smallest that matters: {least:g}. Direction: up. {NO_RUN}"
+        rf"Effect: $\cos(T_t, T_\text{{end}} - T_u)$ at the kept step $t$ nearest to {early:.0%} of all steps, $u$ the "
+        f"first kept step at least {MEMORY} later, by when momentum has forgotten $t$; 0 for steps that know nothing "
+        f"of each other. Interval: none, it is exact for these weights. Smallest that matters: {least:g}. Direction: "
+        f"up. {NO_RUN}"
     )
     if places.empty:
         return unknown(rule, "no checkpoint of a training is at hand", smallest=least)
-    before = places[places.step < places.groupby("member").step.transform("max")]
-    gap = (before.step - early * before.member.map(places.groupby("member").step.max())).abs()
-    cases = before.loc[gap.groupby(before.member, sort=False).idxmin()]
-    if cases.empty:
-        return unknown(rule, "no checkpoint was kept before the end", smallest=least)
-    effect = cases.cosine - cases.cosine_walk
-    cases = cases.assign(effect=effect, low=effect, high=effect)
-    return judge(cases, rule, least=least, falsified=bool((effect < least).any()), smallest=least)
+    known = places[places.later.notna()]
+    if known.empty:
+        return unknown(
+            rule, f"no checkpoint was kept {MEMORY} steps after another one and before the end", smallest=least
+        )
+    gap = (known.step - early * known.member.map(places.groupby("member").step.max())).abs()
+    cases = known.loc[gap.groupby(known.member, sort=False).idxmin()]
+    cases = cases.assign(effect=cases.later, low=cases.later, high=cases.later)
+    return judge(cases, rule, least=least, falsified=bool((cases.later < least).any()), smallest=least)

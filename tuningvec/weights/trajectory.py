@@ -4,6 +4,7 @@ T_t is the tuning vector after step t; a path starts at T = 0. `gram` holds ⟨T
 of their steps, the last is the end; 0 itself is no row of it.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -70,3 +71,16 @@ def form(gram: Gram) -> Form:
         length = np.sqrt(square).sum() / np.sqrt(gram[-1, -1])
         dimension = square.sum() ** 2 / np.sum(between**2)  # Σ e_i² = ‖⟨D_i, D_j⟩‖²
     return Form(float(length), float(dimension))
+
+
+def later(gram: Gram, steps: Sequence[int], apart: int) -> Each:
+    """cos(T_t, T_end − T_u), u the first kept step at least `apart` after t; NaN where there is none before the end.
+
+    0 of a walk, also of one whose neighbouring steps are alike for as long as an optimiser's momentum lasts.
+    """
+    found, end = np.full(len(steps), np.nan), gram[-1, -1]
+    for i, step in enumerate(steps):
+        if (u := int(np.searchsorted(steps, step + apart))) < len(steps) - 1:
+            rest = gram[u, u] - 2 * gram[u, -1] + end
+            found[i] = (gram[i, -1] - gram[i, u]) / np.sqrt(gram[i, i] * rest) if rest > 0 else np.nan
+    return found
