@@ -174,12 +174,13 @@ def marked(families):
 
 
 def is_read():
-    """Whether the call of the long page reads its record, and says so."""
+    """Whether the call of the long page reads its record, and says so once for the page."""
+    shipped._told.clear()
     with capture_output() as captured:
-        found = kept(Family.load("mine"), "06_3-alignment", aligned)
-    said = any("Measured elsewhere" in output.data["text/markdown"] for output in captured.outputs)
-    assert said == (found.kind == "W_mark").any()
-    return said
+        found, _ = (kept(Family.load("mine"), "06_3-alignment", aligned) for _ in range(2))
+    said = sum("Measured elsewhere" in output.data["text/markdown"] for output in captured.outputs)
+    assert said == int((found.kind == "W_mark").any())
+    return bool(said)
 
 
 def test_a_long_page_is_read_from_its_record(families, recorded, shell):

@@ -35,6 +35,7 @@ PROVENANCE = "provenance.json"
 LARGEST = 200 * 2**20  # bytes of an unpacked table
 STAGE = "TUNINGVEC_EXPORT"  # the folder that measuring calls are exported to while pages run
 Where = Literal["measured", "records"]
+_told: set[tuple[str, str]] = set()  # families and pages whose reader was told that their records are read
 OF_TEXT = {"title", "summary", "limits", "made", "left_out"}  # fields of a spec on which no measure depends
 
 
@@ -49,7 +50,9 @@ def kept(family: Family, name: str, call: Callable[[Family], T]) -> T:
     if family.shipped is None:
         if (source := _record(family, name, asked)) is not None:
             about = provenance(source)
-            display(Markdown(_admonished(family, about, source, "It takes long, so that its records ship.")))
+            if (page := (family.name, _page(name))) not in _told:
+                _told.add(page)
+                display(Markdown(_admonished(family, about, source, "This page takes long, so that its records ship.")))
             return read(source, name, about)
         found = call(family)
         if stage := os.environ.get(STAGE):
