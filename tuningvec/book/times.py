@@ -35,7 +35,9 @@ def announced(pages: Sequence[Page], some: Sequence[Page], known: Sequence[float
         return f"all {len(pages)} pages are as they were last executed"
     from tuningvec.weights import engine
 
-    long = "a time not known yet" if None in known else duration(sum(known))
+    told = [seconds for seconds in known if seconds is not None]
+    more = f", and {len(known) - len(told)} pages of which no time is known" if len(told) < len(known) else ""
+    long = duration(sum(told)) + more if told else "a time not known yet"
     threads = f"{os.environ['OMP_NUM_THREADS']} thread{'s' * (os.environ['OMP_NUM_THREADS'] != '1')}"
     return (
         f"{len(some)} of {len(pages)} pages are to be executed, on {threads} in {engine.dtype_name()}: {long}. "
