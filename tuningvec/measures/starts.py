@@ -27,7 +27,7 @@ from tuningvec.measures.scores import ALPHA, LIKELIHOOD, Values, task_name
 from tuningvec.recipes.starts import Course, form_control, trained
 from tuningvec.stats import mean_interval, mean_or_share, paired_contrast, paired_ratio
 from tuningvec.store import Record, Store, Told
-from tuningvec.verdict import NO_RUN, Verdict, judge
+from tuningvec.verdict import NO_RUN, Verdict, judge, unknown
 from tuningvec.weights.checkpoint import Sides
 from tuningvec.weights.delta import Combination, TuningVector
 
@@ -483,7 +483,7 @@ def grows_without_form(items: pd.DataFrame, least: float = 0.1, points: float = 
         + ROOM.format(points=points)
     )
     if (half := formed(items)) is None:
-        return Verdict("cannot be known here", rule, "at no λ between 0 and 1 have the replies the form")
+        return unknown(rule, "at no λ between 0 and 1 have the replies the form", smallest=least)
     return _judged(further(items[items.own], (PRE, 1.0), (PRE, half), NO_FORM, points), rule, least)
 
 
