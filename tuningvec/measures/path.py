@@ -377,7 +377,7 @@ def on_documents(curves: pd.DataFrame, drawn: pd.DataFrame, scales: Sequence[flo
     for scale in scales:
         found = moves(curves, drawn, scale)
         found = found[found.what != found.member.map(texts)]
-        parts.append(found.assign(what=found.what + f", λ = {scale:g}"))
+        parts.append(found.assign(what=found.what + f", λ = {scale:g}".replace("-", "−")))
     return turned.against_draws(pd.concat(parts, ignore_index=True))
 
 
