@@ -427,7 +427,7 @@ def as_costly(compared: pd.DataFrame, least: float = LEAST) -> Verdict:
         + f" A case in which both change it by less than {least:g} is not judged"
     )
     small = compared[["value", "mean"]].abs().max(axis=1) < least
-    beside = compared[small].assign(outcome="not judged")
+    beside = compared[small].assign(sides=compared.sides.map(turned.WORDS), outcome="not judged")
     if len(compared) and small.all():
         why = f"neither T nor turned T changes the loss of documents by {least:g} nats per token"
         return Verdict("cannot be known here", rule, why, beside, dict(smallest=least))
