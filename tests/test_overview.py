@@ -9,6 +9,8 @@ import nbformat
 import pandas as pd
 import pytest
 from IPython.utils.capture import capture_output
+from markdown_it import MarkdownIt
+from mdit_py_plugins.attrs import attrs_plugin
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from tuningvec.book import overview
@@ -63,9 +65,15 @@ def test_a_row_a_claim_and_a_column_a_family(audit):
     assert head == ["Claim", "Paper", "Tiny"] and body[0][0] == "Another"
     head, row = rows(text.split("### Tuning vectors")[1])
     assert head == ["Claim", "Paper", "Its own numbers", "Tiny", "SmolLM2-135M, fully fine-tuned"]
-    assert row[:3] == [CLAIM, "p", "[[holds]{.holds}](paper/05_audit.ipynb)"]
-    assert row[3] == "[[holds]{.holds}](tiny/03_2_negation.ipynb)<br>+12 (+8, +16) points"
-    assert row[4] == "[[mixed]{.differs}](smollm2_full/03_2_negation.ipynb)<br>−9 to +12 points in 3 cases"
+    assert row[:3] == [CLAIM, "p", "[[holds](paper/05_audit.ipynb)]{.holds}"]
+    assert row[3] == "[[holds](tiny/03_2_negation.ipynb)]{.holds}<br>+12 (+8, +16) points"
+    assert row[4] == "[[mixed](smollm2_full/03_2_negation.ipynb)]{.differs}<br>−9 to +12 points in 3 cases"
+
+
+def test_a_verdict_is_a_link_in_its_colour(shell):
+    text = overview.short([found("03_2_negation", "tiny", cases(12))])
+    page = MarkdownIt().enable("table").use(attrs_plugin, spans=True).render(text)  # as MyST reads it
+    assert '<span class="holds"><a href="results/tiny/03_2_negation.ipynb">holds</a></span>' in page
 
 
 def test_a_family_added_later_gets_its_column(shell):
@@ -73,7 +81,7 @@ def test_a_family_added_later_gets_its_column(shell):
     second = overview.short([found("03_2_negation", name, cases(12)) for name in ("tiny", "smollm2_full")])
     assert rows(first)[0] == ["Claim", "Tiny"]
     assert rows(second)[0] == ["Claim", "Tiny", "SmolLM2-135M, fully fine-tuned"]
-    assert rows(second)[1][2] == "[[holds]{.holds}](results/smollm2_full/03_2_negation.ipynb)"
+    assert rows(second)[1][2] == "[[holds](results/smollm2_full/03_2_negation.ipynb)]{.holds}"
 
 
 def test_controls_stand_apart_and_not_on_the_front_page(shell):
@@ -89,7 +97,7 @@ def test_open_questions_are_answered_with_what_stays_open(shell):
     assert head == ["Claim", "Family", "Answer", "Evidence", "Not decided"]
     assert row[1:] == [
         "Tiny",
-        "[[mixed]{.differs}](tiny/06_1_path.ipynb)",
+        "[[mixed](tiny/06_1_path.ipynb)]{.differs}",
         "+1 to +12 points in 2 cases; h",
         "1 of 2 cases",
     ]

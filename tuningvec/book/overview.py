@@ -122,8 +122,8 @@ def _table(some: Sequence[Claim], cell: Any, paper: bool, results: str = "") -> 
 
 
 def _verdict(page: Page, one: Mapping[str, Any], results: str) -> str:
-    """The verdict as a coloured link to its page."""
-    return page.link(badge(one["kind"]), results)
+    """The verdict as a coloured link to its page; a link that holds a coloured word would be no link in MyST."""
+    return badge(one["kind"], page.link(one["kind"], results))
 
 
 def _cell(page: Page, one: Mapping[str, Any], results: str) -> str:

@@ -127,9 +127,9 @@ def undecided(verdict: Verdict) -> str:
     return f"{left} of {len(judged)} cases" if left else ""
 
 
-def badge(kind: Kind) -> str:
-    """The kind of a verdict as a coloured word."""
-    return f"[{kind}]{{.{CSS[kind]}}}"
+def badge(kind: Kind, text: str = "") -> str:
+    """The kind of a verdict as a coloured word, or a text of its own in that colour."""
+    return f"[{text or kind}]{{.{CSS[kind]}}}"
 
 
 def said(verdict: Verdict) -> str:
