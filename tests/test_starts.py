@@ -117,8 +117,8 @@ def test_a_score_at_its_floor_has_no_room_to_fall(strict, room):
 
 def test_a_page_says_which_scores_have_no_room():
     items = table({PRE: leg((50, 0), (40, 26)), AGAIN: leg((14, 14), (40, 26))}, plain=True)
-    falls = shown.falls(starts.falls(items)).set_index(["vector", "prompt", "right"])["left of the room"]
-    assert falls[AGAIN, "chat", STRICT] == "no room" and falls[PRE, "its own", LIKELY].startswith("0.46 (")
+    falls = shown.falls(starts.falls(items)).set_index(["vector", "right"])["left"]
+    assert falls[AGAIN, f"{STRICT}, chat"] == "no room" and falls[PRE, LIKELY].startswith("0.46 (")
     assert len(falls) == 2 * (2 * 2 + 2)  # by likelihood there is one prompt
     cells = shown.lefts(starts.lefts(items), starts.further(items, (PRE, 1), (AGAIN, 1))).set_index(
         ["vector", "prompt"]

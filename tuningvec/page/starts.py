@@ -24,20 +24,20 @@ def falls(found: pd.DataFrame) -> pd.DataFrame:
     """Falls of every vector by prompt and way of scoring, with the floor and what is left of the room above it."""
     rows = found[found.own | ~found.way.isin(NO_FORM)]
     rows = rows.sort_values(["leg", "task"], key=lambda v: v.map(list(v.unique()).index), kind="stable")
-    rows = rows.assign(prompt=np.where(rows.way.isin(NO_FORM), "its own", rows.own.map(PROMPTS)))
+    prompt = np.where(rows.way.isin(NO_FORM), "", ", " + rows.own.map(PROMPTS))
     left = np.where(rows.left.notna(), texts(rows, "{left:.2f} ({left_low:.2f}, {left_high:.2f})"), "–")
-    return pd.DataFrame(
+    shown = pd.DataFrame(
         {
             "vector": rows.member,
             "benchmark": rows.task.map(task_name),
-            "prompt": rows.prompt,
-            "right": rows.way,
+            "right": rows.way + prompt,
             "λ = 0 → 1": texts(rows, "{before:.1f} → {after:.1f}"),
+            "floor": texts(rows, "{floor:.0f} → {floor_after:.0f}"),
             "fall": texts(rows, POINTS),
-            "floor": texts(rows, "{floor:.1f} → {floor_after:.1f}"),
-            "left of the room": np.where(rows.room, left, "no room"),
+            "left": np.where(rows.room, left, "no room"),
         }
     )
+    return shown if shown.benchmark.nunique() > 1 else shown.drop(columns="benchmark")
 
 
 def by_question(found: pd.DataFrame) -> pd.DataFrame:
@@ -58,7 +58,8 @@ def lefts(*tables: pd.DataFrame) -> pd.DataFrame:
     index = ["vector", "benchmark", "prompt"]
     order = cells.drop_duplicates(index).set_index(index).index
     wide = cells.pivot(index=index, columns="way", values="text").loc[order, list(cells.way.unique())]
-    return wide.reset_index().rename_axis(columns=None)
+    wide = wide.reset_index().rename_axis(columns=None)
+    return wide if wide.benchmark.nunique() > 1 else wide.drop(columns="benchmark")
 
 
 def rises(found: pd.DataFrame) -> pd.DataFrame:
