@@ -26,5 +26,5 @@ def test_else_a_recording_is_scaled_by_the_speed_of_this_machine(pages, project,
     assert unknown is None and known == pytest.approx(30 * 400 / slowly, rel=0.8)
     said = times.announced(pages, pages[:1], [known])
     assert said.startswith("1 of 2 pages are to be executed, on 1 thread in float32: about ")
-    assert ", and 1 pages of which no time is known." in times.announced(pages, pages, [known, unknown])
+    assert ", and 1 page of which no time is known." in times.announced(pages, pages, [known, unknown])
     assert "a time not known yet" in times.announced(pages, pages, [unknown, unknown])

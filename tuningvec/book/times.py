@@ -36,7 +36,8 @@ def announced(pages: Sequence[Page], some: Sequence[Page], known: Sequence[float
     from tuningvec.weights import engine
 
     told = [seconds for seconds in known if seconds is not None]
-    more = f", and {len(known) - len(told)} pages of which no time is known" if len(told) < len(known) else ""
+    missing = len(known) - len(told)
+    more = f", and {missing} page{'s' * (missing != 1)} of which no time is known" if missing else ""
     long = duration(sum(told)) + more if told else "a time not known yet"
     threads = f"{os.environ['OMP_NUM_THREADS']} thread{'s' * (os.environ['OMP_NUM_THREADS'] != '1')}"
     return (

@@ -423,7 +423,7 @@ def lower(gaps: pd.DataFrame, ones: Sequence[str], others: Sequence[str], scope:
 def held(family: Family, k: int, store: Store) -> pd.DataFrame:
     """How much of a specialist's T lies in the first k left singular vectors of every other fine-tuned member's T.
 
-    Columns member, keeps (what a control keeps of its specialist, else empty), kind, inside, total and null
+    Columns member, keeps (what its own control keeps of it, else empty), kind, inside, total and null
     (`frames.captured`), a row a member and kind of matrix. A member whose T has fewer than k directions in some matrix
     is left out. Raises TuningVecError as `pair` does.
     """
@@ -438,7 +438,8 @@ def held(family: Family, k: int, store: Store) -> pd.DataFrame:
         if member.name not in record:
             record.add(member.name, _held(own, vectors[member.name], kinds, k))
         rows = pd.DataFrame(record.rows([member.name]), columns=["kind", "inside", "total", "null"])
-        parts.append(rows.assign(member=member.name, keeps=member.keeps or ""))
+        keeps = member.keeps if member.controls == specialist else None
+        parts.append(rows.assign(member=member.name, keeps=keeps or ""))
     return pd.concat(parts, ignore_index=True)
 
 
