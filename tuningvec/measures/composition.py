@@ -40,8 +40,8 @@ RULES: dict[str, tuple[str, Callable[[Any, int], Rule]]] = {  # the rule's param
 }
 ALONE, PRETRAINED = "alone", "pretrained"  # instead of sides: θ_pre + T_a, and θ_pre
 RESAMPLES = 10_000
-ENDS = ("low", "high", "lowest", "p", "clear")
-COMPARED = ["who", "mean", "worst", "effect", "mean_effect", "gain"]
+ENDS = ("low", "high", "lowest", "p")
+COMPARED = ["who", "mean", "worst", "effect", "mean_effect", "gain", "clear", "gain_clear"]
 COMPARED += [f"{what}{end}" for what in ("", "mean_", "gain_") for end in ENDS]
 ALPHA = 0.05
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -415,7 +415,6 @@ def compared(values: pd.DataFrame, family: Family, seed: int, against: str = SUM
     clear = scores.holm_known(table.p.where((table.who != against) & ~plain)) < ALPHA
     return table.assign(
         clear=clear | (plain & (table.p < ALPHA)),
-        mean_clear=scores.holm_known(table.mean_p.where((table.who != against) & ~plain)) < ALPHA,
         gain_clear=scores.holm_known(table.gain_p) < ALPHA,
     )
 

@@ -6,7 +6,7 @@ facts from a start that has the form, and of the facts stated alone. Scores are 
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -165,26 +165,31 @@ def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def with_choice(items: pd.DataFrame, benchmarks: Mapping[str, Task]) -> pd.DataFrame:
     """Items with `choice`, of those answered by likelihood: −log (p of the right option / Σ p of all) in nats."""
-
-    def choice(name: str, item: int, reply: str) -> float:
-        task, logp = benchmarks[name], np.array([p for p, _ in json.loads(reply)])
-        return float(logsumexp(logp) - logp[int(task.doc_to_target(task.eval_docs[item]))])
-
-    asked = zip(items.task, items["item"], items.reply, strict=True)
-    return items.assign(choice=[choice(*one) if one[0].endswith(LIKELIHOOD) else np.nan for one in asked])
+    return items.assign(choice=_of_options(items, benchmarks, lambda logp, right, _: logsumexp(logp) - logp[right]))
 
 
 def with_per_character(items: pd.DataFrame, benchmarks: Mapping[str, Task]) -> pd.DataFrame:
     """Items with `acc_norm`, of those answered by likelihood: right by log p over the characters of an option."""
 
-    def right(name: str, item: int, reply: str) -> float:
+    def likeliest(logp: Values, right: int, options: Sequence[str]) -> bool:
+        return int(np.argmax(logp / [len(option) for option in options])) == right
+
+    return items.assign(acc_norm=_of_options(items, benchmarks, likeliest))
+
+
+def _of_options(
+    items: pd.DataFrame, benchmarks: Mapping[str, Task], value: Callable[[Values, int, Sequence[str]], Any]
+) -> list[float]:
+    """What `value` makes of an item's log p of the options, the right one and their texts; NaN of other items."""
+
+    def of(name: str, item: int, reply: str) -> float:
+        if not name.endswith(LIKELIHOOD):
+            return np.nan
         task = benchmarks[name]
         doc, logp = task.eval_docs[item], np.array([p for p, _ in json.loads(reply)])
-        lengths = np.array([len(option) for option in task.doc_to_choice(doc)])
-        return float(np.argmax(logp / lengths) == int(task.doc_to_target(doc)))
+        return float(value(logp, int(task.doc_to_target(doc)), task.doc_to_choice(doc)))
 
-    asked = zip(items.task, items["item"], items.reply, strict=True)
-    return items.assign(acc_norm=[right(*one) if one[0].endswith(LIKELIHOOD) else np.nan for one in asked])
+    return [of(*one) for one in zip(items.task, items["item"], items.reply, strict=True)]
 
 
 class Turned(NamedTuple):
