@@ -1,4 +1,4 @@
-"""An executed page as a reader wants it: verdicts first, code folded, the data behind each table and figure beside it."""
+"""An executed page as a reader wants it: verdicts first, code folded, data beside each table and figure."""
 
 import ast
 import base64

@@ -34,7 +34,8 @@ def show(
 ) -> None:
     """Display a numbered table with so many significant digits; `metadata` is kept with the output.
 
-    The output carries the table as CSV too: numbers with all their digits, texts without the marks of the page. Columns named in MATH are shown as symbols, and so are the cells of a column `kind`.
+    The output carries the table as CSV too: numbers with all their digits, texts without the marks of the page.
+    Columns named in MATH are shown as symbols, and so are the cells of a column `kind`.
     """
     text = table.copy()
     for column in text.select_dtypes("number"):
