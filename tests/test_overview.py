@@ -59,33 +59,23 @@ def test_a_row_a_claim_and_a_column_a_family(audit):
         found("03_2_negation", "smollm2_full", cases(12, -9, 1)),
         found("02_2_edit_distance", "tiny", unknown("rule", "nothing fits"), "Another"),
     ]
-    text = overview.overview([audit, *pages])
-    head, *body = rows(text)
-    assert head == ["Claim", "Paper", "Tiny"] and body[0][0] == "Another"
-    head, row = rows(text.split("### Tuning vectors")[1])
-    assert head == ["Claim", "Paper", "Its own numbers", "Tiny", "SmolLM2-135M, fully fine-tuned"]
-    assert row[:3] == [CLAIM, "p", "[{ref}`holds <sec-audit-negation>`]{.holds}"]
-    assert row[3] == f"[{{ref}}`holds <{anchor('tiny', '03_2', CLAIM)}>`]{{.holds}}<br>+12 (+8, +16) points"
+    head, first, row = rows("\n".join(overview.table(overview.claims([audit, *pages]))))
+    assert head == ["Claim", "Its own numbers", "Tiny", "SmolLM2-135M, fully fine-tuned"]
+    assert first == ["Another", "–", first[2], ""] and "cannot be known here" in first[2]
+    assert row[:2] == [CLAIM, "[{ref}`holds <sec-audit-negation>`]{.holds}"]
+    assert row[2] == f"[{{ref}}`holds <{anchor('tiny', '03_2', CLAIM)}>`]{{.holds}}<br>+12 (+8, +16) points"
     full = anchor("smollm2_full", "03_2", CLAIM)
-    assert row[4] == f"[{{ref}}`mixed <{full}>`]{{.differs}}<br>−9 to +12 points in 3 cases"
-
-
-def test_controls_stand_apart(shell):
-    pages = [found("03_2_negation", "tiny", cases(12)), found("03_2_negation", "tiny", cases(12), "A control", True)]
-    text = overview.overview(pages)
-    assert text.index(CLAIM) < text.index("## Controls") < text.index("A control")
+    assert row[3] == f"[{{ref}}`mixed <{full}>`]{{.differs}}<br>−9 to +12 points in 3 cases"
 
 
 def test_open_questions_are_answered_with_what_stays_open(shell):
-    text = overview.overview([found("06_1_path", "tiny", cases(12, 1), "The path is straight")])
-    head, row, *_ = rows(text.split("## Open questions and their answers")[1])
-    assert head == ["Claim", "Family", "Answer", "Evidence", "Not decided"]
-    assert row[1:] == [
-        "Tiny",
-        f"[{{ref}}`mixed <{anchor('tiny', '06_1', 'The path is straight')}>`]{{.differs}}",
-        "+1 to +12 points in 2 cases; h",
-        "1 of 2 cases",
-    ]
+    asked = found("06_1_path", "tiny", cases(12, 1), "The path is straight")
+    text = overview.overview([asked, found("03_2_negation", "tiny", cases(12))])
+    head, row = rows(text)
+    assert head == ["Claim", "Family", "Answer", "Not decided"] and CLAIM not in text
+    place = anchor("tiny", "06_1", "The path is straight")
+    answer = f"[{{ref}}`mixed <{place}>`]{{.differs}}<br>+1 to +12 points in 2 cases"
+    assert row == ["The path is straight", "Tiny", answer, "1 of 2 cases"]
 
 
 def test_effects_and_what_is_undecided():

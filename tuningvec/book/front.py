@@ -217,10 +217,10 @@ def findings(notebooks: Sequence[tuple[Page, NotebookNode]]) -> str:
         groups[next((five.words for five in CLAIMS if claim.number in five.pages), "Further pages")].append(claim)
     lines = []
     for title, some in groups.items():
-        lines += [f"### {title}", "", *overview.table(some, overview.with_effect, paper=False), ""] if some else []
+        lines += [f"### {title}", "", *overview.table(some), ""] if some else []
     if controls := [claim for claim in every if claim.control]:
         told = "What the paper does not ask, and what its claims have to stand beside."
-        body = overview.table(controls, overview.with_effect, paper=False)
+        body = overview.table(controls)
         lines += ["### Controls", "", told, "", f"::::{{dropdown}} Controls: {len(controls)}", *body, "::::"]
     return "\n".join(lines) + "\n"
 

@@ -122,20 +122,23 @@ class Reading:
         return f"::::{{container}} reach\n{' '.join(named)}\n::::" if files else ""
 
     def _verdicts(self) -> list[str]:
-        """The findings, claims before controls, and how many comparisons they made."""
+        """The paper's claims in full, the other findings folded, and how many comparisons they all made."""
         if not self.findings:
             return []
-        claims = [text for record, text in self._labelled(control=False)]
-        controls = [text for record, text in self._labelled(control=True)]
-        return ["## What was found", *(claims or controls), *(folded(controls) if claims else []), *self.compared]
+        claims, others = ([text for control, text in self._labelled() if control is which] for which in (False, True))
+        if claims and others:
+            others = ["\n\n".join([f":::::{{dropdown}} Controls: {len(others)}", *others, ":::::"])]
+        return ["## What was found", *claims, *others, *self.compared]
 
-    def _labelled(self, control: bool) -> Iterator[tuple[dict[str, Any], str]]:
-        """Findings with an anchor, which their titles link to."""
+    def _labelled(self) -> Iterator[tuple[bool, str]]:
+        """Each finding with an anchor that its title links to; one that is no claim of the paper's is a fold."""
         for record, text in self.findings:
-            if record["control"] == control:
-                name = anchor(*self.label, record["claim"])
-                title = f"{record['claim']} [¶](#{name}){{.headerlink}}"
-                yield record, text.replace(f"{ADMONITION}{record['claim']}", f"{ADMONITION}{title}\n:name: {name}", 1)
+            name, claim, control = anchor(*self.label, record["claim"]), record["claim"], record["control"]
+            head, (_, _, body) = f"{ADMONITION}{claim}", text.partition("\n:class: finding\n")
+            told = " ".join([finding.badge(record["kind"]), record["effect"]]).strip()
+            title = f"::::{{dropdown}} {claim} {told}" if control else f"{head} [¶](#{name}){{.headerlink}}"
+            named = f":name: {name}\n:class-container: finding" if control else f":name: {name}\n:class: finding"
+            yield control, f"{title}\n{named}\n{body}"
 
     def _made(self) -> str:
         """When and from what the page was computed, and how to run it again, folded."""
@@ -162,12 +165,6 @@ def _joined(cells: Iterable[NotebookNode]) -> Iterator[NotebookNode]:
 
 def _folds(cell: NotebookNode) -> bool:
     return cell.metadata.get("mystnb", {}).get("code_prompt_show") == "Code"
-
-
-def folded(controls: Iterable[str]) -> list[str]:
-    """Controls in one fold."""
-    controls = list(controls)
-    return ["\n\n".join([f":::::{{dropdown}} Controls: {len(controls)}", *controls, ":::::"])] if controls else []
 
 
 def without_captions(code: str) -> str:
