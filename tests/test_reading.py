@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 from IPython.utils.capture import capture_output
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tuningvec.book.reading import Reading, anchor, without_captions
+from tuningvec.book.reading import Files, Reading, anchor, without_captions
 from tuningvec.page import tables
 from tuningvec.page.finding import badge, comparisons, finding
 from tuningvec.verdict import judge
@@ -65,7 +65,7 @@ def cells(shell, tmp_path):
             new_code_cell("comparisons()", outputs=shown(comparisons)),
         ]
     )
-    return Reading(notebook, tmp_path / "files", ("tiny", "03_2"), "**Run it again**: `now`.").cells()
+    return Reading(notebook, Files(tmp_path / "files", tmp_path), ("tiny", "03_2"), "**Run it again**: `now`.").cells()
 
 
 def test_verdicts_stand_before_the_question_and_provenance_at_the_end(cells):

@@ -343,7 +343,8 @@ def _shown(page: Page) -> NotebookNode:
     from tuningvec.book import reading  # which needs pandas, as the command line does not
 
     notebook = nbformat.read(page.output, 4)
-    files = page.project.results / page.folder / "files"
+    folder = page.project.results / page.folder
+    files = reading.Files(folder / "files", folder)
     notebook.cells = reading.Reading(notebook, files, (page.folder, page.number), _how(page, notebook)).cells()
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
