@@ -45,7 +45,7 @@ def gaps(tables: Mapping[str, pd.DataFrame]) -> Figure:
             axes.plot(x, y, "o", color="black", ms=7, mfc="black" if clear else "white")
         axes.axvline(0, color="black", lw=0.8)
         axes.set_yticks(place, table.who)
-        axes.set(ylim=(len(table) - 0.5, -0.5), xlabel="worst normalised score, less the sum's")
+        axes.set(ylim=(len(table) - 0.5, -0.5), xlabel="worst normalised score minus the sum's")
         axes.set_title(title, loc="left")
     return figure
 
@@ -66,7 +66,7 @@ def standings(table: pd.DataFrame) -> pd.DataFrame:
     judged = (table.who != SUM) & table.effect.notna()
     gap = np.where(judged, texts(table, "{effect:+.3f} ({low:+.3f}, {high:+.3f})"), "–")
     mark = np.where(judged & table.clear.astype(bool), " *", "")
-    return shown.assign(**{"worst less the sum's": gap.astype(object) + mark})
+    return shown.assign(**{"worst minus the sum's": gap.astype(object) + mark})
 
 
 def answers(items: pd.DataFrame) -> pd.DataFrame:
@@ -85,7 +85,7 @@ def added_losses(costs: pd.DataFrame) -> pd.DataFrame:
             "added vector": costs.member,
             "adds": costs.value,
             "turned": texts(costs, "{mean:.3f} ± {sd:.3f} ({no_more} of {draws})"),
-            "T less turned": texts(costs, "{effect:+.3f} ({low:+.3f}, {high:+.3f})"),
+            "T minus turned": texts(costs, "{effect:+.3f} ({low:+.3f}, {high:+.3f})"),
             "own vector takes off": costs.gain,
         }
     )

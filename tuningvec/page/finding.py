@@ -28,7 +28,7 @@ VERDICTS = "tuningvec.verdicts"  # and that under which the audit's summary carr
 AUDITED = "tuningvec.audited"  # and each of them
 FEW = 3  # cases that the front page writes out
 _judged: list[int] = []  # comparisons of each finding that this page has shown so far
-FALSIFIED = {True: "Met.", False: "Not met.", None: "Cannot be told here."}
+FALSIFIED = {True: "Met.", False: "Not met.", None: "Cannot be decided here."}
 
 
 def finding(
@@ -92,7 +92,7 @@ def comparisons() -> None:
     display(
         Markdown(
             f"**Comparisons.** The {len(_judged)} findings of this page judge {sum(_judged)} cases. Where a rule says "
-            "so, the cases of a finding are corrected for being many; findings are not corrected for each other."
+            "so, the cases of one finding are corrected for their number; findings are not corrected for each other."
         ),
         metadata={COMPARED: "true"},
     )

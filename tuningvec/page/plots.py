@@ -405,7 +405,7 @@ def edit_distances(distances: pd.DataFrame, criteria: Mapping[str, str]) -> Figu
             _line(axes, rows, "edit", marker, colour, member)
             axes.plot(rows.layer, rows.edit_rotated, ls="--", lw=1.2, color=colour, label=f"{member}, $T$ rotated")
         layers = part.groupby("layer")
-        axes.plot(layers.edit_shuffled.mean(), color="black", lw=1.6, label="places at random")
+        axes.plot(layers.edit_shuffled.mean(), color="black", lw=1.6, label="random places")
         axes.plot(layers.edit_floor.first(), color="black", lw=1.6, ls=":", label="pretrained, two halves of the text")
         axes.set(ylabel="edit distance / $d_m$", ylim=(0, None))
     axes.set_xlabel("layer")

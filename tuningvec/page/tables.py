@@ -72,7 +72,10 @@ def measured(table: pd.DataFrame) -> None:
         each = {f"- {task_name(v['task'])}: {v['member']} {v['reason']}" for v in unread}
         lines += ["", "**Benchmarks left out**", "", *sorted(each)]
     if any("imported" in run for run in table.attrs["runs"]):
-        lines += ["", "Imported replies do not tell whether an end token stopped them: that instruction is not judged."]
+        lines += [
+            "",
+            "Imported replies do not say whether an end token stopped them, so that instruction is not judged.",
+        ]
     display(Markdown("\n".join(["Measured (UTC)", "", *lines])), metadata={PROVENANCE: "true"})
 
 
@@ -220,8 +223,8 @@ def _origin(source: Any) -> str:
 
 
 EXAMS_CAPTION = (
-    "Held-out exams before and after fine-tuning, greedy decoding, as the recipe recorded them: answers that are right "
-    "(with Wilson's 95 % interval), end in a valid `Answer: [X]`, hold a thought, and end by themselves."
+    "Held-out exams before and after fine-tuning, greedy decoding, as the recipe recorded them: replies that are right "
+    "(with Wilson's 95 % interval), end in a valid `Answer: [X]`, contain a thought, and end by themselves."
 )
 
 
@@ -523,8 +526,8 @@ def could_show(found: pd.DataFrame) -> str:
     """The sentence of a caption with the smallest differences that could be seen; `found` is of `scores.seen`."""
     each = [f"{task_name(row.task)} {number(row.corrected, 3)}" for row in found.itertuples()]
     return (
-        " The smallest difference that is seen with a probability of 80 %, at the first step of Holm's correction, in "
-        f"points: {', '.join(each) or '–'}."
+        " The smallest difference that would be seen with a probability of 80 %, at the first step of Holm's "
+        f"correction, in points: {', '.join(each) or '–'}."
     )
 
 
@@ -539,7 +542,7 @@ def clusters(items: pd.DataFrame) -> str:
 def instructions(found: pd.DataFrame, gaps: pd.DataFrame | None = None) -> pd.DataFrame:
     """Shares of replies that keep each instruction, a row each `who`, with n; marked as in `benchmarks`."""
     if found.empty:
-        return pd.DataFrame({"model": ["no benchmark here asks for an answer in a form"]})
+        return pd.DataFrame({"model": ["no benchmark here asks for a form of the answer"]})
     wide = _scores(found.rename(columns={"instruction": "what"}), "what", gaps)
     wide.insert(0, "n", found.groupby("who").n.first())
     return wide.rename(columns=lambda name: name.replace("_", ", ")).rename_axis("model").reset_index()
@@ -557,7 +560,7 @@ def effects(gaps: pd.DataFrame, whats: Sequence[str]) -> pd.DataFrame:
     """Differences in points, a row each member, task and `compared`, a column each of `whats`; marked as above."""
     gaps = gaps[gaps.what.isin(whats)]
     if gaps.empty:
-        return pd.DataFrame({"member": ["prompted in plain text alone"]})
+        return pd.DataFrame({"member": ["prompted only in plain text"]})
     changes = zip(gaps.points, gaps.clear, strict=True)
     cells = list(map(_marked, _changes(gaps, "points", "low", "high", decimals=1), changes))
     wide = _wide(gaps.assign(cell=cells), ["member", "task", "n", "compared"], "what", "cell").fillna("–").reset_index()
