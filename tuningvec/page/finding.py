@@ -91,13 +91,14 @@ def comparisons() -> None:
 
 def _cases(cases: pd.DataFrame) -> list[str]:
     """What was judged, case by case, folded up."""
-    if cases.empty:
-        return []
+    return [] if cases.empty else [f":::{{dropdown}} Cases: {len(cases)}\n{_case_table(cases)}\n:::"]
+
+
+def _case_table(cases: pd.DataFrame) -> str:
     judged = [name for name in ("effect", "low", "high", "outcome") if name in cases]
     named = [name for name in cases if name not in judged and not pd.api.types.is_any_real_numeric_dtype(cases[name])]
     shown = cases[[*named, *judged]].map(lambda v: number(v, 3) if isinstance(v, float) else v).replace(tables.SYMBOLS)
-    body = shown.to_markdown(index=False, disable_numparse=True)
-    return [f":::{{dropdown}} Cases: {len(cases)}\n{body}\n:::"]
+    return shown.to_markdown(index=False, disable_numparse=True)
 
 
 def effects(verdict: Verdict) -> str:
@@ -145,8 +146,9 @@ def meanings() -> str:
 class Row(NamedTuple):
     """A claim in the audit's summary: `says` is a template over the verdict's numbers, with `{each}` its cases.
 
-    A row that is not `claimed` says what the audit found beside the paper's claims, and is not counted as judged. `of`
-    is the claim, in the words of the page that measures it on models, that it is about.
+    `more` is said where its evidence stands. A row that is not `claimed` says what the audit found beside the paper's
+    claims, and is not counted as judged. `of` is the claim, in the words of the page that measures it on models, that
+    it is about.
     """
 
     claim: str
@@ -157,12 +159,23 @@ class Row(NamedTuple):
     each: str = ""
     claimed: bool = True
     of: str = ""
+    more: str = ""
 
-    def said(self) -> str:
-        """The template filled, and the rule."""
+    def said(self, whole: bool = False) -> str:
+        """The template filled; the `whole` of it with `more`."""
         cases = each_row(self.verdict.cases, self.each) if self.each else ""
-        text = filled(self.says, {**self.verdict.numbers, "each": cases})
-        return f"{text}<br><small>Rule: {self.verdict.rule}</small>" if self.verdict.rule else text
+        return filled(
+            f"{self.says} {self.more}".strip() if whole else self.says, {**self.verdict.numbers, "each": cases}
+        )
+
+    def folded(self) -> str:
+        """The rule and the cases, folded up; empty where nothing was judged."""
+        if not self.verdict.rule:
+            return ""
+        cases = self.verdict.cases if "outcome" in self.verdict.cases else pd.DataFrame()
+        title = "Rule" if cases.empty else f"Rule, and what was judged: {len(cases)} cases"
+        body = "" if cases.empty else f"\n\n{_case_table(cases)}"
+        return f":::{{dropdown}} {title}\n{self.verdict.rule}{body}\n:::"
 
     def where(self) -> str:
         """The section of the audit that shows it, and what it rests on."""
@@ -170,15 +183,16 @@ class Row(NamedTuple):
 
 
 def summary(rows: Sequence[Row], name: str, caption: str) -> None:
-    """Display the claims with their verdicts and rules, the cases folded up.
+    """Display the claims with their verdicts, a row each, and links to their evidence.
 
     The front page tells how many there are of each kind; neither what is not printed nor what the paper does not claim
     is counted.
     """
     shown = [
         {
-            "claim, verdict, section": f"{row.claim}<br>{said(row.verdict)}<br><small>{row.where()}</small>",
-            "the paper's own numbers, and the rule": row.said(),
+            "claim, and its evidence": f"{row.claim}<br><small>{row.where()}</small>",
+            "verdict": badge(row.verdict.kind),
+            "by the paper's own numbers": row.said(),
         }
         for row in rows
     ]
@@ -186,6 +200,13 @@ def summary(rows: Sequence[Row], name: str, caption: str) -> None:
     audited = [dict(claim=row.claim, of=row.of, kind=row.verdict.kind, section=row.section) for row in rows]
     metadata = {VERDICTS: json.dumps(counted), AUDITED: json.dumps(audited)}
     tables.show(pd.DataFrame(shown), name, caption, metadata=metadata)
-    judged = [row for row in rows if "outcome" in row.verdict.cases]
-    cases = [line for row in judged for line in (f"**{row.claim}**", *_cases(row.verdict.cases))]
-    display(Markdown("\n\n".join(["::::{dropdown} What was judged, case by case", *cases, "::::"])))
+
+
+def evidence(rows: Sequence[Row]) -> None:
+    """Display these lines of the audit as boxes, with all that is said of each, its rule and its cases."""
+    boxes = []
+    for row in rows:
+        basis = f"{row.basis}, no claim of the paper" if not row.claimed else row.basis
+        body = f"{said(row.verdict)} {row.said(whole=True)} *{basis.capitalize()}.*"
+        boxes.append(f"::::{{admonition}} {row.claim}\n:class: audited\n\n{body}\n\n{row.folded()}\n::::")
+    display(Markdown("\n\n".join(boxes)))
