@@ -324,11 +324,7 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
         target = project.results / page.folder / page.output.name
         target.parent.mkdir(parents=True, exist_ok=True)
         notebooks.append((page, nbformat.read(page.output, 4)))
-        shown = nbformat.read(page.output, 4)
-        shown.metadata.pop("papermill", None)  # with what libraries warn of it holds paths of this machine
-        for cell in (cell for cell in shown.cells if cell.cell_type == "code"):
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-        nbformat.write(shown, target)
+        nbformat.write(_shown(page), target)
     (project.results / "meanings.md").write_text(finding.meanings() + "\n", encoding="utf-8")
     (project.results / "findings.md").write_text(_findings(notebooks), encoding="utf-8")
     (project.results / "verdicts.md").write_text(overview.short(notebooks), encoding="utf-8")
@@ -336,6 +332,32 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
     (project.results / "audit.md").write_text(_audit(notebooks), encoding="utf-8")
     (project.results / "status.md").write_text(_status(project, notebooks), encoding="utf-8")
     _copy_mathjax(project.root / "book" / "_static" / "mathjax")
+
+
+def _shown(page: Page) -> NotebookNode:
+    """An executed page in the order of a reader; what stands beside it is written on the way."""
+    from tuningvec.book import reading  # which needs pandas, as the command line does not
+
+    notebook = nbformat.read(page.output, 4)
+    files = page.project.results / page.folder / "files"
+    notebook.cells = reading.Reading(notebook, files, (page.folder, page.number), _how(page, notebook)).cells()
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+    notebook.metadata.pop("papermill")  # with what libraries warn of it holds paths of this machine
+    return notebook
+
+
+def _how(page: Page, notebook: NotebookNode) -> str:
+    """How a page is run again, and how long that took here."""
+    run, record = notebook.metadata.papermill, _record(notebook)
+    command = f"tuningvec run {page.folder} --only {page.number}" if page.family else "make book"
+    took = [f"{run.duration:.0f} s" if run.duration >= 1 else "less than a second"]
+    took += [f"{record['gigabytes']:.1f} GB"] if "gigabytes" in record else []
+    lines = [
+        f"**Run it again**: `{command}`. Here, on {run.end_time[:10]}, it took {' and '.join(took)} beyond what was "
+        f"measured before; its source is `notebooks/{page.notebook.name}`. [All pages](../status.md).",
+    ]
+    return "\n\n".join(lines)
 
 
 def build(project: Project) -> Path:

@@ -13,6 +13,7 @@ from tuningvec.page.text import each as each_row
 from tuningvec.page.text import filled, formatted, number
 from tuningvec.verdict import MEANING, Kind, Verdict
 
+Basis = Literal["arithmetic", "inference", "not printed"]  # what a line of the audit rests on
 KEY = "tuningvec.finding"  # the key under which an output carries a finding, for the front page
 CSS: dict[Kind, str] = {
     "holds": "holds",
@@ -23,6 +24,7 @@ CSS: dict[Kind, str] = {
     "within chance": "null",
     "cannot be known here": "unknown",
 }
+COMPARED = "tuningvec.comparisons"  # and that of the sentence on how many comparisons were made
 VERDICTS = "tuningvec.verdicts"  # and that under which the audit's summary carries how many verdicts of each kind
 AUDITED = "tuningvec.audited"  # and each of them
 FEW = 3  # cases that the front page writes out
@@ -54,20 +56,28 @@ def finding(
     numbers["each"] = each_row(cases.head(FEW), each) + more or "–"
     paper, short = filled(paper, numbers), filled(here, numbers)
     numbers["each"] = each_row(cases, each) or "–"
-    lines = [
-        f"**Paper.** {paper}",
-        f"**Here.** {filled(here, numbers)}",
-        f"**Verdict.** {said(verdict)}",
-        f"**Rule.** {verdict.rule}",
-    ]
+    whole = filled(here, numbers)
+    rule = [f"**Rule.** {verdict.rule}", *([f"**All cases.** {whole}"] if whole != short else [])]
     if mind:
         met = FALSIFIED[verdict.falsified]
-        lines.append(f"**What would change our mind.** {filled(mind, numbers)} *{met}*")
+        rule.append(f"**What would change our mind.** {filled(mind, numbers)} *{met}*")
     _judged.append((~cases.outcome.isin(["not judged", "unknown"])).sum() if "outcome" in cases else 0)
     record = dict(claim=claim, paper=paper, here=short, verdict=said(verdict), kind=verdict.kind, control=control)
     record |= dict(effect=effects(verdict), open=undecided(verdict))
-    text = "\n\n".join([f"::::{{admonition}} {claim}", *lines, *_cases(verdict.cases), "::::"])
+    shown = [_with_effect(verdict), f"**Paper.** {paper}", f"**Here.** {short}"]
+    fold = [f":::{{dropdown}} {_fold(verdict.cases)}", *rule, *_cases(verdict.cases), ":::"]
+    text = "\n\n".join([f"::::{{admonition}} {claim}\n:class: finding", *shown, *fold, "::::"])
     display(Markdown(text), metadata={KEY: json.dumps(record)})
+
+
+def _with_effect(verdict: Verdict) -> str:
+    """The coloured word with the effect that it rests on."""
+    return ": ".join(filter(None, [said(verdict), effects(verdict)]))
+
+
+def _fold(cases: pd.DataFrame) -> str:
+    """What the folded part of a finding is called."""
+    return "Rule" if cases.empty else f"Rule and {len(cases)} case{'s' * (len(cases) > 1)}"
 
 
 def _told(cases: pd.DataFrame) -> pd.DataFrame:
@@ -84,21 +94,20 @@ def comparisons() -> None:
         Markdown(
             f"**Comparisons.** The {len(_judged)} findings of this page judge {sum(_judged)} cases. Where a rule says "
             "so, the cases of a finding are corrected for being many; findings are not corrected for each other."
-        )
+        ),
+        metadata={COMPARED: "true"},
     )
     _judged.clear()
 
 
 def _cases(cases: pd.DataFrame) -> list[str]:
-    """What was judged, case by case, folded up."""
-    return [] if cases.empty else [f":::{{dropdown}} Cases: {len(cases)}\n{_case_table(cases)}\n:::"]
-
-
-def _case_table(cases: pd.DataFrame) -> str:
+    """What was judged, case by case, as a table."""
+    if cases.empty:
+        return []
     judged = [name for name in ("effect", "low", "high", "outcome") if name in cases]
     named = [name for name in cases if name not in judged and not pd.api.types.is_any_real_numeric_dtype(cases[name])]
     shown = cases[[*named, *judged]].map(lambda v: number(v, 3) if isinstance(v, float) else v).replace(tables.SYMBOLS)
-    return shown.to_markdown(index=False, disable_numparse=True)
+    return [shown.to_markdown(index=False, disable_numparse=True)]
 
 
 def effects(verdict: Verdict) -> str:
@@ -155,7 +164,7 @@ class Row(NamedTuple):
     says: str
     verdict: Verdict
     section: str
-    basis: Literal["arithmetic", "inference", "not printed"]
+    basis: Basis
     each: str = ""
     claimed: bool = True
     of: str = ""
@@ -173,9 +182,7 @@ class Row(NamedTuple):
         if not self.verdict.rule:
             return ""
         cases = self.verdict.cases if "outcome" in self.verdict.cases else pd.DataFrame()
-        title = "Rule" if cases.empty else f"Rule, and what was judged: {len(cases)} cases"
-        body = "" if cases.empty else f"\n\n{_case_table(cases)}"
-        return f":::{{dropdown}} {title}\n{self.verdict.rule}{body}\n:::"
+        return "\n\n".join([f":::{{dropdown}} {_fold(cases)}", self.verdict.rule, *_cases(cases), ":::"])
 
     def where(self) -> str:
         """The section of the audit that shows it, and what it rests on."""
@@ -188,18 +195,16 @@ def summary(rows: Sequence[Row], name: str, caption: str) -> None:
     The front page tells how many there are of each kind; neither what is not printed nor what the paper does not claim
     is counted.
     """
-    shown = [
-        {
-            "claim, and its evidence": f"{row.claim}<br><small>{row.where()}</small>",
-            "verdict": badge(row.verdict.kind),
-            "by the paper's own numbers": row.said(),
-        }
-        for row in rows
-    ]
     counted = Counter(row.verdict.kind for row in rows if row.claimed and row.basis != "not printed")
     audited = [dict(claim=row.claim, of=row.of, kind=row.verdict.kind, section=row.section) for row in rows]
     metadata = {VERDICTS: json.dumps(counted), AUDITED: json.dumps(audited)}
-    tables.show(pd.DataFrame(shown), name, caption, metadata=metadata)
+    tables.show(lines(rows), name, caption, metadata=metadata)
+
+
+def lines(rows: Sequence[Row]) -> pd.DataFrame:
+    """The claims with their evidence, verdicts, and what the paper's own numbers say, a row each."""
+    shown = [(f"{row.claim}<br><small>{row.where()}</small>", badge(row.verdict.kind), row.said()) for row in rows]
+    return pd.DataFrame(shown, columns=["claim, and its evidence", "verdict", "by the paper's own numbers"])
 
 
 def evidence(rows: Sequence[Row]) -> None:
@@ -208,5 +213,5 @@ def evidence(rows: Sequence[Row]) -> None:
     for row in rows:
         basis = f"{row.basis}, no claim of the paper" if not row.claimed else row.basis
         body = f"{said(row.verdict)} {row.said(whole=True)} *{basis.capitalize()}.*"
-        boxes.append(f"::::{{admonition}} {row.claim}\n:class: audited\n\n{body}\n\n{row.folded()}\n::::")
+        boxes.append(f"::::{{admonition}} {row.claim}\n:class: finding\n\n{body}\n\n{row.folded()}\n::::")
     display(Markdown("\n\n".join(boxes)))

@@ -39,7 +39,7 @@ def verdicts(table: audit.Printed = paper.table) -> dict[str, Verdict]:
 
 
 def inputs() -> dict[str, Any]:
-    """The tables as printed, the shapes of each vector's matrices, others' measurements and the limits of each judge."""
+    """The tables as printed, the shapes of each vector's matrices, others' measurements, and the judges' limits."""
     shapes = audit.shape_bound()
     models = shapes.drop_duplicates("vector").set_index("vector")[["pretrained", "layers"]].to_dict("index")
     for row in shapes.itertuples():
@@ -62,3 +62,17 @@ def _limits(judge: Callable[..., Verdict]) -> dict[str, float]:
     """The limits that a judge takes where none are given."""
     parameters = inspect.signature(judge).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def examples() -> dict[str, dict[str, dict[str, dict[str, str]]]]:
+    """Other numbers to try, by what they are: {name: {table: {row: {column: text}}}}."""
+    cells = audit.energies()
+    wrong = cells[cells.misprint]
+    return {
+        "what would fit in Table 6": {"6": _texts(wrong.assign(text=wrong.implied.map("{:.4g}".format)))},
+        "Table 4 as norms would give it": {"4": _texts(cells.assign(text=cells.norms.map("{:.3f}".format)))},
+    }
+
+
+def _texts(cells: pd.DataFrame) -> dict[str, dict[str, str]]:
+    return {vector: dict(zip(part.kind, part.text, strict=True)) for vector, part in cells.groupby("vector")}
