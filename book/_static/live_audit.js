@@ -228,4 +228,149 @@
     template.replace(/\{(\w+)(?::([^{}]*))?\}/g, (_, name, form) => formatted(numbers[name], form ?? ""));
 
   globalThis.tuningvecAudit = { parse, wrong, audit, number, formatted, filled };
+  if (typeof document === "undefined") return;
+
+  const SYMBOL = (name) => name.replace("W_", "");
+
+  // The cells of a table's body by row and column.
+  const grid = (name) => [...(document.querySelector(`table#${name}`)?.tBodies[0]?.rows ?? [])].map((row) => [...row.cells]);
+
+  // What each cell of the tables below says, {table: [[row, column, text]]}.
+  function shown({ energies, shapes, cosines, vectors }) {
+    const range = (v) => `${formatted(v.r, ".3f")} (${formatted(v.r_low, ".3f")} to ${formatted(v.r_high, ".3f")})`;
+    const tall = shapes.filter((cell) => cell.bound < 1);
+    return {
+      "tab-live-implied": energies.map((cell, i) => [
+        Math.floor(i / KINDS.length), 1 + i % KINDS.length, number(cell.implied, 4) + (cell.misprint ? " ✗" : "")]),
+      "tab-live-excess": tall.flatMap((cell, i) =>
+        ["SSA", "bound", "z", "excess"].map((name, j) => [i, 2 + j, number(cell[name], 3)])),
+      "tab-live-15": cosines.flatMap((cell, i) => [[i, 3, number(cell.angle, 3)], [i, 4, range(cell)]]),
+      "tab-live-lengths": vectors.flatMap((v, i) => [
+        [i, 1, number(v.energy, 3)], [i, 2, number(v.norm, 3)], [i, 3, range(v)], [i, 4, number(v.r_summed, 3)]]),
+    };
+  }
+
+  // The inputs, one a printed number, by table, row and column in the paper's order: "6.3.5".
+  function inputsOf(data) {
+    const inputs = new Map();
+    for (const [table, rows] of Object.entries(data.tables)) {
+      const cells = grid(`tab-live-${table}`);
+      let line = 0;
+      Object.entries(rows).forEach(([row, columns], i) => {
+        Object.entries(columns).forEach(([column, text], j) => {
+          const cell = table === "15" ? cells[line++]?.[2] : cells[i]?.[1 + j];
+          if (!cell) return;
+          const input = document.createElement("input");
+          input.inputMode = "decimal";
+          input.size = 7;
+          input.autocomplete = "off";
+          input.value = text;
+          cell.replaceChildren(input);
+          inputs.set(`${table}.${i + 1}.${j + 1}`, { input, table, row, column, printed: text });
+        });
+      });
+    }
+    return inputs;
+  }
+
+  function mount(place) {
+    const data = JSON.parse(place.querySelector("script").textContent);
+    const inputs = inputsOf(data), outputs = new Map();
+    if (!inputs.size) return;
+    const say = document.createElement("p"), told = document.createElement("ul"), buttons = document.createElement("p");
+    say.setAttribute("role", "status");
+    told.setAttribute("role", "alert");
+    place.append(say, buttons, told);
+    let notices = [];
+
+    // Writes a cell that follows, and marks it where it is not as printed.
+    function write(cell, text, html = text) {
+      if (!cell) return false;
+      if (!outputs.has(cell)) outputs.set(cell, { text: cell.textContent.trim(), html: cell.innerHTML });
+      const own = outputs.get(cell), moved = own.text !== text;
+      if (!moved) cell.innerHTML = own.html;
+      else if (html === text) cell.textContent = text;
+      else cell.innerHTML = html;
+      cell.classList.toggle("moved", moved);
+      return moved;
+    }
+
+    function draw(found) {
+      for (const [name, cells] of Object.entries(shown(found))) {
+        const body = grid(name);
+        for (const [row, column, text] of cells) write(body[row]?.[column], text);
+      }
+      const body = grid("tab-live-verdicts");
+      return Object.entries(data.says).filter(([name, says], i) => {
+        const { kind, numbers } = found.verdicts[name];
+        write(body[i]?.[2], filled(says, numbers));
+        return write(body[i]?.[1], kind, `<span class="${data.colours[kind]}">${kind}</span>`);
+      }).length;
+    }
+
+    function state({ input, table, row, column, printed }) {
+      const text = input.value.trim(), fault = wrong(table, text), changed = text !== printed;
+      const name = `Table ${table}, ${row}, ${SYMBOL(column)}`;
+      input.classList.toggle("changed", changed);
+      input.setAttribute("aria-invalid", String(Boolean(fault)));
+      input.setAttribute("aria-label", changed ? `${name}, printed ${printed}` : name);
+      input.title = changed ? `printed: ${printed}` : "";
+      return { changed, text: fault ? printed : text, fault: fault && `${name}: “${text}” ${fault}. The printed ${printed} stands in for it.` };
+    }
+
+    function update() {
+      const cells = {}, changed = [], faults = [];
+      for (const [key, one] of inputs) {
+        const now = state(one);
+        ((cells[one.table] ??= {})[one.row] ??= {})[one.column] = parse(now.text);
+        if (now.fault) faults.push(now.fault);
+        else if (now.changed) changed.push(`${key}=${encodeURIComponent(now.text)}`);
+      }
+      const moved = draw(audit(cells, data)), total = Object.keys(data.says).length;
+      const some = `${changed.length} number${changed.length === 1 ? " is" : "s are"} changed`;
+      say.textContent = changed.length
+        ? `${some}, and ${moved || "none"} of ${total} verdicts with ${changed.length === 1 ? "it" : "them"}.`
+        : "No number is changed.";
+      told.replaceChildren(...[...notices, ...faults].map((text) => Object.assign(document.createElement("li"), { textContent: text })));
+      buttons.firstChild.disabled = !changed.length && !faults.length && !notices.length;
+      return changed.join("&");
+    }
+
+    function edited() {
+      notices = [];
+      const address = update();
+      history.replaceState(null, "", address ? `#${address}` : location.pathname + location.search);
+    }
+
+    function fill(texts) {
+      for (const [key, { input, printed }] of inputs) input.value = texts.get(key) ?? printed;
+    }
+
+    // The cells that the address names; an address without any, such as that of a heading, leaves all as it is.
+    function restore() {
+      const parts = location.hash.slice(1).split("&").map((part) => /^(\d+\.\d+\.\d+)=(.*)$/.exec(part)).filter(Boolean);
+      if (!parts.length) return update();
+      const text = (part) => { try { return decodeURIComponent(part); } catch { return part; } };
+      notices = parts.filter(([, key]) => !inputs.has(key)).map(([, key]) => `The address names a cell ${key}, which is not there.`);
+      fill(new Map(parts.map(([, key, value]) => [key, text(value)])));
+      return update();
+    }
+
+    function button(text, texts) {
+      const made = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+      made.addEventListener("click", () => { fill(texts); edited(); });
+      buttons.append(made, " ");
+    }
+
+    button("As printed", new Map());
+    for (const [name, tables] of Object.entries(data.examples)) {
+      const named = [...inputs].map(([key, one]) => [key, tables[one.table]?.[one.row]?.[one.column]]);
+      button(`Try ${name}`, new Map(named.filter(([, text]) => text !== undefined)));
+    }
+    for (const { input } of inputs.values()) input.addEventListener("input", edited);
+    window.addEventListener("hashchange", restore);
+    restore();
+  }
+
+  document.querySelectorAll('.live[data-part="audit"]').forEach(mount);
 })();

@@ -212,6 +212,6 @@ def evidence(rows: Sequence[Row]) -> None:
     boxes = []
     for row in rows:
         basis = f"{row.basis}, no claim of the paper" if not row.claimed else row.basis
-        body = f"{said(row.verdict)} {row.said(whole=True)} *{basis.capitalize()}.*"
+        body = f"{said(row.verdict)}, {basis}\n\n{row.said(whole=True)}"
         boxes.append(f"::::{{admonition}} {row.claim}\n:class: finding\n\n{body}\n\n{row.folded()}\n::::")
     display(Markdown("\n\n".join(boxes)))

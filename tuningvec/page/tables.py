@@ -460,7 +460,7 @@ def implied(cells: pd.DataFrame) -> pd.DataFrame:
     """The E⊥ that Tables 4 and 5 imply, with a mark where Table 6 contradicts it."""
     marks = cells.misprint.map({True: " ✗", False: ""})
     shown = cells.assign(text=[number(value, 4) for value in cells.implied] + marks)
-    return _wide(shown, "vector", "kind", "text").reset_index()
+    return _wide(shown, "vector", "kind", "text").rename_axis(None, axis=1).reset_index()
 
 
 def excess(cells: pd.DataFrame) -> pd.DataFrame:
@@ -470,10 +470,8 @@ def excess(cells: pd.DataFrame) -> pd.DataFrame:
 
 def turns(cells: pd.DataFrame) -> pd.DataFrame:
     """Cosines as printed, times 100, with their angles and r; from `audit.cosines`."""
-    printed = paper.texts(15)
-    texts_ = [printed.loc[row.pretrained, row.member] for row in cells.itertuples()]
-    shown = cells[["pretrained", "member", "angle"]].assign(r=texts(cells, RELATIVE))
-    shown.insert(2, "cosine × 100", texts_)
+    printed, shown = paper.texts(15), cells[["pretrained", "member", "angle"]].assign(r=texts(cells, RELATIVE))
+    shown.insert(2, "cosine × 100", [printed.loc[row.pretrained, row.member] for row in cells.itertuples()])
     return shown
 
 

@@ -20,8 +20,9 @@ JUDGES = (
 )  # fmt: skip
 
 
-def verdicts(table: audit.Printed = paper.table) -> dict[str, Verdict]:
-    """The verdict of each of JUDGES, by its name."""
+def verdicts(table: audit.Printed = paper.table, measured: pd.DataFrame | None = None) -> dict[str, Verdict]:
+    """The verdict of each of JUDGES, by its name; `measured` is of `published.weight_differences`."""
+    measured = published.weight_differences() if measured is None else measured
     energies, shapes = audit.energies(table), audit.shape_bound(table)
     cosines, vectors = audit.cosines(table), audit.lengths(table)
     asked = {
@@ -29,7 +30,7 @@ def verdicts(table: audit.Printed = paper.table) -> dict[str, Verdict]:
         "misprints": (energies,),
         "least_aligned": (shapes, audit.variance_explained(shapes)),
         "attention_better_aligned": (audit.by_part(shapes),),
-        "is_minus_W": (published.minus_W(published.weight_differences(), shapes),),
+        "is_minus_W": (published.minus_W(measured, shapes),),
         "near_cosines": (cosines,),
         "marginal_changes": (cosines,),
         "marginal_changes_elsewhere": (vectors, cosines),
