@@ -16,6 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from tuningvec.book import overview
 from tuningvec.book.compendium import Page, Project
 from tuningvec.family.spec import Family
+from tuningvec.page import audited
 from tuningvec.page.finding import Row, effects, finding, summary, undecided
 from tuningvec.verdict import Verdict, judge, unknown
 
@@ -51,7 +52,7 @@ def rows(text):
 @pytest.fixture
 def audit(shell):
     line = Row("As the paper prints it", "said", cases(20), "negation", "inference", of=CLAIM)
-    return executed("05_audit", None, lambda: summary([line], "tab-x", "caption"))
+    return executed("05_0_audit", None, lambda: summary([line], "tab-x", "caption"))
 
 
 def test_a_row_a_claim_and_a_column_a_family(audit):
@@ -65,7 +66,7 @@ def test_a_row_a_claim_and_a_column_a_family(audit):
     assert head == ["Claim", "Paper", "Tiny"] and body[0][0] == "Another"
     head, row = rows(text.split("### Tuning vectors")[1])
     assert head == ["Claim", "Paper", "Its own numbers", "Tiny", "SmolLM2-135M, fully fine-tuned"]
-    assert row[:3] == [CLAIM, "p", "[[holds](paper/05_audit.ipynb)]{.holds}"]
+    assert row[:3] == [CLAIM, "p", "[[holds](paper/05_0_audit.ipynb)]{.holds}"]
     assert row[3] == "[[holds](tiny/03_2_negation.ipynb)]{.holds}<br>+12 (+8, +16) points"
     assert row[4] == "[[mixed](smollm2_full/03_2_negation.ipynb)]{.differs}<br>−9 to +12 points in 3 cases"
 
@@ -123,5 +124,5 @@ def calls(name):
 
 def test_every_line_of_the_audit_is_about_a_claim_that_some_page_makes():
     claims = {call.args[0].value for call in calls("finding") if isinstance(call.args[0], ast.Constant)}
-    about = {word.value.value for call in calls("Row") for word in call.keywords if word.arg == "of"}
+    about = {line.of for lines in audited.LINES.values() for line in lines if line.of}
     assert len(about) > 10 and about <= claims

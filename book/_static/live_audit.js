@@ -281,6 +281,9 @@
     say.setAttribute("role", "status");
     told.setAttribute("role", "alert");
     place.append(say, buttons, told);
+    const cell = place.closest(".cell"), output = place.closest(".cell_output");
+    cell?.after(place); // beside the sections that it stays in sight of
+    output?.remove();
     let notices = [];
 
     // Writes a cell that follows, and marks it where it is not as printed.

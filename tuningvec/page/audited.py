@@ -93,7 +93,7 @@ LINES: dict[str, tuple[Line, ...]] = {
         ),
         Line(
             "The excess of code and maths in gate and up is a multiple of $W$",
-            "By others' measurements on neighbouring models, that explains {part:.0%} of the excess at most.",
+            "As others measured neighbouring models, that explains {part:.0%} of the excess at most.",
             lambda found: found.closed["is_minus_W"],
             "inference",
             each="{vector} {kind} {predicted:.2f}, the rest {effect:.2f} of the room above",
@@ -103,8 +103,8 @@ LINES: dict[str, tuple[Line, ...]] = {
         ),
         Line(
             "Attention is better aligned than the MLP, so more new directions are in the MLP (§4, Table 4)",
-            "Mean SSA is {gap:.2f} higher in attention; the matrices' shapes alone can give up to {shape:.2f}, by "
-            "vector.",
+            "Mean SSA is {gap:.2f} higher in attention; the shapes of the matrices alone can give up to "
+            "{shape:.2f}, by vector.",
             lambda found: found.closed["attention_better_aligned"],
             "inference",
             of="Attention is better aligned than the MLP, which gets more new directions",

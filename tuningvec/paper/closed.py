@@ -15,7 +15,7 @@ from tuningvec.verdict import Verdict
 
 TABLES = (4, 5, 6, 15)
 JUDGES = (
-    claims.squared_norms, claims.misprints, claims.least_aligned, claims.attention_better_aligned, published.is_minus_W,
+    claims.squared_norms, claims.misprints, claims.least_aligned, published.is_minus_W, claims.attention_better_aligned,
     claims.near_cosines, claims.marginal_changes, claims.marginal_changes_elsewhere, claims.low_energy,
 )  # fmt: skip
 
