@@ -14,12 +14,13 @@ from IPython.utils.capture import capture_output
 from tuningvec.book import compendium
 from tuningvec.book.compendium import Project
 from tuningvec.data import data_folder
+from tuningvec.page import audited, finding
 from tuningvec.page.finding import VERDICTS, Row, summary
-from tuningvec.paper import audit, claims
+from tuningvec.paper import audit, claims, closed
 from tuningvec.paper import printed as paper
 from tuningvec.verdict import judge, unknown
 
-NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "05_audit.md"
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("05_*.md"))
 
 
 @pytest.fixture
@@ -247,43 +248,49 @@ def test_the_summary_counts_what_is_judged_and_claimed():
     cases = pd.DataFrame({"effect": [1.0], "low": [0.5], "high": [1.5]})
     holds = judge(cases, "Larger than 0.", least=0.1, size=2.5)
     rows = [
-        Row("A", "It is {size:.1f}: {each}.", holds, "energy", "arithmetic", each="{effect:.2f}"),
+        Row("A", "It is {size:.1f}: {each}.", holds, "energy", "arithmetic", each="{effect:.2f}", more="And more."),
         Row("B", "Beside it.", holds, "shape", "inference", claimed=False),
         Row("C", "A figure.", unknown("", "no numbers"), "text", "not printed"),
     ]
     with capture_output() as captured:
         summary(rows, "tab-x", "Claims.")
-    table, folded = captured.outputs
+        finding.evidence(rows)
+    table, boxes = captured.outputs
     assert json.loads(table.metadata[VERDICTS]) == {"holds": 1}
     text = table.data["text/markdown"]
-    assert "It is 2.5: 1.00.<br><small>Rule: Larger than 0.</small>" in text and text.count("{ref}`sec-audit-") == 3
-    assert "no numbers" in text and text.count("Rule:") == 2
-    assert folded.data["text/markdown"].count("{dropdown} Cases: 1") == 2
+    assert "| It is 2.5: 1.00." in text and text.count("{ref}`sec-audit-") == 3 and "Larger" not in text
+    text = boxes.data["text/markdown"]
+    assert "It is 2.5: 1.00. And more." in text and "(no numbers), not printed" in text
+    assert text.count("{admonition}") == 3 and text.count("{dropdown} Rule and 1 case\n\nLarger than 0.") == 2
+    assert "inference, no claim of the paper" in text
 
 
 def test_the_page_shows_the_verdict_of_the_changed_cell_with_its_rule(edit, tmp_path):
     (tmp_path / "notebooks").mkdir()
-    shutil.copy(NOTEBOOK, tmp_path / "notebooks")
+    for notebook in NOTEBOOKS:
+        shutil.copy(notebook, tmp_path / "notebooks")
     edit("text", {("instruction following", "Aloe-Alpha"): "76"})
-    (page,) = compendium.plan(Project.here(), [])
-    assert list(compendium.execute([page])) == [page]
-    outputs = [o for cell in nbformat.read(page.output, 4).cells for o in cell.get("outputs", [])]
+    pages = compendium.plan(Project.here(), [])[:1]
+    assert pages[0].number == "05_0" and list(compendium.execute(pages)) == pages
+    outputs = [o for cell in nbformat.read(pages[0].output, 4).cells for o in cell.get("outputs", [])]
     (table,) = (o for o in outputs if VERDICTS in o.get("metadata", {}))
     lines = [line for line in table.data["text/markdown"].splitlines() if line.startswith("| ")][1:]
     (row,) = (line for line in lines if line.startswith("| The percentages of the text"))
     assert "[holds]{.holds}" in row and "8 of 8 are." in row
     printed = [line for line in lines if ", not printed" not in line]
     counted = [line for line in printed if "no claim" not in line]
-    assert all("Rule:" in line for line in printed) and all(
-        "[cannot be known" in line for line in set(lines) - set(printed)
-    )
+    assert all("[cannot be known" in line for line in set(lines) - set(printed))
     assert sum(json.loads(table.metadata[VERDICTS]).values()) == len(counted)
-    sections = NOTEBOOK.read_text(encoding="utf-8")
-    assert all(f"({line.split('`')[1]})=" in sections for line in lines)
-    uses = [name for name in claims.__dict__ if f"claims.{name}(" in sections]
-    assert {name for name, *_ in FLIPS} | {
-        "squared_norms",
-        "ten_data_sets",
-        "evaluations_agree",
-        "ranks_by_average",
-    } <= set(uses)
+
+
+def test_every_section_has_its_evidence_once_and_every_judge_of_the_audit_is_asked():
+    pages = {notebook.stem: notebook.read_text(encoding="utf-8") for notebook in NOTEBOOKS}
+    text = "\n".join(pages.values())
+    for name in audited.LINES:
+        (page,) = (page for page in pages.values() if f"(sec-audit-{name})=" in page)
+        assert f'evidence(found.rows("{name}"))' in page and text.count(f'found.rows("{name}")') == 1
+    assert all("{ref}`the audit <page-audit>`" in page for stem, page in pages.items() if stem != "05_0_audit")
+    asked = Path(audited.__file__).read_text(encoding="utf-8")
+    uses = {name for name in claims.__dict__ if f"claims.{name}(" in asked} | set(closed.verdicts())
+    others = {"squared_norms", "ten_data_sets", "evaluations_agree", "ranks_by_average"}
+    assert {name for name, *_ in FLIPS} | others <= uses

@@ -15,6 +15,7 @@ from tuningvec.book import overview
 from tuningvec.book.compendium import Page, Project
 from tuningvec.book.reading import anchor
 from tuningvec.family.spec import Family
+from tuningvec.page import audited
 from tuningvec.page.finding import Row, effects, finding, summary, undecided
 from tuningvec.verdict import Verdict, judge, unknown
 
@@ -50,7 +51,7 @@ def rows(text):
 @pytest.fixture
 def audit(shell):
     line = Row("As the paper prints it", "said", cases(20), "negation", "inference", of=CLAIM)
-    return executed("05_audit", None, lambda: summary([line], "tab-x", "caption"))
+    return executed("05_0_audit", None, lambda: summary([line], "tab-x", "caption"))
 
 
 def test_a_row_a_claim_and_a_column_a_family(audit):
@@ -98,5 +99,5 @@ def calls(name):
 
 def test_every_line_of_the_audit_is_about_a_claim_that_some_page_makes():
     claims = {call.args[0].value for call in calls("finding") if isinstance(call.args[0], ast.Constant)}
-    about = {word.value.value for call in calls("Row") for word in call.keywords if word.arg == "of"}
+    about = {line.of for lines in audited.LINES.values() for line in lines if line.of}
     assert len(about) > 10 and about <= claims

@@ -13,6 +13,7 @@ from tuningvec.page.text import each as each_row
 from tuningvec.page.text import filled, formatted, number
 from tuningvec.verdict import MEANING, Kind, Verdict
 
+Basis = Literal["arithmetic", "inference", "not printed"]  # what a line of the audit rests on
 KEY = "tuningvec.finding"  # the key under which an output carries a finding, for the front page
 CSS: dict[Kind, str] = {
     "holds": "holds",
@@ -154,24 +155,34 @@ def meanings() -> str:
 class Row(NamedTuple):
     """A claim in the audit's summary: `says` is a template over the verdict's numbers, with `{each}` its cases.
 
-    A row that is not `claimed` says what the audit found beside the paper's claims, and is not counted as judged. `of`
-    is the claim, in the words of the page that measures it on models, that it is about.
+    `more` is said where its evidence stands. A row that is not `claimed` says what the audit found beside the paper's
+    claims, and is not counted as judged. `of` is the claim, in the words of the page that measures it on models, that
+    it is about.
     """
 
     claim: str
     says: str
     verdict: Verdict
     section: str
-    basis: Literal["arithmetic", "inference", "not printed"]
+    basis: Basis
     each: str = ""
     claimed: bool = True
     of: str = ""
+    more: str = ""
 
-    def said(self) -> str:
-        """The template filled, and the rule."""
+    def said(self, whole: bool = False) -> str:
+        """The template filled; the `whole` of it with `more`."""
         cases = each_row(self.verdict.cases, self.each) if self.each else ""
-        text = filled(self.says, {**self.verdict.numbers, "each": cases})
-        return f"{text}<br><small>Rule: {self.verdict.rule}</small>" if self.verdict.rule else text
+        return filled(
+            f"{self.says} {self.more}".strip() if whole else self.says, {**self.verdict.numbers, "each": cases}
+        )
+
+    def folded(self) -> str:
+        """The rule and the cases, folded up; empty where nothing was judged."""
+        if not self.verdict.rule:
+            return ""
+        cases = self.verdict.cases if "outcome" in self.verdict.cases else pd.DataFrame()
+        return "\n\n".join([f":::{{dropdown}} {_fold(cases)}", self.verdict.rule, *_cases(cases), ":::"])
 
     def where(self) -> str:
         """The section of the audit that shows it, and what it rests on."""
@@ -179,22 +190,28 @@ class Row(NamedTuple):
 
 
 def summary(rows: Sequence[Row], name: str, caption: str) -> None:
-    """Display the claims with their verdicts and rules, the cases folded up.
+    """Display the claims with their verdicts, a row each, and links to their evidence.
 
     The front page tells how many there are of each kind; neither what is not printed nor what the paper does not claim
     is counted.
     """
-    shown = [
-        {
-            "claim, verdict, section": f"{row.claim}<br>{said(row.verdict)}<br><small>{row.where()}</small>",
-            "the paper's own numbers, and the rule": row.said(),
-        }
-        for row in rows
-    ]
     counted = Counter(row.verdict.kind for row in rows if row.claimed and row.basis != "not printed")
     audited = [dict(claim=row.claim, of=row.of, kind=row.verdict.kind, section=row.section) for row in rows]
     metadata = {VERDICTS: json.dumps(counted), AUDITED: json.dumps(audited)}
-    tables.show(pd.DataFrame(shown), name, caption, metadata=metadata)
-    judged = [row for row in rows if "outcome" in row.verdict.cases]
-    cases = [line for row in judged for line in (f"**{row.claim}**", *_cases(row.verdict.cases))]
-    display(Markdown("\n\n".join(["::::{dropdown} What was judged, case by case", *cases, "::::"])))
+    tables.show(lines(rows), name, caption, metadata=metadata)
+
+
+def lines(rows: Sequence[Row]) -> pd.DataFrame:
+    """The claims with their evidence, verdicts, and what the paper's own numbers say, a row each."""
+    shown = [(f"{row.claim}<br><small>{row.where()}</small>", badge(row.verdict.kind), row.said()) for row in rows]
+    return pd.DataFrame(shown, columns=["claim, and its evidence", "verdict", "by the paper's own numbers"])
+
+
+def evidence(rows: Sequence[Row]) -> None:
+    """Display these lines of the audit as boxes, with all that is said of each, its rule and its cases."""
+    boxes = []
+    for row in rows:
+        basis = f"{row.basis}, no claim of the paper" if not row.claimed else row.basis
+        body = f"{said(row.verdict)}, {basis}\n\n{row.said(whole=True)}"
+        boxes.append(f"::::{{admonition}} {row.claim}\n:class: finding\n\n{body}\n\n{row.folded()}\n::::")
+    display(Markdown("\n\n".join(boxes)))

@@ -19,6 +19,7 @@ SHARE = "{share:.3f} ({low:.3f}, {high:.3f})"
 SCORE = "{score:.1f} ({low:.0f}, {high:.0f})"  # in percent
 CSV, NAME = "tuningvec.csv", "tuningvec.name"  # the keys under which an output carries its table and its label
 PROVENANCE = "tuningvec.provenance"  # and that of when, where and from what a table was measured
+RELATIVE = "{r:.3f} ({r_low:.3f} to {r_high:.3f})"  # a length, with the range of the rounding
 LONGEST_IN_ONE_LINE = 45  # characters of a cell; tables without longer ones scroll and do not wrap
 MATH = SYMBOLS | {  # names that mean one thing in every table, as in the book's table of symbols
     "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": r"$\varepsilon$", "d_out": r"$d_\text{out}$",
@@ -30,12 +31,18 @@ MATH = SYMBOLS | {  # names that mean one thing in every table, as in the book's
 
 
 def show(
-    table: pd.DataFrame, name: str, caption: str, digits: int = 3, metadata: Mapping[str, str] | None = None
+    table: pd.DataFrame,
+    name: str,
+    caption: str,
+    digits: int = 3,
+    metadata: Mapping[str, str] | None = None,
+    fold: str = "",
 ) -> None:
     """Display a numbered table with so many significant digits; `metadata` is kept with the output.
 
     The output carries the table as CSV too: numbers with all their digits, texts without the marks of the page.
-    Columns named in MATH are shown as symbols, and so are the cells of a column `kind`.
+    Columns named in MATH are shown as symbols, and so are the cells of a column `kind`. A table with a `fold`, the words
+    on it, is folded up.
     """
     text = table.copy()
     for column in text.select_dtypes("number"):
@@ -49,7 +56,8 @@ def show(
     longest = text.map(str).map(len).max(axis=None)
     style = ":class: compact\n" if longest <= LONGEST_IN_ONE_LINE else ""
     about = {NAME: name, CSV: table.map(plain).to_csv(index=False, lineterminator="\n"), **(metadata or {})}
-    display(Markdown(f":::{{table}} {caption}\n:name: {name}\n{style}\n{body}\n:::"), metadata=about)
+    shown = f":::{{table}} {caption}\n:name: {name}\n{style}\n{body}\n:::"
+    display(Markdown(f"::::{{dropdown}} {fold}\n{shown}\n::::" if fold else shown), metadata=about)
 
 
 def measured(table: pd.DataFrame) -> None:
@@ -444,6 +452,35 @@ def misprints(cells: pd.DataFrame) -> pd.DataFrame:
     """Cells of Table 6 that contradict Tables 4 and 5, with E⊥ = E∥ (1 − SSA) / SSA."""
     wrong = cells[cells.misprint]
     return wrong[["vector", "kind"]].assign(printed=wrong.E_perp, implied=wrong.implied)
+
+
+def texts_of(number: int) -> pd.DataFrame:
+    """A table of the paper in its own shape, its cells as they are printed."""
+    return paper.texts(number).rename_axis("vector").rename_axis(None, axis=1).reset_index()
+
+
+def implied(cells: pd.DataFrame) -> pd.DataFrame:
+    """The E⊥ that Tables 4 and 5 imply, with a mark where Table 6 contradicts it."""
+    marks = cells.misprint.map({True: " ✗", False: ""})
+    shown = cells.assign(text=[number(value, 4) for value in cells.implied] + marks)
+    return _wide(shown, "vector", "kind", "text").rename_axis(None, axis=1).reset_index()
+
+
+def excess(cells: pd.DataFrame) -> pd.DataFrame:
+    """Gate and up beside the bound of a random T: SSA, the bound, standard deviations above it, and the excess."""
+    return audit(cells[cells.bound < 1][["vector", "kind", "SSA", "bound", "z", "excess"]])
+
+
+def turns(cells: pd.DataFrame) -> pd.DataFrame:
+    """Cosines as printed, times 100, with their angles and r; from `audit.cosines`."""
+    printed, shown = paper.texts(15), cells[["pretrained", "member", "angle"]].assign(r=texts(cells, RELATIVE))
+    shown.insert(2, "cosine × 100", [printed.loc[row.pretrained, row.member] for row in cells.itertuples()])
+    return shown
+
+
+def relative_lengths(rows: pd.DataFrame) -> pd.DataFrame:
+    """Energy of a layer, length and relative length of each vector; from `audit.lengths`."""
+    return audit(rows[["vector", "energy", "norm"]].assign(r=texts(rows, RELATIVE), r_summed=rows.r_summed))
 
 
 def same_weights(rows: pd.DataFrame) -> pd.DataFrame:

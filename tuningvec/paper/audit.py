@@ -22,15 +22,16 @@ WITHOUT = "(−)T "
 # weights of the rows with T, pretrained and without
 PARTS = {"of_T": (1, -1, 0), "rest": (0, 1, -1), "excess": (1, -2, 1), "fall": (1, 0, -1)}
 OUTCOMES = ("survives", "depends on the pairing", "within chance")  # of a compared pair of cells
+Printed = Callable[[int], pd.DataFrame]  # the cells of a table by its number, as the paper prints them or changed
 
 
-def energies() -> pd.DataFrame:
+def energies(table: Printed = paper.table) -> pd.DataFrame:
     """Table 4 beside what Tables 5 and 6 give in two readings, and the E⊥ that Tables 4 and 5 imply.
 
     As squared norms SSA = E∥ / (E∥ + E⊥), as norms E∥ / √(E∥² + E⊥²); implied E⊥ = E∥ (1 − SSA) / SSA. `step` is the
     sum of both energies' last digits.
     """
-    tables = {"SSA": paper.alignment(), "E_par": paper.parallel_energy(), "E_perp": paper.orthogonal_energy()}
+    tables = {"SSA": table(4), "E_par": table(5), "E_perp": table(6)}
     tables = {name: table.set_index(["row", "column"]) for name, table in tables.items()}
     cells = pd.concat({name: table.value for name, table in tables.items()}, axis=1)
     cells = cells.assign(step=tables["E_par"].step + tables["E_perp"].step).reset_index()
@@ -42,7 +43,7 @@ def energies() -> pd.DataFrame:
     return cells
 
 
-def shape_bound() -> pd.DataFrame:
+def shape_bound(table: Printed = paper.table) -> pd.DataFrame:
     """Table 4 beside the most that a random T's SSA can be in a matrix of that shape, min(1, d_in/d_out).
 
     `sd` is the most that the null's standard deviation can be for a mean over the N layers, if rotations of different
@@ -50,7 +51,7 @@ def shape_bound() -> pd.DataFrame:
     `z` is how many of those SSA, less its rounding, is above the bound; `excess` is the least excess over the null. All
     three are defined for tall matrices alone.
     """
-    ssa = paper.alignment().set_index(["row", "column"])
+    ssa = table(4).set_index(["row", "column"])
     rows = []
     for model in paper.architectures().to_dict("records"):
         for kind, (d_out, d_in) in matrix_shapes(model).items():
@@ -372,19 +373,19 @@ def below_chance(level: float, alpha: float) -> pd.DataFrame:
     return table.assign(of_valid=table.right / table.valid, below=stats.holm(p) <= alpha)
 
 
-def cosines() -> pd.DataFrame:
+def cosines(table: Printed = paper.table) -> pd.DataFrame:
     """Table 15 as angles and as relative lengths r = ‖T‖/‖θ_pre‖ of a T orthogonal to θ_pre, within the rounding.
 
     tan(angle) = r. Any T with that cosine has r of at least sin(angle).
     """
-    table = paper.weight_cosines()
-    low, cosine, high = ((table.value + shift * table.step / 2) / 100 for shift in (-1, 0, 1))
-    found = {"pretrained": table.row, "member": table.column, "cosine": cosine, "angle": np.degrees(np.arccos(cosine))}
+    cells = table(15)
+    low, cosine, high = ((cells.value + shift * cells.step / 2) / 100 for shift in (-1, 0, 1))
+    found = {"pretrained": cells.row, "member": cells.column, "cosine": cosine, "angle": np.degrees(np.arccos(cosine))}
     found |= {name: np.sqrt(c**-2 - 1) for name, c in (("r", cosine), ("r_low", high), ("r_high", low))}
     return pd.DataFrame(found)
 
 
-def lengths() -> pd.DataFrame:
+def lengths(table: Printed = paper.table) -> pd.DataFrame:
     """‖T‖ over the seven kinds and all layers from Tables 5 and 6, and its ratio r to ‖θ_pre‖.
 
     ‖T‖² = layers · Σ (E∥ + E⊥), with the implied E⊥ in misprinted cells (`printed`: without that). The medical T's
@@ -392,18 +393,18 @@ def lengths() -> pd.DataFrame:
     `r_summed` is r if the printed energies were sums over layers and not means. `rounding` is what the last digits
     leave open of the energy.
     """
-    cells, models = energies(), paper.architectures().set_index("vector")
+    cells, models = energies(table), paper.architectures().set_index("vector")
     energy = (cells.E_par + cells.E_perp.mask(cells.misprint, cells.implied)).groupby(cells.vector).sum()
-    table = models[["pretrained"]].assign(energy=energy, norm=(models.num_hidden_layers * energy) ** 0.5)
-    table["printed"] = (cells.E_par + cells.E_perp).groupby(cells.vector).sum()
-    table["rounding"] = cells.step.groupby(cells.vector).sum() / 2
-    known = cosines().drop(columns="pretrained").merge(table.reset_index(), left_on="member", right_on="vector")
-    anchor = known.set_index("pretrained").loc[table.pretrained].set_axis(table.index)
-    table["theta"] = anchor.norm / anchor.r
+    found = models[["pretrained"]].assign(energy=energy, norm=(models.num_hidden_layers * energy) ** 0.5)
+    found["printed"] = (cells.E_par + cells.E_perp).groupby(cells.vector).sum()
+    found["rounding"] = cells.step.groupby(cells.vector).sum() / 2
+    known = cosines(table).drop(columns="pretrained").merge(found.reset_index(), left_on="member", right_on="vector")
+    anchor = known.set_index("pretrained").loc[found.pretrained].set_axis(found.index)
+    found["theta"] = anchor.norm / anchor.r
     for column in ("r", "r_low", "r_high"):
-        table[column] = anchor[column] * table.norm / anchor.norm
-    return table.assign(
-        r_summed=table.r.where(table.index.isin(known.member), table.r / models.num_hidden_layers**0.5)
+        found[column] = anchor[column] * found.norm / anchor.norm
+    return found.assign(
+        r_summed=found.r.where(found.index.isin(known.member), found.r / models.num_hidden_layers**0.5)
     ).reset_index()
 
 

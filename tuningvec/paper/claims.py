@@ -129,7 +129,7 @@ def marginal_changes_elsewhere(vectors: pd.DataFrame, cosines: pd.DataFrame, lea
     cases = vectors[~vectors.vector.isin(cosines.member)]
     cases = cases.assign(effect=cases.r, low=cases.r_low * cases.r_summed / cases.r, high=cases.r_high)
     rule = _length_rule(least) + " The range includes energies that are sums over layers."
-    return judge(cases, rule, least=least, direction=0, summed=cases.r_summed)
+    return judge(cases, rule, least=least, direction=0, r=cases.r, summed=cases.r_summed)
 
 
 def _length_rule(least: float) -> str:
@@ -175,7 +175,7 @@ def fall_is_of_T(
     names, columns = ["family", "effect", "low", "high"], ("family", "{}_points", "{}_low", "{}_high")
     cases = [rows[[c.format(p) for c in columns]].set_axis(names, axis=1).assign(what=what[p]) for p in what]
     cases = _corrected(pd.concat(cases, ignore_index=True), level, alpha)
-    return judge(cases, rule, least=least, unit="points", digits=1, n=int(rows.n.iloc[0]))
+    return judge(cases, rule, least=least, unit="points", digits=1, n=int(rows.n.iloc[0]), share=rows.prompt_share)
 
 
 def _corrected(cases: pd.DataFrame, level: float, alpha: float, df: float = np.inf) -> pd.DataFrame:
@@ -198,7 +198,11 @@ def evaluations_agree(rows: pd.DataFrame, level: float, least: float = 5) -> Ver
         f"an uncorrected {UNPAIRED}, lies within {least} points, against it where it lies beyond."
     )
     worst = cases.loc[cases.effect.abs().idxmax()]
-    numbers = {"where": f"{worst.family} {worst.what}", "apart": abs(worst.right - worst.right_pre)}
+    numbers = {
+        "points": cases.effect,
+        "where": f"{worst.family} {worst.what}",
+        "apart": abs(worst.right - worst.right_pre),
+    }
     return judge(cases, rule, least=least, direction=0, unit="points", digits=1, n=int(worst.n), **numbers)
 
 
@@ -211,7 +215,7 @@ def unharmed_without_T(comparisons: pd.DataFrame, family: str = "Phi-3.5", least
         f"−{least} points; against it where it is below −{least}."
     )
     shifted = cases.assign(**{end: cases[end] + least for end in ("effect", "low", "high")})
-    verdict = judge(shifted, rule, least=0, unit="points", digits=1)
+    verdict = judge(shifted, rule, least=0, unit="points", digits=1, change=cases.effect)
     return replace(verdict, cases=cases.assign(outcome=verdict.cases.outcome))
 
 
@@ -228,7 +232,8 @@ def lost_ability(chance: pd.DataFrame, level: float, alpha: float, least: float 
         "valid answer counts as wrong, so it measures the form of the answers first."
     )
     low = [f"{v.member} {v.right} of {v.n:,} ({v.share:.1%})" for v in cases[cases.below].itertuples()]
-    return judge(_corrected(cases, level, alpha), rule, least=least, unit="points", digits=1, below=low)
+    numbers = {"lower": cases.lower, "below": low, "count": len(low), "total": len(cases)}
+    return judge(_corrected(cases, level, alpha), rule, least=least, unit="points", digits=1, **numbers)
 
 
 def _points(first: pd.Series, second: pd.Series, n: pd.Series, level: float) -> list[tuple[float, ...]]:
@@ -286,7 +291,7 @@ def ranks_by_average(evidence: Evidence, least: float = 1) -> Verdict:
     turned = rows[rows.points * rows.points_weighted < 0]
     up = turned.points > 0
     names = list(turned["first"].where(up, turned.second) + " over " + turned.second.where(up, turned["first"]))
-    verdict = judge(cases, rule, least=least, unit="points", digits=1, turned=names, pairs=len(cases))
+    verdict = judge(cases, rule, least=least, unit="points", digits=1, turned=names, turns=len(names), pairs=len(cases))
     return _depending(verdict, nested.clear & ~cases.clear)
 
 
@@ -295,7 +300,9 @@ def compared_cells(evidence: Evidence, least: float = 1) -> Verdict:
     rows = audit.corrected(evidence.comparisons, evidence.alpha)
     cases = rows[rows["items"] != 0].assign(effect=rows.points.abs())
     over = "within each table, over the pairs with the pretrained model or without $T$, and over the others"
-    return _survivors(cases, "cell", least, evidence.alpha, over, total=len(rows), equal=len(rows) - len(cases))
+    verdict = _survivors(cases, "cell", least, evidence.alpha, over, total=len(rows), equal=len(rows) - len(cases))
+    clear = int(verdict.cases.outcome.isin(["for", "against"]).sum())
+    return replace(verdict, numbers=verdict.numbers | {"clear": clear, "cells": len(cases)})
 
 
 def _better_first(rows: pd.DataFrame, low: str, high: str) -> pd.DataFrame:
@@ -376,7 +383,7 @@ def rouge_gains(evidence: Evidence, least: float = 1) -> Verdict:
         f"The mean of a model's ROUGE-1 over the sets less the pretrained model's, in points: at least {least}, with "
         f"Student's interval over the sets, which holds the noise of their items and more. {HOLM}"
     )
-    return judge(cases, rule, least=least, unit="points", digits=1)
+    return judge(cases, rule, least=least, unit="points", digits=1, points=cases.effect)
 
 
 def text_percentages(percentages: pd.DataFrame) -> Verdict:

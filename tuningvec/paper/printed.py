@@ -4,6 +4,7 @@ Values are as printed, misprints too; `note` says where the print contradicts it
 of items `n` behind an accuracy: it is a number that gives every printed value, and the size of the benchmark's split.
 """
 
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,30 @@ def table(number: int) -> pd.DataFrame:
     Raises TuningVecError for a table that is not there or a value that is no number.
     """
     return _read(f"table_{number:02d}")
+
+
+def texts(number: int) -> pd.DataFrame:
+    """Table `number` as it is printed, misprints and all: its texts, rows by columns in the paper's order."""
+    return wide(_raw(_file(f"table_{number:02d}")))
+
+
+def changed(texts: Mapping[int, Mapping[tuple[str, str], str]]) -> Callable[[int], pd.DataFrame]:
+    """`table` with other texts in some cells, {number: {(row, column): text}}.
+
+    Raises TuningVecError for a cell that is not there and a text that is no number.
+    """
+    return partial(_changed, texts)
+
+
+def _changed(texts: Mapping[int, Mapping[tuple[str, str], str]], number: int) -> pd.DataFrame:
+    file = _file(f"table_{number:02d}")
+    cells = _raw(file)
+    for (row, column), text in texts.get(number, {}).items():
+        cell = (cells.row == row) & (cells.column == column)
+        if not cell.any():
+            raise TuningVecError(f"Table {number}: no cell {row}, {column}")
+        cells.loc[cell, "value"] = text
+    return _parsed(cells, file)
 
 
 negation_accuracy = partial(table, 1)  # accuracy on ten medical benchmarks with T and without (§3.1)
@@ -94,7 +119,15 @@ def prompted_share() -> pd.DataFrame:
 
 def _read(name: str) -> pd.DataFrame:
     file = _file(name)
-    cells = pd.read_csv(file, dtype=str, keep_default_na=False)
+    return _parsed(_raw(file), file)
+
+
+def _raw(file: Path) -> pd.DataFrame:
+    return pd.read_csv(file, dtype=str, keep_default_na=False)
+
+
+def _parsed(cells: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """Cells with numbers in the place of texts, and the step of each."""
     try:
         printed = cells.value.map(Decimal)
     except ArithmeticError:

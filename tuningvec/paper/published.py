@@ -124,8 +124,8 @@ def beside_lengths(pairs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def minus_W(table: pd.DataFrame) -> pd.DataFrame:
-    """What a multiple of W in the T of code and maths gives SSA in gate and up, beside the printed one.
+def minus_W(table: pd.DataFrame, shapes: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What a multiple of W in the T of code and maths gives SSA in gate and up, beside that of `shapes`, Table 4's.
 
     Of each layer, with x = cos(T, W) of the neighbour (`along_W`), SSA is at most x² + (1 − x²) d_in/d_out if the rest
     of T knows nothing of W. The step from there to the paper's own model can turn T by arcsin(a) at most, with a its
@@ -133,7 +133,7 @@ def minus_W(table: pd.DataFrame) -> pd.DataFrame:
     has above that, of the room above it; `share_Q` the mean x² of W_Q, small enough for its cosine to be trusted.
     """
     tensors = table.set_index(["pretrained", "fine_tuned", "tensor"]).sort_index()
-    cells = audit.shape_bound().set_index(["vector", "kind"])
+    cells = (audit.shape_bound() if shapes is None else shapes).set_index(["vector", "kind"])
     rows = []
     for vector, (first, middle, last) in NEIGHBOURS.items():
         layers = tensors.loc[first, middle].assign(step=tensors.loc[middle, last].r)
