@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 from IPython.display import Markdown, display
 
+from tuningvec.measures.scores import task_name
 from tuningvec.page import tables
 from tuningvec.page.text import each as each_row
 from tuningvec.page.text import filled, formatted, number
@@ -94,10 +95,22 @@ def _cases(cases: pd.DataFrame) -> list[str]:
     if cases.empty:
         return []
     judged = [name for name in ("effect", "low", "high", "outcome") if name in cases]
-    named = [name for name in cases if name not in judged and not pd.api.types.is_any_real_numeric_dtype(cases[name])]
-    shown = cases[[*named, *judged]].map(lambda v: number(v, 3) if isinstance(v, float) else v).replace(tables.SYMBOLS)
+    shown = cases[[*_names(cases.drop(columns=judged)), *judged]]
+    shown = shown.map(lambda v: number(v, 3) if isinstance(v, float) else v).replace(tables.SYMBOLS)
+    if "task" in shown:
+        shown["task"] = shown.task.map(task_name)
     body = shown.to_markdown(index=False, disable_numparse=True)
     return [f":::{{dropdown}} Cases: {len(cases)}\n{body}\n:::"]
+
+
+def _names(cases: pd.DataFrame) -> list[str]:
+    """The columns that name the cases: neither numbers nor flags, nor one that says what one before it does."""
+    said: dict[str, list[str]] = {}
+    for name, column in cases.infer_objects().items():
+        text = [task_name(str(value)) for value in column]
+        if not pd.api.types.is_any_real_numeric_dtype(column) and column.dtype != bool and text not in said.values():
+            said[name] = text
+    return list(said)
 
 
 def effects(verdict: Verdict) -> str:
