@@ -315,7 +315,7 @@ def prepare(pages: Sequence[Page], folder: Path) -> list[Path]:
 
 def publish(project: Project, pages: Sequence[Page]) -> None:
     """Lay out what the book shows: the executed pages of these families alone, findings, verdicts, status, MathJax."""
-    from tuningvec.book import overview  # which needs scipy, as the command line does not
+    from tuningvec.book import front, overview  # which need scipy, as the command line does not
     from tuningvec.page import finding
 
     shutil.rmtree(project.results, ignore_errors=True)
@@ -324,18 +324,44 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
         target = project.results / page.folder / page.output.name
         target.parent.mkdir(parents=True, exist_ok=True)
         notebooks.append((page, nbformat.read(page.output, 4)))
-        shown = nbformat.read(page.output, 4)
-        shown.metadata.pop("papermill", None)  # with what libraries warn of it holds paths of this machine
-        for cell in (cell for cell in shown.cells if cell.cell_type == "code"):
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-        nbformat.write(shown, target)
-    (project.results / "meanings.md").write_text(finding.meanings() + "\n", encoding="utf-8")
-    (project.results / "findings.md").write_text(_findings(notebooks), encoding="utf-8")
-    (project.results / "verdicts.md").write_text(overview.short(notebooks), encoding="utf-8")
-    (project.results / "06_0_overview.md").write_text(overview.overview(notebooks), encoding="utf-8")
-    (project.results / "audit.md").write_text(_audit(notebooks), encoding="utf-8")
-    (project.results / "status.md").write_text(_status(project, notebooks), encoding="utf-8")
+        nbformat.write(_shown(page), target)
+    texts = {
+        "front": front.front(notebooks),
+        "meanings": finding.meanings() + "\n",
+        "findings": front.findings(notebooks),
+        "06_0_overview": overview.overview(notebooks),
+        "audit": _audit(notebooks),
+        "status": _status(project, notebooks),
+    }
+    for name, text in texts.items():
+        (project.results / f"{name}.md").write_text(text, encoding="utf-8")
     _copy_mathjax(project.root / "book" / "_static" / "mathjax")
+
+
+def _shown(page: Page) -> NotebookNode:
+    """An executed page in the order of a reader; what stands beside it is written on the way."""
+    from tuningvec.book import reading  # which needs pandas, as the command line does not
+
+    notebook = nbformat.read(page.output, 4)
+    files = page.project.results / page.folder / "files"
+    notebook.cells = reading.Reading(notebook, files, (page.folder, page.number), _how(page, notebook)).cells()
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+    notebook.metadata.pop("papermill")  # with what libraries warn of it holds paths of this machine
+    return notebook
+
+
+def _how(page: Page, notebook: NotebookNode) -> str:
+    """How a page is run again, and how long that took here."""
+    run, record = notebook.metadata.papermill, _record(notebook)
+    command = f"tuningvec run {page.folder} --only {page.number}" if page.family else "make book"
+    took = [f"{run.duration:.0f} s" if run.duration >= 1 else "less than a second"]
+    took += [f"{record['gigabytes']:.1f} GB"] if "gigabytes" in record else []
+    lines = [
+        f"**Run it again**: `{command}`. Here, on {run.end_time[:10]}, it took {' and '.join(took)} beyond what was "
+        f"measured before; its source is `notebooks/{page.notebook.name}`. [All pages](../status.md).",
+    ]
+    return "\n\n".join(lines)
 
 
 def build(project: Project) -> Path:
@@ -377,16 +403,6 @@ def _sources(project: Project) -> str:
 
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _findings(notebooks: Executed) -> str:
-    """The findings that the pages recorded, as one table: claims, then controls."""
-    from tuningvec.page import finding
-
-    lines = ["| Claim | Paper | Here | Verdict | Page |", "|---|---|---|---|---|"]
-    for page, f in sorted(recorded(notebooks, finding.KEY), key=lambda recorded: recorded[1]["control"]):
-        lines.append(_row(f["claim"], f["paper"], f["here"], f["verdict"], page.link(page.folder)))
-    return "\n".join(lines) + "\n"
 
 
 def _audit(notebooks: Executed) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from tuningvec.book.compendium import Page, recorded
+from tuningvec.book.reading import anchor
 from tuningvec.page import finding
 from tuningvec.page.finding import badge
 
@@ -68,16 +69,10 @@ def overview(notebooks: Executed) -> str:
         lines += ["## Open questions and their answers", "", *_answers(asked)]
     told = "Each cell holds the verdict, a link to where it stands, and the effect that it rests on. "
     lines += ["## Claims", "", told + "An empty cell: the family cannot be asked, and its page says why.", ""]
-    lines += _by_group([claim for claim in every if not claim.control], _cell, paper=True)
+    lines += _by_group([claim for claim in every if not claim.control], with_effect, paper=True)
     lines += ["## Controls", "", "What the paper does not ask, and what its claims have to stand beside.", ""]
-    lines += _by_group([claim for claim in every if claim.control], _cell, paper=False)
+    lines += _by_group([claim for claim in every if claim.control], with_effect, paper=False)
     return "\n".join(lines) + "\n"
-
-
-def short(notebooks: Executed) -> str:
-    """The claims of the paper with the verdict alone, for the front page."""
-    every = [claim for claim in claims(notebooks) if not claim.control and claim.number not in QUESTIONS]
-    return "\n".join(_table(every, _verdict, paper=False, results="results/")) + "\n"
 
 
 def _answers(asked: Sequence[Claim]) -> list[str]:
@@ -95,7 +90,7 @@ def _answers(asked: Sequence[Claim]) -> list[str]:
         for claim in some:
             for folder, (page, one) in claim.found.items():
                 evidence = "; ".join(filter(None, [one["effect"], one["here"]]))
-                cells = [claim.text, names[folder], _verdict(page, one, ""), evidence, one["open"] or "nothing"]
+                cells = [claim.text, names[folder], verdict(page, one), evidence, one["open"] or "nothing"]
                 lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return lines
@@ -105,26 +100,29 @@ def _by_group(some: Sequence[Claim], cell: Any, paper: bool) -> list[str]:
     lines = []
     for prefix, title in GROUPS.items():
         if of := [claim for claim in some if claim.number.startswith(prefix)]:
-            lines += [f"### {title}", "", *_table(of, cell, paper), ""]
+            lines += [f"### {title}", "", *table(of, cell, paper), ""]
     return lines
 
 
-def _table(some: Sequence[Claim], cell: Any, paper: bool, results: str = "") -> list[str]:
+def table(some: Sequence[Claim], cell: Any, paper: bool) -> list[str]:
+    """A row a claim, a column a family, each cell by `cell`; the paper's words and the audit's verdicts beside it."""
     families, audit = titles(some), any(claim.audited for claim in some)
     head = ["Claim", *["Paper"] * paper, *["Its own numbers"] * audit, *families.values()]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for claim in some:
-        own = ", ".join(_verdict(page, line, results) for page, line in claim.audited) or "–"
+        own = ", ".join(verdict(page, line) for page, line in claim.audited) or "–"
         cells = [claim.text, *[claim.paper] * paper, *[own] * audit]
-        cells += [cell(*claim.found[name], results) if name in claim.found else "" for name in families]
+        cells += [cell(*claim.found[name]) if name in claim.found else "" for name in families]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
-def _verdict(page: Page, one: Mapping[str, Any], results: str) -> str:
-    """The verdict as a coloured link to its page; a link that holds a coloured word would be no link in MyST."""
-    return badge(one["kind"], page.link(one["kind"], results))
+def verdict(page: Page, one: Mapping[str, Any]) -> str:
+    """The verdict as a coloured link to where it stands: a finding, or a section of the audit."""
+    label = f"sec-audit-{one['section']}" if "section" in one else anchor(page.folder, page.number, one["claim"])
+    return badge(one["kind"], f"{{ref}}`{one['kind']} <{label}>`")
 
 
-def _cell(page: Page, one: Mapping[str, Any], results: str) -> str:
-    return "<br>".join(filter(None, [_verdict(page, one, results), one["effect"]]))
+def with_effect(page: Page, one: Mapping[str, Any]) -> str:
+    """The verdict with the effect that it rests on."""
+    return "<br>".join(filter(None, [verdict(page, one), one["effect"]]))

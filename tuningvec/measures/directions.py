@@ -54,7 +54,8 @@ def nearly_parallel(similarity: pd.DataFrame, printed: pd.DataFrame) -> Verdict:
         + NO_RUN
     )
     below = bool((cases.high < 0).any()) if cases.effect.notna().any() else None
-    return judge(cases, rule, least=0.0, digits=5, falsified=below, smallest=least, largest=printed.value.max() / 100)
+    numbers = dict(smallest=least, largest=printed.value.max() / 100)
+    return judge(cases, rule, least=0.0, unit="in cosine", digits=5, falsified=below, **numbers)
 
 
 def more_than_length(similarity: pd.DataFrame, least: float = 1.1) -> Verdict:
@@ -72,7 +73,7 @@ def more_than_length(similarity: pd.DataFrame, least: float = 1.1) -> Verdict:
         f"Smallest ratio that matters: {least:g}. Direction: away from 1. {NO_RUN}"
     )
     restated = bool((effect < math.log(least)).any()) if effect.notna().any() else None
-    return judge(cases, rule, least=math.log(least), falsified=restated, ratio=least)
+    return judge(cases, rule, least=math.log(least), unit="in the logarithm", falsified=restated, ratio=least)
 
 
 def pairs(cosines: pd.DataFrame, family: Family, alpha: float = 0.05) -> pd.DataFrame:
@@ -161,7 +162,7 @@ def orthogonal(
         return unknown(rule, "no vector of medicine stands beside one of maths or code")
     most = pd.concat([same.cosine, cases.twins]).max()
     alike = None if np.isnan(most) else bool(most <= cases.cosine.abs().max())
-    found = judge(cases, rule, least=least * scale, direction=0, digits=3, falsified=alike)
+    found = judge(cases, rule, least=least * scale, direction=0, unit="in cosine", digits=3, falsified=alike)
     if alike and found.kind == "holds":
         return replace(found, kind="null explains it", why="vectors of one domain are no more alike")
     return found
@@ -302,7 +303,7 @@ def new_directions(
     numbers = {
         f"{x}_{end}": side[x].stack() for x in ("SSA", "null") for end, side in (("more", ours), ("than", theirs))
     }
-    return judge(cases, rule, least=least, falsified=other_way, **numbers)
+    return judge(cases, rule, least=least, unit="times chance", falsified=other_way, **numbers)
 
 
 def against_nulls(beside: pd.DataFrame, more: Sequence[str], than: Sequence[str]) -> Verdict:
@@ -389,7 +390,8 @@ def energy_concentrated(
         f"matters: {least:g}. Direction: up."
     )
     less = bool((share < 0.5).any()) if share.notna().any() else None
-    return judge(cases.rename_axis("vector").reset_index(), rule, least=least, falsified=less)
+    cases = cases.rename_axis("vector").reset_index()
+    return judge(cases, rule, least=least, unit="of the energy", falsified=less)
 
 
 def medicine_lowest(layers: pd.DataFrame, domain: Mapping[str, str], least: float = 1.5) -> Verdict:
@@ -408,5 +410,6 @@ def medicine_lowest(layers: pd.DataFrame, domain: Mapping[str, str], least: floa
     ratio = cases.other.map(energy) / cases.medical.map(energy)
     effect = np.log(ratio)
     cases = cases.assign(ratio=ratio, effect=effect, low=effect, high=effect)
-    found = judge(cases, rule, least=math.log(least), falsified=bool((ratio < 1).any()))
+    about = dict(unit="in the logarithm", falsified=bool((ratio < 1).any()))
+    found = judge(cases, rule, least=math.log(least), **about)
     return replace(found, kind="differs") if found.kind == "null explains it" else found  # exact: there is no null

@@ -420,7 +420,7 @@ def little_change(found: pd.DataFrame, distances: pd.DataFrame, most: float = 0.
     numbers = dict(floor=of_text.edit_floor, times_floor=of_text.edit_half / of_text.edit_floor, ratio=means.ratio)
     numbers |= dict(edit=means.edit, shuffled=means.shuffled, largest=(cases.edit / cases.shuffled).max(), most=most)
     met = bool((cases.low > 0).any())
-    return judge(cases, rule, least=0.0, direction=-1, digits=3, falsified=met, **numbers)
+    return judge(cases, rule, least=0.0, direction=-1, unit="of the distance", digits=3, falsified=met, **numbers)
 
 
 def as_a_rotated_T(found: pd.DataFrame, least: float = 0.2) -> Verdict:

@@ -24,6 +24,7 @@ CSS: dict[Kind, str] = {
     "within chance": "null",
     "cannot be known here": "unknown",
 }
+COMPARED = "tuningvec.comparisons"  # and that of the sentence on how many comparisons were made
 VERDICTS = "tuningvec.verdicts"  # and that under which the audit's summary carries how many verdicts of each kind
 AUDITED = "tuningvec.audited"  # and each of them
 FEW = 3  # cases that the front page writes out
@@ -55,20 +56,28 @@ def finding(
     numbers["each"] = each_row(cases.head(FEW), each) + more or "–"
     paper, short = filled(paper, numbers), filled(here, numbers)
     numbers["each"] = each_row(cases, each) or "–"
-    lines = [
-        f"**Paper.** {paper}",
-        f"**Here.** {filled(here, numbers)}",
-        f"**Verdict.** {said(verdict)}",
-        f"**Rule.** {verdict.rule}",
-    ]
+    whole = filled(here, numbers)
+    rule = [f"**Rule.** {verdict.rule}", *([f"**All cases.** {whole}"] if whole != short else [])]
     if mind:
         met = FALSIFIED[verdict.falsified]
-        lines.append(f"**What would change our mind.** {filled(mind, numbers)} *{met}*")
+        rule.append(f"**What would change our mind.** {filled(mind, numbers)} *{met}*")
     _judged.append((~cases.outcome.isin(["not judged", "unknown"])).sum() if "outcome" in cases else 0)
     record = dict(claim=claim, paper=paper, here=short, verdict=said(verdict), kind=verdict.kind, control=control)
     record |= dict(effect=effects(verdict), open=undecided(verdict))
-    text = "\n\n".join([f"::::{{admonition}} {claim}", *lines, *_cases(verdict.cases), "::::"])
+    shown = [_with_effect(verdict), f"**Paper.** {paper}", f"**Here.** {short}"]
+    fold = [f":::{{dropdown}} {_fold(verdict.cases)}", *rule, *_cases(verdict.cases), ":::"]
+    text = "\n\n".join([f"::::{{admonition}} {claim}\n:class: finding", *shown, *fold, "::::"])
     display(Markdown(text), metadata={KEY: json.dumps(record)})
+
+
+def _with_effect(verdict: Verdict) -> str:
+    """The coloured word with the effect that it rests on."""
+    return ": ".join(filter(None, [said(verdict), effects(verdict)]))
+
+
+def _fold(cases: pd.DataFrame) -> str:
+    """What the folded part of a finding is called."""
+    return "Rule" if cases.empty else f"Rule and {len(cases)} case{'s' * (len(cases) > 1)}"
 
 
 def _told(cases: pd.DataFrame) -> pd.DataFrame:
@@ -85,13 +94,14 @@ def comparisons() -> None:
         Markdown(
             f"**Comparisons.** The {len(_judged)} findings of this page judge {sum(_judged)} cases. Where a rule says "
             "so, the cases of a finding are corrected for being many; findings are not corrected for each other."
-        )
+        ),
+        metadata={COMPARED: "true"},
     )
     _judged.clear()
 
 
 def _cases(cases: pd.DataFrame) -> list[str]:
-    """What was judged, case by case, folded up."""
+    """What was judged, case by case, as a table."""
     if cases.empty:
         return []
     judged = [name for name in ("effect", "low", "high", "outcome") if name in cases]
@@ -99,8 +109,7 @@ def _cases(cases: pd.DataFrame) -> list[str]:
     shown = shown.map(lambda v: number(v, 3) if isinstance(v, float) else v).replace(tables.SYMBOLS)
     if "task" in shown:
         shown["task"] = shown.task.map(task_name)
-    body = shown.to_markdown(index=False, disable_numparse=True)
-    return [f":::{{dropdown}} Cases: {len(cases)}\n{body}\n:::"]
+    return [shown.to_markdown(index=False, disable_numparse=True)]
 
 
 def _names(cases: pd.DataFrame) -> list[str]:

@@ -10,13 +10,15 @@ from IPython.display import Markdown, display
 
 from tuningvec.family.spec import GGUF, Family, Hub, Member
 from tuningvec.measures.scores import PERCENT, in_percent, task_name
-from tuningvec.page.text import code, formatted, listed, number, quoted, texts
+from tuningvec.page.text import code, formatted, listed, number, plain, quoted, texts
 from tuningvec.paper import printed as paper
 from tuningvec.stats import mean_interval, wilson
 from tuningvec.weights.components import KINDS, MATRICES, SYMBOLS
 
 SHARE = "{share:.3f} ({low:.3f}, {high:.3f})"
 SCORE = "{score:.1f} ({low:.0f}, {high:.0f})"  # in percent
+CSV, NAME = "tuningvec.csv", "tuningvec.name"  # the keys under which an output carries its table and its label
+PROVENANCE = "tuningvec.provenance"  # and that of when, where and from what a table was measured
 LONGEST_IN_ONE_LINE = 45  # characters of a cell; tables without longer ones scroll and do not wrap
 MATH = SYMBOLS | {  # names that mean one thing in every table, as in the book's table of symbols
     "E_par": r"$E_\parallel$", "E_perp": r"$E_\perp$", "epsilon": r"$\varepsilon$", "d_out": r"$d_\text{out}$",
@@ -32,6 +34,7 @@ def show(
 ) -> None:
     """Display a numbered table with so many significant digits; `metadata` is kept with the output.
 
+    The output carries the table as CSV too: numbers with all their digits, texts without the marks of the page.
     Columns named in MATH are shown as symbols, and so are the cells of a column `kind`.
     """
     text = table.copy()
@@ -45,7 +48,8 @@ def show(
     body = text.to_markdown(index=False, disable_numparse=True, colalign=right)
     longest = text.map(str).map(len).max(axis=None)
     style = ":class: compact\n" if longest <= LONGEST_IN_ONE_LINE else ""
-    display(Markdown(f":::{{table}} {caption}\n:name: {name}\n{style}\n{body}\n:::"), metadata=metadata)
+    about = {NAME: name, CSV: table.map(plain).to_csv(index=False, lineterminator="\n"), **(metadata or {})}
+    display(Markdown(f":::{{table}} {caption}\n:name: {name}\n{style}\n{body}\n:::"), metadata=about)
 
 
 def measured(table: pd.DataFrame) -> None:
@@ -69,7 +73,7 @@ def measured(table: pd.DataFrame) -> None:
         lines += ["", "**Benchmarks left out**", "", *sorted(each)]
     if any("imported" in run for run in table.attrs["runs"]):
         lines += ["", "Imported replies do not tell whether an end token stopped them: that instruction is not judged."]
-    display(Markdown("\n".join(["Measured (UTC)", "", *lines])))
+    display(Markdown("\n".join(["Measured (UTC)", "", *lines])), metadata={PROVENANCE: "true"})
 
 
 def _wide(rows: pd.DataFrame, index: str | list[str], columns: str, values: str) -> pd.DataFrame:

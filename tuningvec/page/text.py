@@ -13,6 +13,7 @@ from tuningvec.errors import TuningVecError
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 CODES = {ord(sign): f"&#{ord(sign)};" for sign in "\\|*_`$[]{}~#"}  # signs that Markdown would read
+MARKED = re.compile(r"\[([^\[\]]*)\]\{\.[\w-]+\}")  # a text in a colour
 FIELD = re.compile(r"(?<![\w\\^])\{(\w+)(?::([^{}]*))?\}")  # not the braces of a formula
 
 
@@ -96,3 +97,8 @@ def quoted(text: str, longest: int) -> str:
 def code(text: object) -> str:
     """Text as code in a line or a cell; what would end either is shown as an underscore."""
     return "`" + re.sub(r"[`|]|[^ -~\w]", "_", str(text)) + "`"
+
+
+def plain(value: Any) -> Any:
+    """A cell without the marks of Markdown that tables of pages hold: colours, line breaks, codes of signs."""
+    return html.unescape(MARKED.sub(r"\1", value).replace("<br>", "\n")) if isinstance(value, str) else value

@@ -1,0 +1,184 @@
+"""An executed page as a reader wants it: verdicts first, code folded, data beside each table and figure."""
+
+import ast
+import base64
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docutils.nodes import make_id
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
+
+from tuningvec.page import finding, tables
+
+HEADING = re.compile(r"^# .+$", re.MULTILINE)
+ADMONITION = "::::{admonition} "
+SVG, PDF, DATA, ALT = "image/svg+xml", "application/pdf", "text/csv", "tuningvec.alt"
+WORDS = 48  # characters of a claim in the label of its finding
+CAPTION = 2  # which argument of `tables.show` is the caption
+MARKS = re.compile(r"\\[a-z]+|[^\w\s-]")  # commands and signs of formulas
+
+
+def anchor(folder: str, number: str, claim: str) -> str:
+    """The label of a finding: folder and number of its page, the first words of its claim, and a checksum of it."""
+    words = make_id(MARKS.sub("", claim))[:WORDS].rstrip("-")
+    return f"{make_id(f'finding {folder} {number}')}-{words}-{hashlib.sha256(claim.encode()).hexdigest()[:4]}"
+
+
+class Reading:
+    """One page: `notebook` is as it was executed, `files` the folder of what is written beside it.
+
+    `label` is a page's folder and number, and `about` the lines on how it was run.
+    """
+
+    def __init__(self, notebook: NotebookNode, files: Path, label: tuple[str, str], about: str) -> None:
+        self.notebook, self.files, self.label, self.about = notebook, files, label, about
+        self.findings: list[tuple[dict[str, Any], str]] = []
+        self.compared: list[str] = []
+        self.provenance: list[str] = []
+
+    def cells(self) -> list[NotebookNode]:
+        """Heading and notices, verdicts, the page with its code folded, and at the end how it was made."""
+        first, *rest = self.notebook.cells
+        heading = HEADING.search(first.source)
+        head, question = (
+            (first.source[: heading.end()], first.source[heading.end() :]) if heading else ("", first.source)
+        )
+        shown = list(itertools.chain.from_iterable(map(self._shown, rest)))  # which finds the findings
+        body = [new_markdown_cell(question.strip()), *shown] if question.strip() else shown
+        cells = [new_markdown_cell(head.strip()), *map(new_markdown_cell, self._verdicts()), *body]
+        return [*_joined(cell for cell in cells if cell.source), new_markdown_cell(self._made())]
+
+    def _shown(self, cell: NotebookNode) -> Iterator[NotebookNode]:
+        """A cell as the page shows it: what it displays, and its code folded below."""
+        if cell.cell_type != "code":
+            yield cell
+            return
+        figure, left = cell.metadata.get("mystnb", {}), []
+        for output in cell.outputs:
+            text = output.get("data", {}).get("text/markdown")
+            if output.get("name") == "stderr" or self._elsewhere(output, text):
+                continue
+            if text is not None:
+                yield new_markdown_cell(text + self._beside_table(output))
+            elif SVG in output.get("data", {}) and "figure" in figure:
+                yield new_markdown_cell(self._figure(output, figure))
+            else:
+                left.append(output)
+        cell.outputs, cell.source = left, without_captions(cell.source)
+        tags, gone = cell.metadata.get("tags", []), {"remove-cell", "remove-input"}
+        if not gone & set(tags):
+            cell.metadata["tags"] = [*tags, "hide-input"]
+            cell.metadata["mystnb"] = {"code_prompt_show": "Parameters" if "injected-parameters" in tags else "Code"}
+        if left or "remove-cell" not in tags:
+            yield cell
+
+    def _elsewhere(self, output: NotebookNode, text: str | None) -> bool:
+        """Whether an output stands at another place of the page, for which it is kept."""
+        about = output.get("metadata", {})
+        if finding.KEY in about:
+            self.findings.append((json.loads(about[finding.KEY]), text))
+        elif finding.COMPARED in about:
+            self.compared.append(text)
+        elif tables.PROVENANCE in about:
+            self.provenance.append(text)
+        return bool({finding.KEY, finding.COMPARED, tables.PROVENANCE} & set(about))
+
+    def _beside_table(self, output: NotebookNode) -> str:
+        """A link to the table as CSV."""
+        about = output.get("metadata", {})
+        if tables.CSV not in about:
+            return ""
+        return f"\n\n{self._reach(self._written(about[tables.NAME], 'csv', about[tables.CSV].encode()))}"
+
+    def _figure(self, output: NotebookNode, figure: NotebookNode) -> str:
+        """A figure with its alt text and caption, and links to its data and to it as PDF."""
+        about, data = figure.figure, output.data
+        file = self._written(about.name, "svg", data[SVG].encode())
+        alt = output.metadata.get(ALT) or figure.get("image", {}).get("alt", "")
+        links = [self._written(about.name, "csv", data[DATA].encode())] if DATA in data else []
+        links += [self._written(about.name, "pdf", base64.b64decode(data[PDF]))] if PDF in data else []
+        options = yaml.safe_dump(dict(name=about.name, alt=" ".join(alt.split())), allow_unicode=True, width=math.inf)
+        return f":::{{figure}} {file}\n---\n{options}---\n{about.caption}\n:::\n\n{self._reach(*links)}"
+
+    def _written(self, name: str, kind: str, data: bytes) -> str:
+        """The file of that name and kind, relative to the page, after writing it."""
+        file = self.files / f"{name}.{kind}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        return f"{self.files.name}/{file.name}"
+
+    @staticmethod
+    def _reach(*files: str) -> str:
+        """Links to what is written beside the page."""
+        named = (f"{{download}}`{Path(file).suffix[1:].upper()} <{file}>`" for file in files)
+        return f"::::{{container}} reach\n{' '.join(named)}\n::::" if files else ""
+
+    def _verdicts(self) -> list[str]:
+        """The findings, claims before controls, and how many comparisons they made."""
+        if not self.findings:
+            return []
+        claims = [text for record, text in self._labelled(control=False)]
+        controls = [text for record, text in self._labelled(control=True)]
+        return ["## What was found", *(claims or controls), *(folded(controls) if claims else []), *self.compared]
+
+    def _labelled(self, control: bool) -> Iterator[tuple[dict[str, Any], str]]:
+        """Findings with an anchor, which their titles link to."""
+        for record, text in self.findings:
+            if record["control"] == control:
+                name = anchor(*self.label, record["claim"])
+                title = f"{record['claim']} [¶](#{name}){{.headerlink}}"
+                yield record, text.replace(f"{ADMONITION}{record['claim']}", f"{ADMONITION}{title}\n:name: {name}", 1)
+
+    def _made(self) -> str:
+        """When and from what the page was computed, and how to run it again, folded."""
+        return "\n\n".join([":::::{dropdown} How this page was made", self.about, *self.provenance, ":::::"])
+
+
+def _joined(cells: Iterable[NotebookNode]) -> Iterator[NotebookNode]:
+    """The cells, with code that follows on code and shows nothing as one fold."""
+    last = None
+    for cell in cells:
+        if (
+            last is not None
+            and all(one.cell_type == "code" and _folds(one) for one in (last, cell))
+            and not last.outputs
+        ):
+            last.source, last.outputs = f"{last.source}\n\n{cell.source}", cell.outputs
+            continue
+        if last is not None:
+            yield last
+        last = cell
+    if last is not None:
+        yield last
+
+
+def _folds(cell: NotebookNode) -> bool:
+    return cell.metadata.get("mystnb", {}).get("code_prompt_show") == "Code"
+
+
+def folded(controls: Iterable[str]) -> list[str]:
+    """Controls in one fold."""
+    controls = list(controls)
+    return ["\n\n".join([f":::::{{dropdown}} Controls: {len(controls)}", *controls, ":::::"])] if controls else []
+
+
+def without_captions(code: str) -> str:
+    """Code with `...` for the captions of `tables.show`, which stand at their tables."""
+    lines = code.encode().splitlines(keepends=True)
+    starts = [0, *itertools.accumulate(map(len, lines))]
+    text = b"".join(lines)
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and len(node.args) > CAPTION]
+    shows = [call for call in calls if ast.unparse(call.func) == "tables.show"]
+    for call in sorted(shows, key=lambda call: -call.lineno):
+        caption = call.args[CAPTION]
+        start = starts[caption.lineno - 1] + caption.col_offset
+        text = text[:start] + b"..." + text[starts[caption.end_lineno - 1] + caption.end_col_offset :]
+    return text.decode()
