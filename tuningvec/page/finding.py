@@ -164,6 +164,12 @@ def meanings() -> str:
     return "\n".join(f"- {badge(kind)}: {text}" for kind, text in MEANING.items())
 
 
+def glossary() -> str:
+    """Each kind of verdict as a term of the glossary, so that a page may link it."""
+    terms = [f"{kind}\n  {text[0].upper()}{text[1:]}." for kind, text in MEANING.items()]
+    return "\n\n".join(["```{glossary}", *terms, "```"])
+
+
 class Row(NamedTuple):
     """A claim in the audit's summary: `says` is a template over the verdict's numbers, with `{each}` its cases.
 
