@@ -328,6 +328,7 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
     texts = {
         "front": front.front(notebooks),
         "meanings": finding.meanings() + "\n",
+        "glossary": finding.glossary() + "\n",
         "findings": front.findings(notebooks),
         "06_0_overview": overview.overview(notebooks),
         "audit": _audit(notebooks),

@@ -544,13 +544,14 @@ def benchmarks(
 ) -> pd.DataFrame:
     """Scores with their intervals, a row each `who`, a column a task, with n; marked where `gaps` compares them.
 
-    `found` is of `scores.of_tasks`, `gaps` of `scores.differences`, `means`, further columns, of `scores.averages`.
+    `found` is of `scores.of_tasks`, `gaps` of `scores.differences`, `means`, columns before the tasks', of
+    `scores.averages`.
     """
     wide = _scores(found, "task", None if gaps is None else gaps[gaps.what == "score"])
     n = found.groupby("task", sort=False).n.unique()
     wide.columns = [f"{task_name(task)} (n = {' or '.join(map(str, n[task]))})" for task in wide]
-    for name, mean in (means or {}).items():
-        wide[name] = pd.Series(texts(mean, SCORE), mean.who)
+    for place, (name, mean) in enumerate((means or {}).items()):
+        wide.insert(place, name, pd.Series(texts(mean, SCORE), mean.who))
     return wide.fillna("–").rename_axis("model").reset_index()
 
 
@@ -630,9 +631,10 @@ def replies(
 
 
 def printed(cells: pd.DataFrame) -> pd.DataFrame:
-    """A table of the paper in its own shape, with the digits that it prints."""
+    """A table of the paper with the digits that it prints, its averages first, which a narrow window cuts off else."""
     text = [f"{row.value:.{max(0, round(-math.log10(row.step)))}f}" for row in cells.itertuples()]
     wide = paper.wide(cells.assign(value=text))
+    wide = wide[sorted(wide, key=lambda column: column != paper.AVERAGE)]
     return wide.rename_axis("model").rename_axis(None, axis=1).reset_index()
 
 
