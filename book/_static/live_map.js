@@ -20,7 +20,9 @@
     if (!image) return;
     const whole = image.closest("a, picture") || image;
     whole.classList.add("given-way");
+    const output = root.closest(".cell_output");
     whole.after(root);
+    if (output && !output.textContent.trim() && !output.querySelector("img, svg")) output.remove();
   }
 
   function choices(names, chosen) {
@@ -83,9 +85,10 @@
 
   function fill(root, data) {
     const names = Object.keys(data.cells);
+    const size = data.layers.length > 32 ? "dense" : data.layers.length > 12 ? "" : "few";
     let vector = names[0];
     let at = [0, 0];
-    const grid = element("div", { role: "grid", class: data.layers.length > 32 ? "dense" : "" }, ...rows(data));
+    const grid = element("div", { role: "grid", class: size }, ...rows(data));
     grid.style.setProperty("--kinds", data.kinds.length);
     const status = element("div", { class: "told", role: "status" });
     const note = element("p", { class: "note" }, "Point at a cell, tap it, or move with the arrow keys.");

@@ -32,7 +32,7 @@
   function mark(line, x, y, large) {
     const shape = MARKERS[line.marker] || MARKERS.o;
     const place = `translate(${x} ${y}) scale(${large ? 1.35 : 1})`;
-    return drawn("path", { d: shape, transform: place, class: large ? "mark at" : "mark" });
+    return drawn("path", { d: shape, transform: place, class: "dot" });
   }
 
   const number = (value) => String(value).replace("-", "−");
@@ -69,7 +69,7 @@
       group.append(drawn("polyline", { points: points.join(" ") }));
       line.at.forEach(([score, from, to], i) => {
         const place = x(panel.scales[i]) + aside;
-        group.append(drawn("line", { x1: place, x2: place, y1: y(from), y2: y(to), class: i === at ? "bar at" : "bar" }));
+        if (from !== null) group.append(drawn("line", { x1: place, x2: place, y1: y(from), y2: y(to), class: i === at ? "bar at" : "bar" }));
         group.append(mark(line, place, y(score), i === at));
       });
       svg.append(group);
@@ -94,7 +94,7 @@
 
   function scores(panel, at) {
     const head = element("tr", {}, element("th", { scope: "col" }, "score"));
-    head.append(element("th", { scope: "col" }, "% of items (95 % interval)"));
+    head.append(element("th", { scope: "col" }, "% (95 % interval)"));
     const body = element("tbody");
     for (const line of panel.lines) {
       const name = element("th", { scope: "row" }, swatch(line), " ", line.name);
@@ -155,8 +155,7 @@
       element("div", { class: "controls" }, field(data.chosen, panels), label),
       sides,
       element("div", { class: "controls" }, field("item", items)),
-      asked,
-      replied,
+      element("div", { class: "exchange" }, asked, replied),
       note,
     );
     const panel = () => data.panels[panels.value];

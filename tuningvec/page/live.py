@@ -94,8 +94,9 @@ def _panel(
 ) -> dict[str, Any]:
     """Lines of scores over λ, and some items with what every series of models replied at each λ."""
     scales = sorted(series[0].curve.scale.unique())
-    judged = [what for what in CURVES if what in whats and what in set(series[0].curve.what)]
-    shown = [_item(task, item, series, scales, judged, longest) for item in _telling(series, judged[0], count)]
+    main = scores.metric(series[0].items, series[0].items.task.iloc[0])
+    judged = [main, *(what for what in CURVES if what in whats and what != main and what in {*series[0].curve.what})]
+    shown = [_item(task, item, series, scales, judged, longest) for item in _telling(series, main, count)]
     return dict(
         title=title,
         scales=[float(scale) for scale in scales],
@@ -122,7 +123,7 @@ def _lines(task: Any, one: Swept, judged: Sequence[str], number: int, several: b
         look = dict(colour=list(CURVES).index(what), marker=form[0], dashed=form[1:] != "-")
         if several:
             look = dict(colour=number, marker=MARKERS[number % len(MARKERS)], dashed=place > 0)
-        at = rows[["score", "low", "high"]].round(2).to_numpy().tolist()
+        at = [[None if pd.isna(v) else round(v, 2) for v in row] for row in rows[["score", "low", "high"]].to_numpy()]
         said = texts(rows, SCORE)
         yield dict(name=f"{one.name}: {label}" if several else label, at=at, said=said) | look
 
