@@ -136,6 +136,7 @@ def test_cells_tell_what_the_table_has_in_the_colours_of_the_figure(measured, ex
             row = rows.loc[vector, excess["layers"][layer], excess["kinds"][kind]]
             assert cells[layer][kind] == [to_hex(drawn[layer, kind]), *(number(row[name], 4) for name in SAID)]
     plt.close(figure)
+    assert excess["key"][2] == ("0", to_hex(image.cmap(image.norm(0.0))))
 
 
 @pytest.mark.parametrize("layers", [1, 80])
@@ -232,7 +233,9 @@ def test_another_panel_and_item_are_picked(page, addition):
     first.select_option(label=panel["title"])
     second.select_option("2")
     assert panel["items"][2]["answer"] in part.locator(".asked").inner_text()
-    said = [reply[0] for reply in panel["items"][2]["replies"][0]]
+    assert part.locator(".reply").all_text_contents() == [panel["items"][2]["replies"][0][0][0]]  # of one model
+    part.get_by_role("slider").press("End")
+    said = [reply[0] for reply in panel["items"][2]["replies"][-1]]
     assert part.locator(".reply").all_text_contents() == said
     assert part.locator("svg[role=img] polyline").count() == len(panel["lines"])
 

@@ -83,6 +83,17 @@
     return to && [within(to[0], last.layer), within(to[1], last.kind)];
   }
 
+  // What the colours mean
+  function key(colours) {
+    const list = element("div", { class: "key" });
+    for (const [value, colour] of colours) {
+      const swatch = element("i");
+      swatch.style.background = colour;
+      list.append(element("span", {}, swatch, value));
+    }
+    return list;
+  }
+
   function fill(root, data) {
     const names = Object.keys(data.cells);
     const size = data.layers.length > 32 ? "dense" : data.layers.length > 12 ? "" : "few";
@@ -131,7 +142,7 @@
       });
     }
     if (names.length > 1) root.append(choices(names, painted));
-    root.append(grid, status, note);
+    root.append(grid, key(data.key), status, note);
     painted(vector);
   }
 

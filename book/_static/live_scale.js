@@ -115,10 +115,12 @@
   }
 
   function replies(panel, item, at) {
-    return item.replies[at].flatMap(([text, ...values], i) => {
-      const name = panel.series[i] ? `Reply of ${panel.series[i]}` : "Reply";
-      const said = element("blockquote", { class: "reply" }, text);
-      return [element("p", { class: "label" }, name), said, judged(panel, values)];
+    const said = item.replies[at];
+    const same = said.length > 1 && said.every((one) => String(one) === String(said[0]));
+    return (same ? said.slice(0, 1) : said).flatMap(([text, ...values], i) => {
+      const name = same ? "Reply, one and the same of all" : panel.series[i] ? `Reply of ${panel.series[i]}` : "Reply";
+      const quote = element("blockquote", { class: "reply" }, text);
+      return [element("p", { class: "label" }, name), quote, judged(panel, values)];
     });
   }
 
@@ -152,9 +154,9 @@
     const sides = element("div", { class: "sides" }, picture, table);
     root.append(
       element("p", { class: "title" }, "Move λ"),
-      element("div", { class: "controls" }, field(data.chosen, panels), label),
+      element("div", { class: "controls" }, field(data.chosen, panels), field("item", items)),
       sides,
-      element("div", { class: "controls" }, field("item", items)),
+      label,
       element("div", { class: "exchange" }, asked, replied),
       note,
     );

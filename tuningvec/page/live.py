@@ -12,7 +12,7 @@ from tuningvec.measures.evals import NONE, SUM
 from tuningvec.page import maps, samples
 from tuningvec.page.plots import CURVES, MARKERS
 from tuningvec.page.tables import SCORE
-from tuningvec.page.text import cut, number, texts
+from tuningvec.page.text import cut, formatted, number, texts
 from tuningvec.weights.components import KINDS
 
 MOST = 150_000  # bytes that the data of one part may have
@@ -169,4 +169,6 @@ def by_matrix(
     cells: dict[str, Any] = {vector: [[None] * len(kinds) for _ in layers] for vector in table.vector.unique()}
     for row, words, colour in zip(table.itertuples(), told, colours, strict=True):
         cells[row.vector][layers.index(row.layer)][kinds.index(row.kind)] = [colour, *words]
-    return dict(figure=figure, layers=layers, kinds=kinds, said=list(said), cells=cells)
+    ticks = maps.ticks(table[value], null)
+    key = list(zip([formatted(tick, ".2g") for tick in ticks], maps.colours(table[value], null, ticks), strict=True))
+    return dict(figure=figure, layers=layers, kinds=kinds, said=list(said), key=key, cells=cells)

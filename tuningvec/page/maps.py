@@ -1,5 +1,7 @@
 """Maps of all matrices of a model: a cell a layer and kind of matrix, a panel a vector."""
 
+from collections.abc import Iterable
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -59,7 +61,7 @@ def _bar(
     image = ScalarMappable(norm, colourmap)
     bar = figure.colorbar(image, ax=grid, location="bottom", shrink=0.9, aspect=30, label=label, extend=beyond)
     if null is not None:
-        bar.set_ticks(null + np.array([-1, -0.25, 0, 0.25, 1]))
+        bar.set_ticks(ticks(values, null))
         bar.ax.xaxis.set_major_formatter(PLAIN)
 
 
@@ -79,8 +81,15 @@ def _scale(values: pd.Series, null: float | None) -> tuple[Normalize, Colormap]:
     return FuncNorm(root, null - 1, null + 1, clip=True), plt.get_cmap("PuOr")
 
 
-def colours(values: pd.Series, null: float | None = None) -> list[str]:
-    """The colour of each value in `by_matrix`, as #rrggbb; grey where it is not known."""
+def ticks(values: pd.Series, null: float | None = None) -> np.ndarray:
+    """Values for a key of the colours of these `values`: about a null, else from the smallest to the largest."""
+    norm, _ = _scale(values, null)
+    return np.geomspace(norm.vmin, norm.vmax, 5) if null is None else null + np.array([-1, -0.25, 0, 0.25, 1])
+
+
+def colours(values: pd.Series, null: float | None = None, of: Iterable[float] | None = None) -> list[str]:
+    """The colour in `by_matrix` of each of the values, or of these others, as #rrggbb; grey where it is not known."""
     norm, colourmap = _scale(values, null)
-    known = values.notna() & (values > 0 if null is None else True)
-    return [to_hex(colourmap(norm(value))) if ok else UNKNOWN for value, ok in zip(values, known, strict=True)]
+    some = pd.Series(values if of is None else list(of))
+    known = some.notna() & (some > 0 if null is None else True)
+    return [to_hex(colourmap(norm(value))) if ok else UNKNOWN for value, ok in zip(some, known, strict=True)]
