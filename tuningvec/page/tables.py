@@ -41,8 +41,8 @@ def show(
     """Display a numbered table with so many significant digits; `metadata` is kept with the output.
 
     The output carries the table as CSV too: numbers with all their digits, texts without the marks of the page.
-    Columns named in MATH are shown as symbols, and so are the cells of a column `kind`. A table with a `fold`, the words
-    on it, is folded up.
+    Columns named in MATH are shown as symbols, and so are the cells of a column `kind`. A table with a `fold`, which
+    are the words on it, is folded up.
     """
     text = table.copy()
     for column in text.select_dtypes("number"):
