@@ -315,7 +315,7 @@ def prepare(pages: Sequence[Page], folder: Path) -> list[Path]:
 
 def publish(project: Project, pages: Sequence[Page]) -> None:
     """Lay out what the book shows: the executed pages of these families alone, findings, verdicts, status, MathJax."""
-    from tuningvec.book import front, overview  # which need scipy, as the command line does not
+    from tuningvec.book import front, overview, reading  # which need scipy, as the command line does not
     from tuningvec.page import finding
 
     shutil.rmtree(project.results, ignore_errors=True)
@@ -325,8 +325,9 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         notebooks.append((page, nbformat.read(page.output, 4)))
         nbformat.write(_shown(page), target)
+    beside = reading.Files(project.results / "files", project.results.parent)
     texts = {
-        "front": front.front(notebooks),
+        "front": front.front(notebooks) + front.figure(notebooks, beside),
         "meanings": finding.meanings() + "\n",
         "glossary": finding.glossary() + "\n",
         "findings": front.findings(notebooks),
