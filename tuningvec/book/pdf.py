@@ -10,19 +10,20 @@ from tuningvec.errors import TuningVecError, writing
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu")  # a container has neither the rights of a sandbox nor a graphics card
 WIDTH = 680  # pixels at 96 an inch: A4 less margins of 15 mm
-MARGINS = dict(top="15mm", bottom="18mm", left="15mm", right="15mm")
+MINUTES = 10  # that Chromium may take
 FOOT = (
     '<div style="font: 8px sans-serif; width: 100%; margin: 0 15mm; display: flex; justify-content: space-between">'
     '<span class="title"></span><span><span class="pageNumber"></span> / <span class="totalPages"></span></span></div>'
 )
+SHEET = dict(
+    format="A4", margin=dict(top="15mm", bottom="18mm", left="15mm", right="15mm"), print_background=True,
+    display_header_footer=True, header_template="<span></span>", footer_template=FOOT, outline=True, tagged=True,
+)  # fmt: skip
 READY = "async () => { await document.fonts.ready; await window.MathJax?.startup?.promise; }"
 FIT = """width => {
-  document.body.classList.add("whole");
-  const wide = ".bd-article :is(table, mjx-container[display], pre, .cell_output > .output > *)";
-  for (const part of document.querySelectorAll(wide)) {
-    const room = Math.min(width, part.parentElement.clientWidth || width);
-    if (part.scrollWidth > room + 1) part.style.zoom = room / part.scrollWidth;
-  }
+  const parts = [...document.querySelectorAll(".bd-article :is(table, mjx-container[display], .output)")];
+  const shares = parts.map(part => Math.min(width, part.parentElement.clientWidth || width) / part.scrollWidth);
+  parts.forEach((part, number) => { if (shares[number] < 1) part.style.zoom = shares[number]; });
 }"""
 
 
@@ -49,15 +50,12 @@ def write(project: Project) -> Path:
     target = project.root / "_build" / "tuningvec.pdf"
     with writing(target), sync_playwright() as playwright:
         target.parent.mkdir(exist_ok=True)
-        sheet = playwright.chromium.launch(executable_path=browser, args=FLAGS).new_page(
-            viewport=dict(width=WIDTH, height=1000), color_scheme="light"
-        )
+        window = playwright.chromium.launch(executable_path=browser, args=FLAGS)
+        sheet = window.new_page(viewport=dict(width=WIDTH, height=1000), color_scheme="light")
+        sheet.set_default_timeout(MINUTES * 60_000)
         sheet.emulate_media(media="print")
         sheet.goto(page.as_uri(), wait_until="load")
         sheet.evaluate(READY)
         sheet.evaluate(FIT, WIDTH)
-        sheet.pdf(
-            path=target, format="A4", margin=MARGINS, print_background=True, display_header_footer=True,
-            header_template="<span></span>", footer_template=FOOT, outline=True, tagged=True,
-        )  # fmt: skip
+        sheet.pdf(path=target, **SHEET)
     return target

@@ -80,7 +80,7 @@ def _finish(app: Sphinx, error: Exception | None) -> None:
 
 def text(page: str) -> str:
     """The words of a page in its sections with their ids: what Sphinx's search cuts excerpts from."""
-    article = BeautifulSoup(page, "lxml").find("article")
+    article = BeautifulSoup(page, "html.parser").find("article")
     for gone in article.select(".headerlink, script, style, div.math"):
         gone.decompose()
     return f'<div role="main">{" ".join(TEX.sub("", _words(article)).split())}</div>'
