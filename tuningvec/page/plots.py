@@ -324,10 +324,11 @@ def same_weights(rows: pd.DataFrame, level: float) -> Figure:
         axes.plot(part.value_pre, part.value, "o", color="black", ms=5)
         axes.set(xlim=(40, 101), ylim=(0, 101))
     outer(shown, "pretrained, Table 7 (%)", "(−)T, Table 1 (%)")
-    gaps = table.assign(gap=table.value - table.value_pre)
     alt = "Accuracy of the same weights twice, as (−)T in Table 1 less as pretrained in Table 7, in points"
-    data = table[["family", "column", "n", "value_pre", "low_pre", "high_pre", "value", "low_without", "high_without"]]
-    return told(legend(figure), data, f"{alt}: {spans(gaps, 'gap', '{column}', 'family')}.")
+    data = table[
+        ["family", "column", "n", "points", "value_pre", "low_pre", "high_pre", "value", "low_without", "high_without"]
+    ]
+    return told(legend(figure), data, f"{alt}: {spans(table, 'points', '{column}', 'family')}.")
 
 
 def lengths(cosines: pd.DataFrame, vectors: pd.DataFrame) -> Figure:
