@@ -61,7 +61,8 @@ def _bar(
     beyond = "neither" if null is None else _beyond(values, norm)
     image = ScalarMappable(norm, colourmap)
     bar = figure.colorbar(image, ax=grid, location="bottom", shrink=0.9, aspect=30, label=label, extend=beyond)
-    bar.ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if null is None else FixedLocator(ticks(values, null)))
+    decades = LogLocator(subs=(1, 2, 5) if norm.vmax < 50 * norm.vmin else (1,))
+    bar.ax.xaxis.set_major_locator(decades if null is None else FixedLocator(ticks(values, null)))
     bar.ax.xaxis.set_major_formatter(PLAIN)
     bar.ax.xaxis.set_minor_formatter(NullFormatter())
 
