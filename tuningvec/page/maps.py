@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, FuncNorm, LogNorm, Normalize, to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter
 
 from tuningvec.page.figures import PLAIN, WIDTH, spans, told
 from tuningvec.weights.components import KINDS, SYMBOLS
@@ -61,9 +62,10 @@ def _bar(
     beyond = "neither" if null is None else _beyond(values, norm)
     image = ScalarMappable(norm, colourmap)
     bar = figure.colorbar(image, ax=grid, location="bottom", shrink=0.9, aspect=30, label=label, extend=beyond)
-    if null is not None:
-        bar.set_ticks(ticks(values, null))
-        bar.ax.xaxis.set_major_formatter(PLAIN)
+    decades = LogLocator(subs=(1, 2, 5) if norm.vmax < 50 * norm.vmin else (1,))
+    bar.ax.xaxis.set_major_locator(decades if null is None else FixedLocator(ticks(values, null)))
+    bar.ax.xaxis.set_major_formatter(PLAIN)
+    bar.ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _beyond(values: pd.Series, norm: Normalize) -> str:
