@@ -9,7 +9,8 @@ from tuningvec.family import described
 from tuningvec.family.spec import Family, family_names
 from tuningvec.page import finding as finding_page
 from tuningvec.page import tables
-from tuningvec.verdict import Verdict
+from tuningvec.paper import printed as paper
+from tuningvec.verdict import MEANING, Verdict
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,15 @@ def test_scores_are_shaded_with_a_sign_and_only_beyond_chance():
     worse = tables.benchmarks(SCORES, GAPS.assign(points=-70.0)).set_index("model")
     assert worse["drugs (n = 10)"]["ft"] == "[▼ 90.0 (81, 99)]{.worse}"
     means = pd.DataFrame(dict(who=["pre", "ft"], score=[25.0, 59.0], low=[20.0, 50.0], high=[30.0, 68.0]))
-    assert tables.benchmarks(SCORES, means={"average": means}).average.tolist() == ["25.0 (20, 30)", "59.0 (50, 68)"]
+    averaged = tables.benchmarks(SCORES, means={"average": means})
+    assert averaged.average.tolist() == ["25.0 (20, 30)", "59.0 (50, 68)"]
+    assert averaged.columns.tolist() == ["model", "average", "drugs (n = 10)", "visits (n = 10)"]
+
+
+def test_a_table_of_the_paper_begins_with_its_averages_and_keeps_the_other_columns_in_order():
+    cells = paper.accuracy()
+    assert tables.printed(cells).columns[:2].tolist() == ["model", paper.AVERAGE]
+    assert tables.printed(cells).columns[2:].tolist() == [c for c in cells.column.unique() if c != paper.AVERAGE]
 
 
 def test_effects_have_a_row_for_each_pair():
@@ -212,3 +221,19 @@ def test_language_before_and_after_is_shown_where_it_was_measured():
     }
     (row,) = tables.language(reports).to_dict("records")
     assert row == {"member": "tuned", "medical": "4.000 → 4.100 (+0.100)", "steps": 3, "divergence, last step": 0.1}
+
+
+def test_cases_are_named_once_and_without_flags_or_numbers():
+    cases = pd.DataFrame(
+        dict(who=["a", "b"], task="tuningvec_drugs", benchmark="drugs", what=["score", "valid"], clear=True, n=9,
+             p=pd.Series([0.1, 0.2], dtype=object), effect=[1.0, 2.0], outcome="for")
+    )  # fmt: skip
+    header, _, first, _ = "\n".join(finding_page._cases(cases)).splitlines()[-4:]
+    assert [word for word in header.split() if word != "|"] == ["who", "task", "what", "effect", "outcome"]
+    assert [word for word in first.split() if word != "|"] == ["a", "drugs", "score", "1.00", "for"]
+
+
+def test_every_kind_of_verdict_is_a_term_of_the_glossary():
+    lines = finding_page.glossary().splitlines()
+    assert lines[0] == "```{glossary}" and lines[-1] == "```"
+    assert [line for line in lines[1:-1] if line and not line.startswith(" ")] == list(MEANING)

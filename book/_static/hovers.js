@@ -6,4 +6,5 @@
   const onMount = ({ popper, popperInstance }) =>
     globalThis.MathJax?.typesetPromise?.([popper]).then(() => popperInstance?.update());
   globalThis.tippy = (link, props) => show(link, { ...props, touch: false, onShow: undefined, onMount });
+  addEventListener("keydown", ({ key }) => key === "Escape" && show.hideAll());
 })();

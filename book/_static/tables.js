@@ -52,12 +52,20 @@
     );
   };
 
+  /** How long the names in a table's first column are, which it takes where there is room; a formula is short. */
+  const lengthen = (table) => {
+    const cells = [...table.querySelectorAll("tr > :first-child")];
+    const lengths = cells.map((cell) => (cell.querySelector(".math") ? 4 : cell.textContent.trim().length));
+    table.style.setProperty("--names", `${Math.max(0, ...lengths)}ch`);
+  };
+
   const start = () => {
     measure();
     const fold = folding();
     const sizes = new ResizeObserver((entries) => {
       for (const { target } of entries) mark(target.closest(BOXES));
     });
+    for (const table of document.querySelectorAll(".bd-article table.table")) lengthen(table);
     for (const box of document.querySelectorAll(BOXES)) {
       sizes.observe(box);
       if (box.firstElementChild) sizes.observe(box.firstElementChild);
