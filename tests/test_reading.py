@@ -4,17 +4,20 @@ import io
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from IPython.core.pylabtools import print_figure
 from IPython.utils.capture import capture_output
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tuningvec.book.reading import Files, Reading, anchor, without_captions
-from tuningvec.page import tables
+from tuningvec.page import figures, plots, tables
 from tuningvec.page.finding import badge, comparisons, finding
 from tuningvec.verdict import judge
+from tuningvec.weights.components import MATRICES
 
 CONFIG = """
 extensions = ["myst_nb", "sphinx_design"]
@@ -28,6 +31,7 @@ CLAIM = "$W$ keeps what it has"
 TABLE = pd.DataFrame(
     {"kind": ["W_Q", "W_K"], "SSA": [0.123456789, 12.5], "score": ["[▲ 1.0 (0, 2)]{.better}", "a<br>b"]}
 )
+MEANS = pd.DataFrame({"vector": "medical", "kind": MATRICES, "SSA": 0.875, "null": 0.5})
 CODE = 'tables.show(\n    table,\n    "tab-x",\n    "A long "\n    f"caption {1 + 1}",\n)'
 
 
@@ -51,6 +55,18 @@ def measured():
     tables.measured(table)
 
 
+def drawn():
+    """A cell with a figure, as the kernel displays it."""
+    figures.style()
+    figure = plots.alignment_by_component(MEANS)
+    data, metadata = figures.bundle(figure)
+    data["image/svg+xml"] = print_figure(figure, "svg", metadata={"Date": None})
+    plt.close(figure)
+    told = {"figure": {"name": "fig-x", "caption": "A caption: $x$ of `y`."}}
+    return new_code_cell("draw()", outputs=[new_output("display_data", data, metadata=metadata)],
+                         metadata={"mystnb": told})  # fmt: skip
+
+
 @pytest.fixture
 def cells(shell, tmp_path):
     notebook = new_notebook(
@@ -59,6 +75,7 @@ def cells(shell, tmp_path):
             new_code_cell("import x"),
             new_code_cell("y = 1"),
             new_code_cell(CODE, outputs=shown(lambda: tables.show(TABLE, "tab-x", "A long caption 2"))),
+            drawn(),
             new_code_cell("measured(x)", outputs=shown(measured)),
             new_code_cell("finding(1)", outputs=shown(lambda: found("A control", True))),
             new_code_cell("finding(2)", outputs=shown(lambda: found(CLAIM, False))),
@@ -87,7 +104,7 @@ def test_verdicts_stand_before_the_question_and_provenance_at_the_end(cells):
 
 def test_code_that_shows_nothing_is_one_fold(cells):
     code = [cell for cell in cells if cell.cell_type == "code"]
-    assert [cell.source.count("\n\n") for cell in code] == [1, 4]
+    assert [cell.source.count("\n\n") for cell in code] == [1, 0, 4]
     assert all("hide-input" in cell.metadata.tags for cell in code)
     assert "caption" not in "".join(cell.source for cell in code) and "    ...,\n" in code[1].source
 
@@ -99,6 +116,14 @@ def test_a_table_comes_as_csv_with_all_its_digits(cells, tmp_path):
     assert kept.SSA.tolist() == TABLE.SSA.tolist() and kept.score.tolist() == ["▲ 1.0 (0, 2)", "a\nb"]
     (body,) = (line for line in text.splitlines() if "0.123 " in line)
     assert "0.123" in body and "▲ 1.0 (0, 2)" in body
+
+
+def test_a_figure_has_its_result_as_alt_text_and_comes_with_data_and_pdf(cells, tmp_path):
+    (text,) = (cell.source for cell in cells if "{figure}" in cell.source)
+    assert "alt: " in text and "0.875" in text and "A caption: $x$ of `y`." in text
+    assert "{download}`CSV <files/fig-x.csv>` {download}`PDF <files/fig-x.pdf>`" in text
+    assert (tmp_path / "files" / "fig-x.pdf").read_bytes().startswith(b"%PDF")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "files" / "fig-x.csv")[[*MEANS]], MEANS, check_dtype=False)
 
 
 def test_sphinx_builds_it_and_links_lead_to_the_finding(cells, tmp_path):
@@ -117,6 +142,8 @@ def test_sphinx_builds_it_and_links_lead_to_the_finding(cells, tmp_path):
     box = page.find(id=label)
     assert "finding" in box["class"] and "W" in box.select_one(".admonition-title").text
     assert box.select_one(".admonition-title a[href]")["href"] == f"#{label}"
+    image = page.select_one("figure#fig-x img")
+    assert "0.875" in image["alt"] and "Fig. 1" in page.select_one("#fig-x figcaption").text
     rule = box.select_one("details")
     assert "the rule" in rule.text and rule.select_one("table")
     (file,) = (a["href"] for a in page.select("a.download") if a["href"].endswith("tab-x.csv"))
