@@ -801,7 +801,7 @@ def _parts_of_the_text(axes: Axes, columns: Any) -> None:
     axes.set_xticks(range(len(columns)), [""] * len(columns))
     axes.tick_params(axis="x", length=2)
     below = dict(xycoords=axes.get_xaxis_transform(), textcoords=axes.get_xaxis_transform())
-    line = dict(arrowstyle="-", lw=0.5, shrinkA=0, shrinkB=0)
+    line = dict(arrowstyle="-", lw=0.6, color="0.3", shrinkA=0, shrinkB=0)
     for place, (name, token) in zip(places, parts.items(), strict=True):
         axes.annotate(name, (token, -0.01), (place, -0.16), ha="center", va="top", rotation=90, fontsize=8,
                       arrowprops=line, **below)  # fmt: skip
