@@ -333,7 +333,7 @@ finding("{claim}", paper="p", here="h", verdict=Verdict("mixed", "rule", "1 of 2
     assert all(f"- {badge(kind)}: {said}" in meanings for kind, said in MEANING.items())
     index = (Path(__file__).parent.parent / "book" / "index.md").read_text(encoding="utf-8")
     assert index.index("{include} results/meanings.md") < index.index("{include} results/findings.md")
-    assert text.index("| A claim | p | h | [mixed]{.differs} (1 of 2) |") < text.index("| A control |")
+    assert text.index("| A claim | [{ref}`mixed <finding-") < text.index("| A control |")
     shown = "".join(file.read_text(encoding="utf-8") for file in project.results.rglob("*.ipynb"))
     assert str(project.root) not in shown
 

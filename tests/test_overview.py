@@ -9,12 +9,11 @@ import nbformat
 import pandas as pd
 import pytest
 from IPython.utils.capture import capture_output
-from markdown_it import MarkdownIt
-from mdit_py_plugins.attrs import attrs_plugin
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from tuningvec.book import overview
 from tuningvec.book.compendium import Page, Project
+from tuningvec.book.reading import anchor
 from tuningvec.family.spec import Family
 from tuningvec.page import audited
 from tuningvec.page.finding import Row, effects, finding, summary, undecided
@@ -61,47 +60,23 @@ def test_a_row_a_claim_and_a_column_a_family(audit):
         found("03_2_negation", "smollm2_full", cases(12, -9, 1)),
         found("02_2_edit_distance", "tiny", unknown("rule", "nothing fits"), "Another"),
     ]
-    text = overview.overview([audit, *pages])
-    head, *body = rows(text)
-    assert head == ["Claim", "Paper", "Tiny"] and body[0][0] == "Another"
-    head, row = rows(text.split("### Tuning vectors")[1])
-    assert head == ["Claim", "Paper", "Its own numbers", "Tiny", "SmolLM2-135M, fully fine-tuned"]
-    assert row[:3] == [CLAIM, "p", "[[holds](paper/05_0_audit.ipynb)]{.holds}"]
-    assert row[3] == "[[holds](tiny/03_2_negation.ipynb)]{.holds}<br>+12 (+8, +16) points"
-    assert row[4] == "[[mixed](smollm2_full/03_2_negation.ipynb)]{.differs}<br>−9 to +12 points in 3 cases"
-
-
-def test_a_verdict_is_a_link_in_its_colour(shell):
-    text = overview.short([found("03_2_negation", "tiny", cases(12))])
-    page = MarkdownIt().enable("table").use(attrs_plugin, spans=True).render(text)  # as MyST reads it
-    assert '<span class="holds"><a href="results/tiny/03_2_negation.ipynb">holds</a></span>' in page
-
-
-def test_a_family_added_later_gets_its_column(shell):
-    first = overview.short([found("03_2_negation", "tiny", cases(12))])
-    second = overview.short([found("03_2_negation", name, cases(12)) for name in ("tiny", "smollm2_full")])
-    assert rows(first)[0] == ["Claim", "Tiny"]
-    assert rows(second)[0] == ["Claim", "Tiny", "SmolLM2-135M, fully fine-tuned"]
-    assert rows(second)[1][2] == "[[holds](results/smollm2_full/03_2_negation.ipynb)]{.holds}"
-
-
-def test_controls_stand_apart_and_not_on_the_front_page(shell):
-    pages = [found("03_2_negation", "tiny", cases(12)), found("03_2_negation", "tiny", cases(12), "A control", True)]
-    text = overview.overview(pages)
-    assert text.index(CLAIM) < text.index("## Controls") < text.index("A control")
-    assert "A control" not in overview.short(pages)
+    head, first, row = rows("\n".join(overview.table(overview.claims([audit, *pages]))))
+    assert head == ["Claim", "Its own numbers", "Tiny", "SmolLM2-135M, fully fine-tuned"]
+    assert first == ["Another", "–", first[2], ""] and "cannot be known here" in first[2]
+    assert row[:2] == [CLAIM, "[{ref}`holds <sec-audit-negation>`]{.holds}"]
+    assert row[2] == f"[{{ref}}`holds <{anchor('tiny', '03_2', CLAIM)}>`]{{.holds}}<br>+12 (+8, +16) points"
+    full = anchor("smollm2_full", "03_2", CLAIM)
+    assert row[3] == f"[{{ref}}`mixed <{full}>`]{{.differs}}<br>−9 to +12 points in 3 cases"
 
 
 def test_open_questions_are_answered_with_what_stays_open(shell):
-    text = overview.overview([found("06_1_path", "tiny", cases(12, 1), "The path is straight")])
-    head, row, *_ = rows(text.split("## Open questions and their answers")[1])
-    assert head == ["Claim", "Family", "Answer", "Evidence", "Not decided"]
-    assert row[1:] == [
-        "Tiny",
-        "[[mixed](tiny/06_1_path.ipynb)]{.differs}",
-        "+1 to +12 points in 2 cases; h",
-        "1 of 2 cases",
-    ]
+    asked = found("06_1_path", "tiny", cases(12, 1), "The path is straight")
+    text = overview.overview([asked, found("03_2_negation", "tiny", cases(12))])
+    head, row = rows(text)
+    assert head == ["Claim", "Family", "Answer", "Not decided"] and CLAIM not in text
+    place = anchor("tiny", "06_1", "The path is straight")
+    answer = f"[{{ref}}`mixed <{place}>`]{{.differs}}<br>+1 to +12 points in 2 cases"
+    assert row == ["The path is straight", "Tiny", answer, "1 of 2 cases"]
 
 
 def test_effects_and_what_is_undecided():

@@ -150,3 +150,10 @@ def test_references_to_a_family_s_page_have_a_text_to_fall_back_on(name: str):
     """A family may leave the page out, and then the text stands alone."""
     text = (ROOT / name).read_text(encoding="utf-8")
     assert re.findall(r"\{ref\}`page-[^`<]*\{\{[^`]*`", text) == []
+
+
+def test_the_book_links_all_data_of_the_paper():
+    text = (ROOT / "book" / "references.md").read_text(encoding="utf-8")
+    for folder in ("paper", "published"):
+        files = {file.name for file in (ROOT / "data" / folder).glob("*.csv*")}
+        assert files == set(re.findall(rf"<\.\./data/{folder}/([\w.]+)>", text))

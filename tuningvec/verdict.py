@@ -15,14 +15,14 @@ MEANING: dict[Kind, str] = {
     ),
     "reversed": "in every case it is beyond chance and large enough, and runs the other way",
     "mixed": "some cases are clear and others are not, or run the other way; the counts are given",
-    "differs": "a statement without a direction that the numbers contradict",
-    "null explains it": "the effect beyond the null, or beyond none, is shown to be smaller than what matters",
+    "differs": "the claim has no direction, and the numbers contradict it",
+    "null explains it": "the effect, beyond the null or beyond 0, is shown to be smaller than what matters",
     "within chance": "no case is clear either way; the smallest difference that could have been seen is given",
-    "cannot be known here": "something stands in the way, which is named",
+    "cannot be known here": "something prevents a verdict; it is named",
 }  # fmt: skip
 
 
-NO_RUN = "It says nothing of another training run."
+NO_RUN = "It says nothing about other training runs."
 CLUSTERED = ". Items that share a source, such as two questions on one drug, count as one cluster"
 
 

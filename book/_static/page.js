@@ -1,4 +1,4 @@
-// One switch opens the code of all pages; it is remembered where the browser lets a page remember.
+// One switch for the code of all pages, remembered where the browser lets a page remember; long tables in short.
 "use strict";
 
 (() => {
@@ -27,4 +27,23 @@
   });
   title.before(button);
   show(remembered.get());
+})();
+
+(() => {
+  const shown = 10, long = 14;
+  for (const table of document.querySelectorAll(".bd-article table.table")) {
+    const rows = table.tBodies[0]?.rows.length ?? 0;
+    if (rows <= long) continue;
+    const button = document.createElement("button");
+    button.className = "more-rows";
+    button.type = "button";
+    const set = (short) => {
+      table.classList.toggle("shortened", short);
+      button.setAttribute("aria-expanded", String(!short));
+      button.textContent = short ? `Show all ${rows} rows` : `Show ${shown} rows`;
+    };
+    button.addEventListener("click", () => set(!table.classList.contains("shortened")));
+    (table.closest(".pst-scrollable-table-container") ?? table).after(button);
+    set(true);
+  }
 })();

@@ -315,7 +315,7 @@ def prepare(pages: Sequence[Page], folder: Path) -> list[Path]:
 
 def publish(project: Project, pages: Sequence[Page]) -> None:
     """Lay out what the book shows: the executed pages of these families alone, findings, verdicts, status, MathJax."""
-    from tuningvec.book import overview  # which needs scipy, as the command line does not
+    from tuningvec.book import front, overview  # which need scipy, as the command line does not
     from tuningvec.page import finding
 
     shutil.rmtree(project.results, ignore_errors=True)
@@ -325,12 +325,17 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         notebooks.append((page, nbformat.read(page.output, 4)))
         nbformat.write(_shown(page), target)
-    (project.results / "meanings.md").write_text(finding.meanings() + "\n", encoding="utf-8")
-    (project.results / "findings.md").write_text(_findings(notebooks), encoding="utf-8")
-    (project.results / "verdicts.md").write_text(overview.short(notebooks), encoding="utf-8")
-    (project.results / "06_0_overview.md").write_text(overview.overview(notebooks), encoding="utf-8")
-    (project.results / "audit.md").write_text(_audit(notebooks), encoding="utf-8")
-    (project.results / "status.md").write_text(_status(project, notebooks), encoding="utf-8")
+    texts = {
+        "front": front.front(notebooks),
+        "meanings": finding.meanings() + "\n",
+        "glossary": finding.glossary() + "\n",
+        "findings": front.findings(notebooks),
+        "06_0_overview": overview.overview(notebooks),
+        "audit": _audit(notebooks),
+        "status": _status(project, notebooks),
+    }
+    for name, text in texts.items():
+        (project.results / f"{name}.md").write_text(text, encoding="utf-8")
     _copy_mathjax(project.root / "book" / "_static" / "mathjax")
 
 
@@ -339,7 +344,8 @@ def _shown(page: Page) -> NotebookNode:
     from tuningvec.book import reading  # which needs pandas, as the command line does not
 
     notebook = nbformat.read(page.output, 4)
-    files = page.project.results / page.folder / "files"
+    folder = page.project.results / page.folder
+    files = reading.Files(folder / "files", folder)
     notebook.cells = reading.Reading(notebook, files, (page.folder, page.number), _how(page, notebook)).cells()
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
@@ -399,16 +405,6 @@ def _sources(project: Project) -> str:
 
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _findings(notebooks: Executed) -> str:
-    """The findings that the pages recorded, as one table: claims, then controls."""
-    from tuningvec.page import finding
-
-    lines = ["| Claim | Paper | Here | Verdict | Page |", "|---|---|---|---|---|"]
-    for page, f in sorted(recorded(notebooks, finding.KEY), key=lambda recorded: recorded[1]["control"]):
-        lines.append(_row(f["claim"], f["paper"], f["here"], f["verdict"], page.link(page.folder)))
-    return "\n".join(lines) + "\n"
 
 
 def _audit(notebooks: Executed) -> str:

@@ -1,4 +1,4 @@
-"""Every claim against every family, from the verdicts that the pages recorded: a row a claim, a column a family."""
+"""Every claim against every family, from the verdicts that the pages recorded, and the page of open questions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,16 +7,10 @@ from typing import Any
 from nbformat import NotebookNode
 
 from tuningvec.book.compendium import Page, recorded
+from tuningvec.book.reading import anchor
 from tuningvec.page import finding
 from tuningvec.page.finding import badge
 
-GROUPS = {
-    "02": "Neurons (§2)",
-    "03": "Tuning vectors (§3)",
-    "04": "Subspaces (§4)",
-    "06": "Ways of tuning",
-    "07": "Pairs that others measured",
-}
 QUESTIONS = {
     "06_1": "Is fine-tuning linearly connected?",
     "06_2": "Would matching neurons show more agreement?",
@@ -60,71 +54,41 @@ def titles(some: Sequence[Claim]) -> dict[str, str]:
 
 
 def overview(notebooks: Executed) -> str:
-    """The page: the open questions with their answers, then every claim, then every control, each by family."""
-    found = claims(notebooks)
-    asked, every = ([c for c in found if (c.number in QUESTIONS) == is_open] for is_open in (True, False))
-    lines = ["(page-overview)=", "# Every claim, every family", ""]
-    if asked:
-        lines += ["## Open questions and their answers", "", *_answers(asked)]
-    told = "Each cell holds the verdict, a link to where it stands, and the effect that it rests on. "
-    lines += ["## Claims", "", told + "An empty cell: the family cannot be asked, and its page says why.", ""]
-    lines += _by_group([claim for claim in every if not claim.control], _cell, paper=True)
-    lines += ["## Controls", "", "What the paper does not ask, and what its claims have to stand beside.", ""]
-    lines += _by_group([claim for claim in every if claim.control], _cell, paper=False)
-    return "\n".join(lines) + "\n"
-
-
-def short(notebooks: Executed) -> str:
-    """The claims of the paper with the verdict alone, for the front page."""
-    every = [claim for claim in claims(notebooks) if not claim.control and claim.number not in QUESTIONS]
-    return "\n".join(_table(every, _verdict, paper=False, results="results/")) + "\n"
-
-
-def _answers(asked: Sequence[Claim]) -> list[str]:
-    """A row a claim and family, by question: the answer, what it rests on, and what stays undecided."""
-    names, lines = titles(asked), []
+    """The page of open questions: a row a claim and family, with the answer, its effect, and what stays undecided."""
+    asked = [claim for claim in claims(notebooks) if claim.number in QUESTIONS]
+    told = "The paper leaves these open. Each answer leads to the finding that it belongs to."
+    lines, names = ["(page-overview)=", "# Open questions", "", told, ""], titles(asked)
     for number, question in QUESTIONS.items():
         if not (some := [claim for claim in asked if claim.number == number]):
             continue
-        lines += [
-            f"### {question}",
-            "",
-            "| Claim | Family | Answer | Evidence | Not decided |",
-            "|---|---|---|---|---|",
-        ]
+        lines += [f"## {question}", "", "| Claim | Family | Answer | Not decided |", "|---|---|---|---|"]
         for claim in some:
             for folder, (page, one) in claim.found.items():
-                evidence = "; ".join(filter(None, [one["effect"], one["here"]]))
-                cells = [claim.text, names[folder], _verdict(page, one, ""), evidence, one["open"] or "nothing"]
+                cells = [claim.text, names[folder], with_effect(page, one), one["open"] or "nothing"]
                 lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
-    return lines
+    return "\n".join(lines)
 
 
-def _by_group(some: Sequence[Claim], cell: Any, paper: bool) -> list[str]:
-    lines = []
-    for prefix, title in GROUPS.items():
-        if of := [claim for claim in some if claim.number.startswith(prefix)]:
-            lines += [f"### {title}", "", *_table(of, cell, paper), ""]
-    return lines
-
-
-def _table(some: Sequence[Claim], cell: Any, paper: bool, results: str = "") -> list[str]:
+def table(some: Sequence[Claim]) -> list[str]:
+    """A row a claim, a column a family, with verdicts and effects; those of the audit beside them."""
     families, audit = titles(some), any(claim.audited for claim in some)
-    head = ["Claim", *["Paper"] * paper, *["Its own numbers"] * audit, *families.values()]
+    head = ["Claim", *["Its own numbers"] * audit, *families.values()]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for claim in some:
-        own = ", ".join(_verdict(page, line, results) for page, line in claim.audited) or "–"
-        cells = [claim.text, *[claim.paper] * paper, *[own] * audit]
-        cells += [cell(*claim.found[name], results) if name in claim.found else "" for name in families]
+        own = " ".join(verdict(page, line) for page, line in claim.audited) or "–"
+        cells = [claim.text, *[own] * audit]
+        cells += [with_effect(*claim.found[name]) if name in claim.found else "" for name in families]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
-def _verdict(page: Page, one: Mapping[str, Any], results: str) -> str:
-    """The verdict as a coloured link to its page; a link that holds a coloured word would be no link in MyST."""
-    return badge(one["kind"], page.link(one["kind"], results))
+def verdict(page: Page, one: Mapping[str, Any]) -> str:
+    """The verdict as a coloured link to where it stands: a finding, or a section of the audit."""
+    label = f"sec-audit-{one['section']}" if "section" in one else anchor(page.folder, page.number, one["claim"])
+    return badge(one["kind"], f"{{ref}}`{one['kind']} <{label}>`")
 
 
-def _cell(page: Page, one: Mapping[str, Any], results: str) -> str:
-    return "<br>".join(filter(None, [_verdict(page, one, results), one["effect"]]))
+def with_effect(page: Page, one: Mapping[str, Any]) -> str:
+    """The verdict with the effect that it rests on."""
+    return "<br>".join(filter(None, [verdict(page, one), one["effect"]]))

@@ -1,4 +1,4 @@
-"""An executed page as a reader wants it: verdicts first, code folded, the data behind each table and figure beside it."""
+"""An executed page as a reader wants it: verdicts first, code folded, data beside each table and figure."""
 
 import ast
 import base64
@@ -7,7 +7,8 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,64 @@ def anchor(folder: str, number: str, claim: str) -> str:
     return f"{make_id(f'finding {folder} {number}')}-{words}-{hashlib.sha256(claim.encode()).hexdigest()[:4]}"
 
 
+@dataclass(frozen=True)
+class Files:
+    """A folder of what is written beside the texts in the folder `base`."""
+
+    folder: Path
+    base: Path
+
+    def written(self, name: str, kind: str, data: bytes) -> str:
+        """The file of that name and kind, relative to the base, after writing it."""
+        file = self.folder / f"{name}.{kind}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        return file.relative_to(self.base).as_posix()
+
+    def figure(self, name: str, caption: str, alt: str, data: Mapping[str, str]) -> str:
+        """A figure of a picture, with links to its data and to it as PDF where an output carries them."""
+        picture = self.written(name, "svg", data[SVG].encode())
+        links = [self.written(name, "csv", data[DATA].encode())] if DATA in data else []
+        links += [self.written(name, "pdf", base64.b64decode(data[PDF]))] if PDF in data else []
+        options = yaml.safe_dump(dict(name=name, alt=" ".join(alt.split())), allow_unicode=True, width=math.inf)
+        return f":::{{figure}} {picture}\n---\n{options}---\n{caption}\n:::\n\n{reach(*links)}"
+
+
+def reach(*files: str) -> str:
+    """Links to what is written beside a table or a figure."""
+    named = (f"{{download}}`{Path(file).suffix[1:].upper()} <{file}>`" for file in files)
+    return f"::::{{container}} reach\n{' '.join(named)}\n::::" if files else ""
+
+
+def _joined(cells: Iterable[NotebookNode]) -> Iterator[NotebookNode]:
+    """The cells, with code that follows on code and shows nothing as one fold."""
+    last = None
+    for cell in cells:
+        if (
+            last is not None
+            and all(one.cell_type == "code" and _folds(one) for one in (last, cell))
+            and not last.outputs
+        ):
+            last.source, last.outputs = f"{last.source}\n\n{cell.source}", cell.outputs
+            continue
+        if last is not None:
+            yield last
+        last = cell
+    if last is not None:
+        yield last
+
+
+def _folds(cell: NotebookNode) -> bool:
+    return cell.metadata.get("mystnb", {}).get("code_prompt_show") == "Code"
+
+
 class Reading:
-    """One page: `notebook` is as it was executed, `files` the folder of what is written beside it.
+    """One page: `notebook` is as it was executed, `files` what is written beside it.
 
     `label` is a page's folder and number, and `about` the lines on how it was run.
     """
 
-    def __init__(self, notebook: NotebookNode, files: Path, label: tuple[str, str], about: str) -> None:
+    def __init__(self, notebook: NotebookNode, files: Files, label: tuple[str, str], about: str) -> None:
         self.notebook, self.files, self.label, self.about = notebook, files, label, about
         self.findings: list[tuple[dict[str, Any], str]] = []
         self.compared: list[str] = []
@@ -96,78 +148,34 @@ class Reading:
         about = output.get("metadata", {})
         if tables.CSV not in about:
             return ""
-        return f"\n\n{self._reach(self._written(about[tables.NAME], 'csv', about[tables.CSV].encode()))}"
+        return f"\n\n{reach(self.files.written(about[tables.NAME], 'csv', about[tables.CSV].encode()))}"
 
-    def _figure(self, output: NotebookNode, figure: NotebookNode) -> str:
-        """A figure with its alt text and caption, and links to its data and to it as PDF."""
-        about, data = figure.figure, output.data
-        file = self._written(about.name, "svg", data[SVG].encode())
-        alt = output.metadata.get(ALT) or figure.get("image", {}).get("alt", "")
-        links = [self._written(about.name, "csv", data[DATA].encode())] if DATA in data else []
-        links += [self._written(about.name, "pdf", base64.b64decode(data[PDF]))] if PDF in data else []
-        options = yaml.safe_dump(dict(name=about.name, alt=" ".join(alt.split())), allow_unicode=True, width=math.inf)
-        return f":::{{figure}} {file}\n---\n{options}---\n{about.caption}\n:::\n\n{self._reach(*links)}"
-
-    def _written(self, name: str, kind: str, data: bytes) -> str:
-        """The file of that name and kind, relative to the page, after writing it."""
-        file = self.files / f"{name}.{kind}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-        return f"{self.files.name}/{file.name}"
-
-    @staticmethod
-    def _reach(*files: str) -> str:
-        """Links to what is written beside the page."""
-        named = (f"{{download}}`{Path(file).suffix[1:].upper()} <{file}>`" for file in files)
-        return f"::::{{container}} reach\n{' '.join(named)}\n::::" if files else ""
+    def _figure(self, output: NotebookNode, told: NotebookNode) -> str:
+        alt = output.metadata.get(ALT) or told.get("image", {}).get("alt", "")
+        return self.files.figure(told.figure.name, told.figure.caption, alt, output.data)
 
     def _verdicts(self) -> list[str]:
-        """The findings, claims before controls, and how many comparisons they made."""
+        """The paper's claims in full, the other findings folded, and how many comparisons they all made."""
         if not self.findings:
             return []
-        claims = [text for record, text in self._labelled(control=False)]
-        controls = [text for record, text in self._labelled(control=True)]
-        return ["## What was found", *(claims or controls), *(folded(controls) if claims else []), *self.compared]
+        claims, others = ([text for control, text in self._labelled() if control is which] for which in (False, True))
+        if claims and others:
+            others = ["\n\n".join([f":::::{{dropdown}} Controls: {len(others)}", *others, ":::::"])]
+        return ["## What was found", *claims, *others, *self.compared]
 
-    def _labelled(self, control: bool) -> Iterator[tuple[dict[str, Any], str]]:
-        """Findings with an anchor, which their titles link to."""
+    def _labelled(self) -> Iterator[tuple[bool, str]]:
+        """Each finding with an anchor that its title links to; one that is no claim of the paper's is a fold."""
         for record, text in self.findings:
-            if record["control"] == control:
-                name = anchor(*self.label, record["claim"])
-                title = f"{record['claim']} [¶](#{name}){{.headerlink}}"
-                yield record, text.replace(f"{ADMONITION}{record['claim']}", f"{ADMONITION}{title}\n:name: {name}", 1)
+            name, claim, control = anchor(*self.label, record["claim"]), record["claim"], record["control"]
+            head, (_, _, body) = f"{ADMONITION}{claim}", text.partition("\n:class: finding\n")
+            told = " ".join([finding.badge(record["kind"]), record["effect"]]).strip()
+            title = f"::::{{dropdown}} {claim} {told}" if control else f"{head} [¶](#{name}){{.headerlink}}"
+            named = f":name: {name}\n:class-container: finding" if control else f":name: {name}\n:class: finding"
+            yield control, f"{title}\n{named}\n{body}"
 
     def _made(self) -> str:
         """When and from what the page was computed, and how to run it again, folded."""
         return "\n\n".join([":::::{dropdown} How this page was made", self.about, *self.provenance, ":::::"])
-
-
-def _joined(cells: Iterable[NotebookNode]) -> Iterator[NotebookNode]:
-    """The cells, with code that follows on code and shows nothing as one fold."""
-    last = None
-    for cell in cells:
-        if (
-            last is not None
-            and all(one.cell_type == "code" and _folds(one) for one in (last, cell))
-            and not last.outputs
-        ):
-            last.source, last.outputs = f"{last.source}\n\n{cell.source}", cell.outputs
-            continue
-        if last is not None:
-            yield last
-        last = cell
-    if last is not None:
-        yield last
-
-
-def _folds(cell: NotebookNode) -> bool:
-    return cell.metadata.get("mystnb", {}).get("code_prompt_show") == "Code"
-
-
-def folded(controls: Iterable[str]) -> list[str]:
-    """Controls in one fold."""
-    controls = list(controls)
-    return ["\n\n".join([f":::::{{dropdown}} Controls: {len(controls)}", *controls, ":::::"])] if controls else []
 
 
 def without_captions(code: str) -> str:

@@ -397,13 +397,13 @@ def top_neurons(items: pd.DataFrame, least: float = 0.05) -> Verdict:
             samples = [cost - costs[member, task, "random", share]]
             rows.append(dict(member=member, task=task, share=in_percent(share), samples=samples))
     rule = (
-        f"the top neurons cost at least {least:g} nats per token more than as many at random, in every member and text "
-        "and at every share below all, where there is no top; intervals are Student's t over documents and draws of "
-        "random neurons and hold at once with 95 %. Benchmarks, under one draw, are shown and not judged"
+        f"the top neurons cost at least {least:g} nats per token more than as many at random, in every member and "
+        "text, at every share short of all neurons; intervals are Student's t over documents and draws of random "
+        "neurons and hold together with 95 %. Benchmarks, under one draw, are shown and not judged"
     )
     n = dict(documents=_documents(items), draws=items.draw.max() + 1)
     if not rows:
-        return unknown(rule, "every share is all of the active neurons", beyond=[], smallest=least, **n)
+        return unknown(rule, "only all active neurons together were ablated", beyond=[], smallest=least, **n)
     cases = _cases(rows)
     met = bool((cases.high < least).any())
     return judge(cases, rule, least=least, unit=NATS, falsified=met, beyond=cases.effect, smallest=least, **n)
@@ -418,8 +418,8 @@ def domain_neurons(items: pd.DataFrame, domain: str, least: float = 0.05) -> Ver
     """Whether neurons that are most active on `domain` text cost it more than other text, in rows of `study`."""
     costs = {(m, task, share): cost for (m, task, kind, share), cost in _costs(items).items() if kind == "top"}
     rule = (
-        f"the top neurons cost {domain} text at least {least:g} nats per token more than other text, in every member "
-        "and at every share below all; intervals are Welch's over documents and hold at once with 95 %"
+        f"the top neurons cost {domain} text at least {least:g} nats per token more than other text, in every member, "
+        "at every share short of all neurons; intervals are Welch's over documents and hold together with 95 %"
     )
     own = {(m, share): cost for (m, task, share), cost in costs.items() if task == domain and share < 1}
     rows = []
@@ -446,7 +446,7 @@ def resilience(items: pd.DataFrame, pretrained: str, domain: str, least: float =
     rule = (
         f"without the top {in_percent(share)} of its active neurons every fine-tuned member loses at least {least:g} "
         f"nats per token of {domain} text less than the pretrained one does, on the same documents; intervals are "
-        "Student's t over documents and hold at once with 95 %"
+        "Student's t over documents and hold together with 95 %"
     )
     met = bool((cases.low > -least).any())
     about = dict(smallest=least, documents=_documents(items))
@@ -469,10 +469,10 @@ def facts_in_exams(items: pd.DataFrame, family: Family, least: float = 5.0) -> V
                 no_room.append(f"{about['task']}: {int(left.sum())} of {len(left)} are right after {form}'s")
     found = [paired_shares(*row.pop("both"), level=1 - ALPHA / len(rows)) for row in rows]
     rule = (
-        f"ablating the neurons that changed most to the specialist costs an exam at least {least:g} points more than "
-        "ablating as many that changed most to its control of words and form alone, in the specialist and on the same "
-        "items; intervals (Newcombe) hold at once with 95 %. Exams of which so few answers are right after the second "
-        "that losing them all would not be clear are left out"
+        f"ablating the neurons that changed most in the specialist costs an exam at least {least:g} points more than "
+        "ablating as many that changed most in its control of words and form alone, in the specialist and on the same "
+        "items; intervals (Newcombe) hold together with 95 %. Left out are exams with so few right answers after the "
+        "second ablation that even losing all of them would not be clear"
     )
     if not rows:
         why = (
@@ -494,9 +494,9 @@ def facts_in_texts(items: pd.DataFrame, family: Family, least: float = 0.05) -> 
             about = dict(member=member, form=form, task=task, share=in_percent(share))
             rows.append(about | dict(samples=[cost - costs[member, task, form, share]]))
     rule = (
-        f"ablating the neurons that changed most to the specialist costs text at least {least:g} nats per token more "
-        "than ablating as many that changed most to its control of words and form alone, in the specialist and on the "
-        "same documents; intervals are Student's t and hold at once with 95 %"
+        f"ablating the neurons that changed most in the specialist costs text at least {least:g} nats per token more "
+        "than ablating as many that changed most in its control of words and form alone, in the specialist and on the "
+        "same documents; intervals are Student's t and hold together with 95 %"
     )
     cases = _cases(rows)
     met = bool((cases.high < least).any())

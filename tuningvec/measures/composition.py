@@ -593,10 +593,10 @@ def conflict(found: pd.DataFrame, pairs: int, share: float = 0.05) -> Verdict:
     `pairs` is how many pairs of domains there are; those of `costs` were measured.
     """
     rule = (
-        "the loss in nats per token that another domain's vector adds on a domain's replies, to the domain's own, both "
-        f"with λ = 1, exceeds the mean of its turned draws by at least {share:g} of what the domain's own vector takes "
-        f"off the loss of the pretrained model, in both directions of {len(found) // 2} of {pairs} pairs of domains; "
-        f"{turned.intervals(found)}, on other facts as well. {NO_RUN}"
+        "added to a domain's own vector, both with λ = 1, another domain's vector raises the loss on the domain's "
+        f"replies, in nats per token; this rise exceeds the mean rise by its turned draws by at least {share:g} of "
+        "what the domain's own vector takes off the loss of the pretrained model, in both directions of "
+        f"{len(found) // 2} of {pairs} pairs of domains; {turned.intervals(found)}, on other facts as well. {NO_RUN}"
     )
     cases = found.assign(least=share * found.gain)
     unmeasured = cases.gain <= 0
@@ -618,9 +618,10 @@ def _cases(table: pd.DataFrame, whos: Collection[str]) -> pd.DataFrame:
 def better_than_sum(table: pd.DataFrame, method: str, part: float = 0.25) -> Verdict:
     """Whether the method that did best where settings were chosen is better than the tuned sum; of `compared`."""
     rule = (
-        "of the methods other than the sum the one with the highest mean on the items to choose on is taken. On the "
-        "other items its normalised score, the mean of the domains and the worst one, two cases, less that of the sum "
-        f"with its own chosen λ is above 0, and at least {part:g} of what the sum lacks of the specialists' 1; "
+        "of the methods other than the sum, the one with the highest mean on the items used for the choice is taken. "
+        "On the other items its normalised score (two cases: the mean of the domains, and the worst domain) minus that "
+        f"of the sum with its own chosen λ is above 0, and at least {part:g} of what the sum lacks of the specialists' "
+        "1; "
         f"bootstrap over facts, the worst domain taken anew in each draw. {RUNS}"
     )
     if table.empty:
@@ -642,7 +643,7 @@ def worse_than_sum(table: pd.DataFrame, least: float = 0.05) -> Verdict:
     BY_DOMAIN, of which the sum is a case, is not judged.
     """
     rule = (
-        "the normalised score on the worst domain, less that of the sum with its own chosen λ, is clearly below 0 and "
+        "the normalised score on the worst domain, minus that of the sum with its own chosen λ, is clearly below 0 and "
         f"at least {least:g} below, for every method; the sum by domain, of which the sum is a case, is not judged. "
         f"{OVER}. {RUNS}"
     )
@@ -661,7 +662,7 @@ def tuned_beats_plain(table: pd.DataFrame, pairs: pd.DataFrame | None = None, le
     With `pairs`, of `diagonal`, those are cases too.
     """
     rule = (
-        "the normalised score of the sum on the worst domain with λ chosen on other items, less that at λ = 1, is "
+        "the normalised score of the sum on the worst domain with λ chosen on other items, minus that at λ = 1, is "
         f"above 0 and at least {least:g}; bootstrap over facts, the worst domain taken anew in each draw. Of two "
         f"vectors alone λ is chosen on the items that it is scored on, which flatters it. {NO_RUN}"
     )

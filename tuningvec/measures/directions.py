@@ -49,12 +49,12 @@ def nearly_parallel(similarity: pd.DataFrame, printed: pd.DataFrame) -> Verdict:
     cases = whole.assign(effect=whole.cosine - least)
     cases = cases.assign(low=cases.effect - half, high=cases.effect + half)
     rule = (
-        f"Effect: a member's cosine, whole model, minus the smallest that the paper prints, {least:g}. Interval: what "
-        f"rounding may have taken from that, ± {half:g}. Smallest effect that matters: any beyond it. Direction: up. "
-        + NO_RUN
+        f"Effect: a member's cosine, whole model, minus the smallest that the paper prints, {least:g}. Interval: the "
+        f"rounding of that value, ± {half:g}. Smallest effect that matters: any beyond it. Direction: up. " + NO_RUN
     )
     below = bool((cases.high < 0).any()) if cases.effect.notna().any() else None
-    return judge(cases, rule, least=0.0, digits=5, falsified=below, smallest=least, largest=printed.value.max() / 100)
+    numbers = dict(smallest=least, largest=printed.value.max() / 100)
+    return judge(cases, rule, least=0.0, unit="in cosine", digits=5, falsified=below, **numbers)
 
 
 def more_than_length(similarity: pd.DataFrame, least: float = 1.1) -> Verdict:
@@ -67,12 +67,12 @@ def more_than_length(similarity: pd.DataFrame, least: float = 1.1) -> Verdict:
     effect = np.log(gap).abs()
     cases = whole.assign(gap=gap, effect=effect, low=effect, high=effect)
     rule = (
-        "Effect: how many times the cosine's gap to 1 is that of a $T$ of the same length orthogonal to "
-        f"$\\theta_\\text{{pre}}$, up or down. Interval: none, both are exact for these weights. "
-        f"Smallest ratio that matters: {least:g}. Direction: away from 1. {NO_RUN}"
+        "Effect: the cosine's gap to 1, as a multiple of that of a $T$ of the same length orthogonal to "
+        f"$\\theta_\\text{{pre}}$, up or down. Interval: none, both are exact for these weights. Smallest ratio that "
+        f"matters: {least:g}. Direction: away from 1. {NO_RUN}"
     )
     restated = bool((effect < math.log(least)).any()) if effect.notna().any() else None
-    return judge(cases, rule, least=math.log(least), falsified=restated, ratio=least)
+    return judge(cases, rule, least=math.log(least), unit="in the logarithm", falsified=restated, ratio=least)
 
 
 def pairs(cosines: pd.DataFrame, family: Family, alpha: float = 0.05) -> pd.DataFrame:
@@ -161,7 +161,7 @@ def orthogonal(
         return unknown(rule, "no vector of medicine stands beside one of maths or code")
     most = pd.concat([same.cosine, cases.twins]).max()
     alike = None if np.isnan(most) else bool(most <= cases.cosine.abs().max())
-    found = judge(cases, rule, least=least * scale, direction=0, digits=3, falsified=alike)
+    found = judge(cases, rule, least=least * scale, direction=0, unit="in cosine", digits=3, falsified=alike)
     if alike and found.kind == "holds":
         return replace(found, kind="null explains it", why="vectors of one domain are no more alike")
     return found
@@ -170,10 +170,10 @@ def orthogonal(
 def facts_beyond_form(twins: pd.DataFrame, least: float = 0.1) -> Verdict:
     """Whether two trainings on the same facts share more than one on words and form alone does with them (`pairs`)."""
     rule = (
-        "Effect: 1 minus the cosine of a vector with that of a control that keeps words and form alone, over that of "
-        "two trainings on the same facts whose ceiling by input factors is nearest. Interval: over the spread of the "
-        f"null in both cosines, for all pairs together if it is normal. Smallest effect that matters: {least:g}. "
-        f"Direction: up. {NO_RUN}"
+        "Effect: 1 minus a ratio of two cosines: that of a specialist and its control of words and form alone, over "
+        "that of two trainings on the same facts whose ceiling by input factors is nearest. Interval: from the spread "
+        "of the null in both cosines, for all pairs together if it is normal. Smallest effect that matters: "
+        f"{least:g}. Direction: up. {NO_RUN}"
     )
     cases = twins[(twins.common == "form") & twins.share.notna()]
     if cases.empty:
@@ -189,9 +189,9 @@ def random_on_null(means: pd.DataFrame, alpha: float = 0.01) -> Verdict:
     sds, gap = sds_of(len(rows), alpha), rows.SSA - rows.null
     cases = rows.assign(kind=rows.kind.map(SYMBOLS), effect=gap, low=gap, high=gap, size=gap.abs())
     rule = (
-        "Effect: SSA minus its null, mean over layers. Smallest that matters: "
-        f"{sds:.1f} standard deviations of the null, so that a right measure fails by chance with probability "
-        f"{alpha:g} over all kinds of matrix together, if the null is normal. No direction."
+        f"Effect: SSA minus its null, mean over layers. Smallest that matters: {sds:.1f} standard deviations of the "
+        f"null, so that a correct measure fails by chance with probability {alpha:g} over all kinds of matrix "
+        "together, if the null is normal. No direction."
     )
     off = bool((cases["size"] > sds * cases.null_sd).any()) if len(cases) else None
     return judge(cases, rule, least=sds * cases.null_sd, direction=0, falsified=off, size=cases["size"].max())
@@ -302,7 +302,7 @@ def new_directions(
     numbers = {
         f"{x}_{end}": side[x].stack() for x in ("SSA", "null") for end, side in (("more", ours), ("than", theirs))
     }
-    return judge(cases, rule, least=least, falsified=other_way, **numbers)
+    return judge(cases, rule, least=least, unit="times chance", falsified=other_way, **numbers)
 
 
 def against_nulls(beside: pd.DataFrame, more: Sequence[str], than: Sequence[str]) -> Verdict:
@@ -317,7 +317,7 @@ def against_nulls(beside: pd.DataFrame, more: Sequence[str], than: Sequence[str]
     each = {n: verdict for n, verdict in each.items() if n == "rotation" or verdict.kind != "cannot be known here"}
     rule = (
         f"{found.rule} Against the rotation; the verdict stands if it is the same against {', '.join(CHANCE[1:])}, "
-        "with the mean of each in the place of $k/d_\\text{out}$, as far as they can be had."
+        "with the mean of each in the place of $k/d_\\text{out}$, as far as they are available."
     )
     falsified = None if found.falsified is None else any(verdict.falsified for verdict in each.values())
     others = [[kind for kind in kinds if kind not in ("W_K", "W_V")] for kinds in (more, than)]
@@ -389,7 +389,8 @@ def energy_concentrated(
         f"matters: {least:g}. Direction: up."
     )
     less = bool((share < 0.5).any()) if share.notna().any() else None
-    return judge(cases.rename_axis("vector").reset_index(), rule, least=least, falsified=less)
+    cases = cases.rename_axis("vector").reset_index()
+    return judge(cases, rule, least=least, unit="of the energy", falsified=less)
 
 
 def medicine_lowest(layers: pd.DataFrame, domain: Mapping[str, str], least: float = 1.5) -> Verdict:
@@ -408,5 +409,6 @@ def medicine_lowest(layers: pd.DataFrame, domain: Mapping[str, str], least: floa
     ratio = cases.other.map(energy) / cases.medical.map(energy)
     effect = np.log(ratio)
     cases = cases.assign(ratio=ratio, effect=effect, low=effect, high=effect)
-    found = judge(cases, rule, least=math.log(least), falsified=bool((ratio < 1).any()))
+    about = dict(unit="in the logarithm", falsified=bool((ratio < 1).any()))
+    found = judge(cases, rule, least=math.log(least), **about)
     return replace(found, kind="differs") if found.kind == "null explains it" else found  # exact: there is no null

@@ -82,7 +82,7 @@ def texts_are_read(found: pd.DataFrame, least: float = 2.0) -> Verdict:
     rule = (
         "Effect: ROUGE-1 minus the mean of the references of other items, on the same items, in points. Beyond chance "
         f"by random signs, Holm over members and tasks at {ALPHA:g}. Smallest that matters: {least:g}. Direction: up. "
-        "A text at the floor may have the words that any such text has, and none of its own item"
+        "A text at the floor may have the words that any such text has, and none that belong to its item"
     )
     members = found[found.who != EXAMPLE]
     if members.empty:

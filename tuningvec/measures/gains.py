@@ -115,8 +115,8 @@ def texts_change(gaps: pd.DataFrame, direction: Literal[1, -1], above: pd.DataFr
     """A fine-tuned model writes better texts, or removing T makes them worse; by `floors.above`."""
     rule = (
         f"the difference in ROUGE-1 on the same items is beyond chance (sign flips, Holm over the cases at {ALPHA:g}), "
-        f"{'up' if direction > 0 else 'down'}, and at least {least:g} points; not where the better of both is no "
-        "nearer to its references than another item's text"
+        f"{'up' if direction > 0 else 'down'}, and at least {least:g} points; a case does not count where the better "
+        "of the two is no nearer to its references than another item's text"
     )
     some = gaps[(gaps.what == "score") & (gaps.metric == "rouge1")]
     cases = _holmed(_cases(some)).assign(floored=floors.floored(some, above))
@@ -129,7 +129,7 @@ def instructions_change(gaps: pd.DataFrame, direction: Literal[1, -1], least: fl
     rule = (
         "in every case, a member, a benchmark and an instruction, the difference in replies that keep it is beyond "
         f"chance (exact McNemar, Holm over all cases at {ALPHA:g}), {'up' if direction > 0 else 'down'}, and at least "
-        f"{least:g} points. Left out is a case without room: the reference is within that of "
+        f"{least:g} points. Left out is a case without room: its reference is within so many points of "
         f"{'100' if direction > 0 else '0'} %, and the difference is not clearly the other way"
     )
     cases = _holmed(_cases(gaps[gaps.what.isin(KEPT)]))
@@ -186,7 +186,7 @@ def lost_with_the_weights(parts: pd.DataFrame, falls: pd.DataFrame, least: float
         f"{ALPHA:g}. Reversed: the prompt takes more than the weights"
     )
     if parts.empty:
-        return unknown(rule, "the members have plain text alone: there is no second prompt")
+        return unknown(rule, "the members have plain text only: there is no second prompt")
     cases = _cases(parts)
     told = _holmed(_ways(falls)).rename(columns={"clear": "falls"})
     cases = cases.merge(told[["member", "task", "metric", "way", "falls"]], how="inner")

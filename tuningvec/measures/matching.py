@@ -448,9 +448,9 @@ def need_no_matching(matches: pd.DataFrame, least: float = 0.01) -> Verdict:
     """Whether the best match of a neuron is itself, in every pair of members, by weights and by activations."""
     cases = moved(matches)
     rule = (
-        "Effect: the share of neurons that the optimal assignment gives to another place, in the layer where it is "
-        f"most, of every pair of members. {_said(matches)} Smallest share that matters: {least:g}; of a random order "
-        "it is 1 but for one neuron a layer. No direction: the claim is that there is none that matters."
+        "Effect: the share of neurons that the optimal assignment moves to another place, in the layer where it is "
+        f"largest, for every pair of members. {_said(matches)} Smallest share that matters: {least:g}; a random order "
+        "moves all but one neuron per layer on average. No direction: the claim is that there is none that matters."
     )
     most, chance = {by: cases[cases.by == by].effect.max() for by in (WEIGHTS, ACTIVATIONS)}, matches.neurons.max()
     numbers = dict(smallest=least, chance=1 - 1 / chance, pairs=len(cases) // 2)
@@ -470,7 +470,7 @@ def too_short(margins: pd.DataFrame, least: float = 2.0) -> Verdict:
         "Effect: the smallest $\\lambda$ at which a neuron of $\\theta_\\text{pre} + \\lambda T$ is nearer to another "
         "neuron of $\\theta_\\text{pre}$ than to itself, over all neurons and layers, on a logarithmic scale. Below it "
         "the identity is the optimal assignment by weights. Interval: none, it is exact for these weights. Smallest "
-        f"that matters: {least:g}, a $T$ that could be as many times as long. Direction: above 1."
+        f"that matters: {least:g}; $T$ could then be so many times as long. Direction: above 1."
     )
     met = bool((cases["first"] <= 1).any())
     found = judge(cases, rule, least=math.log(least), falsified=met, smallest=least)
@@ -544,9 +544,9 @@ def found_again(matches: pd.DataFrame, least: float = 0.005) -> Verdict:
     value = 1 - shuffled.right / shuffled.neurons
     cases = _over_parts(shuffled.assign(value=value), ["a", "b", "by"], over="max")
     rule = (
-        "Effect: the share of neurons of a member, put in a random order, that are not matched with the pretrained "
-        f"member's neuron which they were before, in the layer where it is most. {_said(shuffled)} Smallest "
-        f"that matters: {least:g}. No direction: the claim is that there is none that matters."
+        "Effect: the share of a shuffled member's neurons that are not matched with the pretrained member's neuron "
+        f"from which they came, in the layer where it is largest. {_said(shuffled)} Smallest that matters: {least:g}. "
+        "No direction: the claim is that there is none that matters."
     )
     about = dict(smallest=least, falsified=bool((cases.low > least).any()), most=cases.effect.max())
     return judge(cases, rule, least=least, direction=0, digits=3, **about)
@@ -593,12 +593,12 @@ def not_found(matches: pd.DataFrame, many: int = 3) -> Verdict:
     cases = fixed_by_chance(matches)
     least = many / cases.neurons
     rule = (
-        "Effect: the share of neurons of an untrained model whose best match has the same number, less that of a "
-        "random permutation, one neuron a layer. An untrained layer is as likely in any order, so that its assignment "
-        "is a random permutation, and fixed points of so many layers add up to a Poisson count. Interval: Garwood's, "
-        f"95 % for all cases together. Smallest that matters: {many} neurons a layer; and a count that chance gives "
-        f"with a probability below {ALPHA:g} for all cases together differs, however small. No direction: the claim is "
-        "that there is none."
+        "Effect: the share of neurons of an untrained model whose best match has the same number, minus that of a "
+        "random permutation, one neuron per layer. All orders of an untrained layer are equally likely, so its "
+        "assignment is a random permutation, and the fixed points of many layers sum to a Poisson count. Interval: "
+        f"Garwood's, 95 % for all cases together. Smallest that matters: {many} neurons per layer; and a count that "
+        f"chance gives with a probability below {ALPHA:g}, for all cases together, differs however small it is. No "
+        "direction: the claim is that there is none."
     )
     met = bool((cases.p * len(cases) < ALPHA).any())
     found = judge(cases, rule, least=least, direction=0, digits=4, falsified=met, p=cases.p)

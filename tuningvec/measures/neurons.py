@@ -335,7 +335,7 @@ def grows_with_depth(parts: pd.DataFrame, least: float = 0.5) -> Verdict:
     """Whether the share of active neurons (`by_part`) rises with the layer from the second layer on."""
     rule = (
         f"Spearman's ρ of share and layer, from the second layer on, is above 0 and at least {least:g} in every "
-        f"member; {_at_once(parts)}: layers are no sample, so no p is taken from them"
+        f"member; {_at_once(parts)}: layers are not a sample, so no p value is computed from them"
     )
     if parts.shape[1] < 5:
         return unknown(rule, f"the model has {parts.shape[1]} layers; a trend needs four after the first")
@@ -420,7 +420,7 @@ def little_change(found: pd.DataFrame, distances: pd.DataFrame, most: float = 0.
     numbers = dict(floor=of_text.edit_floor, times_floor=of_text.edit_half / of_text.edit_floor, ratio=means.ratio)
     numbers |= dict(edit=means.edit, shuffled=means.shuffled, largest=(cases.edit / cases.shuffled).max(), most=most)
     met = bool((cases.low > 0).any())
-    return judge(cases, rule, least=0.0, direction=-1, digits=3, falsified=met, **numbers)
+    return judge(cases, rule, least=0.0, direction=-1, unit="of the distance", digits=3, falsified=met, **numbers)
 
 
 def as_a_rotated_T(found: pd.DataFrame, least: float = 0.2) -> Verdict:
@@ -475,7 +475,7 @@ def of_the_domain(shared: pd.DataFrame, least: float = 0.1) -> Verdict:
     A specialist's twin is the control that keeps its facts whose changes are most like its own.
     """
     rule = (
-        "φ of the neurons that a specialist and its twin change (another training run on the same facts, of several "
+        "φ of the neurons that a specialist and its twin change (another training run on the same facts; of several, "
         "the one most like it), minus φ with its placebo (the same words and form without the facts), is above 0 and "
         f"at least {least:g}, by both criteria; "
     )

@@ -532,8 +532,8 @@ def tells_truth(known: pd.DataFrame, named: str, wrong: str, *, least: float = 0
     rule = (
         "The metric of the right condition less that of a wrong one, mean over pairs of the same drugs, is above 0 by "
         f"{least:g} logits or more in every member: {least:g} multiplies the odds of true by {np.exp(least):.1f}. "
-        f"{100 * level:g} % t interval over pairs, Holm over members. It can be told only where the metric moves that "
-        "far at all, by an invented name"
+        f"{100 * level:g} % t interval over pairs, Holm over members. It can be decided only where the metric moves "
+        "that far at all, if only by an invented name"
     )
     names, cases = (known[known.kind == kind].rename(columns={"difference": "effect"}) for kind in (named, wrong))
     numbers = dict(wrong=cases.effect, named=names.effect, members=len(cases), pairs=cases.pairs.max())

@@ -488,15 +488,15 @@ def grows_without_form(items: pd.DataFrame, least: float = 0.1, points: float = 
         + ROOM.format(points=points)
     )
     if (half := formed(items)) is None:
-        return unknown(rule, "at no λ between 0 and 1 have the replies the form", smallest=least)
+        return unknown(rule, "at no λ between 0 and 1 do the replies have the form", smallest=least)
     return _judged(further(items[items.own], (PRE, 1.0), (PRE, half), NO_FORM, points), rule, least)
 
 
 def form_taken(items: pd.DataFrame, least: float = 5.0) -> Verdict:
     """Whether taking a vector of form alone away takes the form: the manipulation that all else rests on."""
     rule = (
-        "the effect is the share of replies that have the form, with the vector of form alone less without it, in "
-        f"points; it is beyond chance (paired t), up, and at least {least:g} points, in chat. {NO_RUN}"
+        "the effect is the share of replies that have the form, with the vector of form alone minus that without it, "
+        f"in points; it is beyond chance (paired t), up, and at least {least:g} points, in chat. {NO_RUN}"
     )
     cases = []
     for task in dict(_asked(items)):

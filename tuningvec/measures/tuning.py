@@ -403,9 +403,9 @@ def lower(gaps: pd.DataFrame, ones: Sequence[str], others: Sequence[str], scope:
         "Effect: held-out loss after the last step in the second way minus that in the first, in nats per token of "
         "held-out replies; same steps and batches, paired by seed and reply, each way at its own learning rate. "
         "Interval: 95 %, for other batches, draws of random frames and of LoRA's A, and other facts (Student's t), at "
-        "these rates; one T gives each frame of a T, so that it says nothing of another training's T. Beyond chance: "
-        f"Holm over the {len(gaps)} comparisons that are measured. Smallest effect that matters: {LEAST:g}. "
-        f"Direction: up. A case is not judged where {EDGE}"
+        "these rates; each frame of a T comes from one T, so the interval says nothing about another training's T. "
+        f"Beyond chance: Holm over the {len(gaps)} comparisons that are measured. Smallest effect that matters: "
+        f"{LEAST:g}. Direction: up. A case is not judged where {EDGE}"
     )
     cases = gaps[gaps.one.isin(ones) & gaps.other.isin(others) & (gaps.scope == scope)]
     if cases.empty:
@@ -458,7 +458,7 @@ def beyond_form(found: pd.DataFrame, least: float = 0.1) -> Verdict:
     """Whether frames of controls that keep the facts hold more of the specialist's T than that of the form alone."""
     rule = (
         "Effect: the share of the specialist's $T$, over all matrices, in the frame of a control that keeps the facts "
-        "less that in the frame of its control that keeps the form alone. Interval: none, both are exact for these "
+        "minus that in the frame of its control that keeps the form alone. Interval: none, both are exact for these "
         f"weights. Smallest that matters: {least:g}. Direction: up. {NO_RUN}"
     )
     sums = found.groupby(["keeps", "member"], sort=False)[["inside", "total"]].sum()

@@ -271,14 +271,16 @@ def more_intruders(found: pd.DataFrame, one: Family, labels: tuple[str, str], le
     ]
     cases = pd.DataFrame(rows)
     if not cases[["first", "second"]].to_numpy().any():
-        why = "neither way has one: no T is long enough beside the leading singular values of W to bring one"
-        return unknown("Effect: intruder dimensions a matrix, of the first way minus the second.", why, smallest=least)
+        why = "neither way has one: no T is long enough beside the leading singular values of W"
+        return unknown(
+            "Effect: intruder dimensions per matrix, of the first way minus the second.", why, smallest=least
+        )
     effect = cases["first"] - cases["second"]
     cases = cases.assign(effect=effect, low=effect, high=effect)
     rule = (
-        "Effect: intruder dimensions a matrix, mean over matrices, of the first way minus the second. Interval: none, "
-        f"both are exact for these weights. Smallest effect that matters: {least:g}. Direction: up. "
-        "It says nothing of another training run."
+        "Effect: intruder dimensions per matrix, mean over matrices, of the first way minus the second. Interval: "
+        f"none, both are exact for these weights. Smallest effect that matters: {least:g}. Direction: up. It says "
+        "nothing about other training runs."
     )
     found = judge(cases, rule, least=least, falsified=bool((effect < least).any()), smallest=least)
     return replace(found, kind="differs") if found.kind == "null explains it" else found  # exact: there is no null

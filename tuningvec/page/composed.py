@@ -2,52 +2,57 @@
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from tuningvec.measures.composition import SUM, per_token
-from tuningvec.page.plots import WIDTH
-from tuningvec.page.text import texts
+from tuningvec.page.figures import empty, heatmap, outer, panels, rows_from_above, spans, told
+from tuningvec.page.text import each, texts
 from tuningvec.weights.components import MATRICES
 
 METHODS = {SUM: "sum, λ chosen"}
 
 
 def losses(grid: pd.DataFrame) -> Figure:
-    """Nats per token on both domains by λ_a and λ_b, two panels a pair; members are at the ends of the axes."""
-    found = list(per_token(grid).groupby(["a", "b"], sort=False))
-    figure, panels = plt.subplots(2 * len(found), 1, squeeze=False, figsize=(WIDTH, 6.6 * len(found)))
-    for number, ((a, b), part) in enumerate(found):
-        for axes, domain in zip(panels[2 * number :, 0], (a, b), strict=False):
-            mean = part[part.domain == domain].groupby(["scale_a", "scale_b"]).value.mean()
-            table = -mean.unstack().sort_index(ascending=False)
-            sns.heatmap(table, annot=True, fmt=".2f", cmap="viridis_r", linewidths=1, cbar=False, ax=axes)
-            axes.set_title(f"replies of {domain}", loc="left")
-            axes.set(xlabel=rf"$\lambda$ of {b}", ylabel=rf"$\lambda$ of {a}")
-            axes.tick_params(rotation=0)
-            axes.grid(False)
-    return figure
+    """Nats per token on both domains by λ_a and λ_b, a row of panels a pair; members are at the ends of the axes."""
+    found = per_token(grid).assign(value=lambda rows: -rows.value)
+    data = found.groupby(["a", "b", "domain", "scale_a", "scale_b"], sort=False).value.mean().reset_index()
+    pairs = [(a, b, domain, rows) for (a, b), rows in data.groupby(["a", "b"], sort=False) for domain in (a, b)]
+    parts = [(f"replies of {domain}", (a, b, rows[rows.domain == domain])) for a, b, domain, rows in pairs]
+    figure, shown = panels(parts, 3, columns=2, more=0, sharex=False)
+    for axes, (a, b, part) in shown:
+        table = part.pivot(index="scale_a", columns="scale_b", values="value").sort_index(ascending=False)
+        heatmap(axes, table, ".2f", "viridis_r", cbar=False)
+        axes.set(xlabel=rf"$\lambda$ of {b}", ylabel=rf"$\lambda$ of {a}")
+    words = spans(data, "value", "λ = {scale_a:g} of {a}, {scale_b:g} of {b}", "domain")
+    data = data.rename(columns={"value": "nats_per_token"})
+    return told(figure, data, f"Nats per token of replies by how much of each vector is added: {words}.")
 
 
 def gaps(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Worst domain's normalised score less that of the sum, a panel a measure; filled where beyond chance."""
-    known = {title: table[(table.who != SUM) & table.effect.notna()] for title, table in tables.items()}
-    known = {title: table for title, table in known.items() if len(table)}
-    rows, count = max((len(table) for table in known.values()), default=1), max(len(known), 1)
-    figure, panels = plt.subplots(count, 1, squeeze=False, figsize=(WIDTH, (0.9 + 0.34 * rows) * count))
-    for axes, (title, table) in zip(panels[:, 0], known.items(), strict=False):
+    judged = {title: table[(table.who != SUM) & table.effect.notna()] for title, table in tables.items()}
+    columns = ["who", "effect", "low", "high", "clear"]
+    data = pd.concat({title: table[columns] for title, table in judged.items()}, names=["measure", None])
+    data = data.reset_index("measure")
+    if data.empty:
+        return empty("no way can be judged beside the sum", data)
+    rows = max(len(table) for table in judged.values())
+    known = [(title, table) for title, table in judged.items() if len(table)]
+    figure, shown = panels(known, 0.2 + 0.3 * rows, columns=2, sharex=False)
+    for axes, table in shown:
         place = np.arange(len(table))
         axes.hlines(place, table.low, table.high, color="black", lw=1.4)
         for y, x, clear in zip(place, table.effect, table.clear, strict=True):
             axes.plot(x, y, "o", color="black", ms=7, mfc="black" if clear else "white")
         axes.axvline(0, color="black", lw=0.8)
-        axes.set_yticks(place, table.who)
-        axes.set(ylim=(len(table) - 0.5, -0.5), xlabel="worst normalised score, less the sum's")
-        axes.set_title(title, loc="left")
-    return figure
+        rows_from_above(axes, table.who)
+    outer(shown, "worst normalised score minus the sum's")
+    words = [
+        f"{title}: {each(table, '{who} {effect:+.3f} ({low:+.3f} to {high:+.3f})', ', ')}" for title, table in known
+    ]
+    return told(figure, data, f"Worst domain's normalised score less that of the sum with its λ. {'; '.join(words)}.")
 
 
 def settings(table: pd.DataFrame) -> pd.DataFrame:
@@ -66,7 +71,7 @@ def standings(table: pd.DataFrame) -> pd.DataFrame:
     judged = (table.who != SUM) & table.effect.notna()
     gap = np.where(judged, texts(table, "{effect:+.3f} ({low:+.3f}, {high:+.3f})"), "–")
     mark = np.where(judged & table.clear.astype(bool), " *", "")
-    return shown.assign(**{"worst less the sum's": gap.astype(object) + mark})
+    return shown.assign(**{"worst minus the sum's": gap.astype(object) + mark})
 
 
 def answers(items: pd.DataFrame) -> pd.DataFrame:
@@ -85,7 +90,7 @@ def added_losses(costs: pd.DataFrame) -> pd.DataFrame:
             "added vector": costs.member,
             "adds": costs.value,
             "turned": texts(costs, "{mean:.3f} ± {sd:.3f} ({no_more} of {draws})"),
-            "T less turned": texts(costs, "{effect:+.3f} ({low:+.3f}, {high:+.3f})"),
+            "T minus turned": texts(costs, "{effect:+.3f} ({low:+.3f}, {high:+.3f})"),
             "own vector takes off": costs.gain,
         }
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 from IPython.display import Markdown, display
 
+from tuningvec.measures.scores import task_name
 from tuningvec.page import tables
 from tuningvec.page.text import each as each_row
 from tuningvec.page.text import filled, formatted, number
@@ -29,7 +30,7 @@ VERDICTS = "tuningvec.verdicts"  # and that under which the audit's summary carr
 AUDITED = "tuningvec.audited"  # and each of them
 FEW = 3  # cases that the front page writes out
 _judged: list[int] = []  # comparisons of each finding that this page has shown so far
-FALSIFIED = {True: "Met.", False: "Not met.", None: "Cannot be told here."}
+FALSIFIED = {True: "Met.", False: "Not met.", None: "Cannot be decided here."}
 
 
 def finding(
@@ -93,7 +94,7 @@ def comparisons() -> None:
     display(
         Markdown(
             f"**Comparisons.** The {len(_judged)} findings of this page judge {sum(_judged)} cases. Where a rule says "
-            "so, the cases of a finding are corrected for being many; findings are not corrected for each other."
+            "so, the cases of one finding are corrected for their number; findings are not corrected for each other."
         ),
         metadata={COMPARED: "true"},
     )
@@ -105,9 +106,21 @@ def _cases(cases: pd.DataFrame) -> list[str]:
     if cases.empty:
         return []
     judged = [name for name in ("effect", "low", "high", "outcome") if name in cases]
-    named = [name for name in cases if name not in judged and not pd.api.types.is_any_real_numeric_dtype(cases[name])]
-    shown = cases[[*named, *judged]].map(lambda v: number(v, 3) if isinstance(v, float) else v).replace(tables.SYMBOLS)
+    shown = cases[[*_names(cases.drop(columns=judged)), *judged]]
+    shown = shown.map(lambda v: number(v, 3) if isinstance(v, float) else v).replace(tables.SYMBOLS)
+    if "task" in shown:
+        shown["task"] = shown.task.map(task_name)
     return [shown.to_markdown(index=False, disable_numparse=True)]
+
+
+def _names(cases: pd.DataFrame) -> list[str]:
+    """The columns that name the cases: neither numbers nor flags, nor one that says what one before it does."""
+    said: dict[str, list[str]] = {}
+    for name, column in cases.infer_objects().items():
+        text = [task_name(str(value)) for value in column]
+        if not pd.api.types.is_any_real_numeric_dtype(column) and column.dtype != bool and text not in said.values():
+            said[name] = text
+    return list(said)
 
 
 def effects(verdict: Verdict) -> str:
@@ -150,6 +163,12 @@ def said(verdict: Verdict) -> str:
 def meanings() -> str:
     """What each kind of verdict says, as a list."""
     return "\n".join(f"- {badge(kind)}: {text}" for kind, text in MEANING.items())
+
+
+def glossary() -> str:
+    """Each kind of verdict as a term of the glossary, so that a page may link it."""
+    terms = [f"{kind}\n  {text[0].upper()}{text[1:]}." for kind, text in MEANING.items()]
+    return "\n\n".join(["```{glossary}", *terms, "```"])
 
 
 class Row(NamedTuple):

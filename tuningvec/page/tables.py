@@ -40,9 +40,9 @@ def show(
 ) -> None:
     """Display a numbered table with so many significant digits; `metadata` is kept with the output.
 
-    The output carries the table as CSV too: numbers with all their digits, texts without the marks of the page. Columns
-    named in MATH are shown as symbols, and so are the cells of a column `kind`. A table with a `fold`, the words on it,
-    is folded up.
+    The output carries the table as CSV too: numbers with all their digits, texts without the marks of the page.
+    Columns named in MATH are shown as symbols, and so are the cells of a column `kind`. A table with a `fold`, which
+    are the words on it, is folded up.
     """
     text = table.copy()
     for column in text.select_dtypes("number"):
@@ -80,7 +80,10 @@ def measured(table: pd.DataFrame) -> None:
         each = {f"- {task_name(v['task'])}: {v['member']} {v['reason']}" for v in unread}
         lines += ["", "**Benchmarks left out**", "", *sorted(each)]
     if any("imported" in run for run in table.attrs["runs"]):
-        lines += ["", "Imported replies do not tell whether an end token stopped them: that instruction is not judged."]
+        lines += [
+            "",
+            "Imported replies do not say whether an end token stopped them, so that instruction is not judged.",
+        ]
     display(Markdown("\n".join(["Measured (UTC)", "", *lines])), metadata={PROVENANCE: "true"})
 
 
@@ -228,8 +231,8 @@ def _origin(source: Any) -> str:
 
 
 EXAMS_CAPTION = (
-    "Held-out exams before and after fine-tuning, greedy decoding, as the recipe recorded them: answers that are right "
-    "(with Wilson's 95 % interval), end in a valid `Answer: [X]`, hold a thought, and end by themselves."
+    "Held-out exams before and after fine-tuning, greedy decoding, as the recipe recorded them: replies that are right "
+    "(with Wilson's 95 % interval), end in a valid `Answer: [X]`, contain a thought, and end by themselves."
 )
 
 
@@ -541,13 +544,14 @@ def benchmarks(
 ) -> pd.DataFrame:
     """Scores with their intervals, a row each `who`, a column a task, with n; marked where `gaps` compares them.
 
-    `found` is of `scores.of_tasks`, `gaps` of `scores.differences`, `means`, further columns, of `scores.averages`.
+    `found` is of `scores.of_tasks`, `gaps` of `scores.differences`, `means`, columns before the tasks', of
+    `scores.averages`.
     """
     wide = _scores(found, "task", None if gaps is None else gaps[gaps.what == "score"])
     n = found.groupby("task", sort=False).n.unique()
     wide.columns = [f"{task_name(task)} (n = {' or '.join(map(str, n[task]))})" for task in wide]
-    for name, mean in (means or {}).items():
-        wide[name] = pd.Series(texts(mean, SCORE), mean.who)
+    for place, (name, mean) in enumerate((means or {}).items()):
+        wide.insert(place, name, pd.Series(texts(mean, SCORE), mean.who))
     return wide.fillna("–").rename_axis("model").reset_index()
 
 
@@ -560,8 +564,8 @@ def could_show(found: pd.DataFrame) -> str:
     """The sentence of a caption with the smallest differences that could be seen; `found` is of `scores.seen`."""
     each = [f"{task_name(row.task)} {number(row.corrected, 3)}" for row in found.itertuples()]
     return (
-        " The smallest difference that is seen with a probability of 80 %, at the first step of Holm's correction, in "
-        f"points: {', '.join(each) or '–'}."
+        " The smallest difference that would be seen with a probability of 80 %, at the first step of Holm's "
+        f"correction, in points: {', '.join(each) or '–'}."
     )
 
 
@@ -576,7 +580,7 @@ def clusters(items: pd.DataFrame) -> str:
 def instructions(found: pd.DataFrame, gaps: pd.DataFrame | None = None) -> pd.DataFrame:
     """Shares of replies that keep each instruction, a row each `who`, with n; marked as in `benchmarks`."""
     if found.empty:
-        return pd.DataFrame({"model": ["no benchmark here asks for an answer in a form"]})
+        return pd.DataFrame({"model": ["no benchmark here asks for a form of the answer"]})
     wide = _scores(found.rename(columns={"instruction": "what"}), "what", gaps)
     wide.insert(0, "n", found.groupby("who").n.first())
     return wide.rename(columns=lambda name: name.replace("_", ", ")).rename_axis("model").reset_index()
@@ -594,7 +598,7 @@ def effects(gaps: pd.DataFrame, whats: Sequence[str]) -> pd.DataFrame:
     """Differences in points, a row each member, task and `compared`, a column each of `whats`; marked as above."""
     gaps = gaps[gaps.what.isin(whats)]
     if gaps.empty:
-        return pd.DataFrame({"member": ["prompted in plain text alone"]})
+        return pd.DataFrame({"member": ["prompted only in plain text"]})
     changes = zip(gaps.points, gaps.clear, strict=True)
     cells = list(map(_marked, _changes(gaps, "points", "low", "high", decimals=1), changes))
     wide = _wide(gaps.assign(cell=cells), ["member", "task", "n", "compared"], "what", "cell").fillna("–").reset_index()
@@ -627,9 +631,10 @@ def replies(
 
 
 def printed(cells: pd.DataFrame) -> pd.DataFrame:
-    """A table of the paper in its own shape, with the digits that it prints."""
+    """A table of the paper with the digits that it prints, its averages first, which a narrow window cuts off else."""
     text = [f"{row.value:.{max(0, round(-math.log10(row.step)))}f}" for row in cells.itertuples()]
     wide = paper.wide(cells.assign(value=text))
+    wide = wide[sorted(wide, key=lambda column: column != paper.AVERAGE)]
     return wide.rename_axis("model").rename_axis(None, axis=1).reset_index()
 
 

@@ -86,12 +86,16 @@ def listed(parts: Iterable[str], last: str = "and") -> str:
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
+def cut(text: str, longest: int) -> str:
+    """Text as it is, with a mark where it was cut, and signs that cannot be seen by their codes."""
+    short = text.strip()[:longest] + (" […]" if len(text.strip()) > longest else "")
+    signs = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in short.replace("\r\n", "\n"))
+    return "".join(signs) or "(nothing)"
+
+
 def quoted(text: str, longest: int) -> str:
-    """Text as it is, in a cell of a table, with a mark where it was cut."""
-    cut = text.strip()[:longest] + (" […]" if len(text.strip()) > longest else "")
-    signs = (c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in cut.replace("\r\n", "\n"))
-    shown = html.escape("".join(signs), quote=False) or "(nothing)"
-    return shown.translate(CODES).replace("\n", "<br>")
+    """`cut` text in a cell of a table."""
+    return html.escape(cut(text, longest), quote=False).translate(CODES).replace("\n", "<br>")
 
 
 def code(text: object) -> str:
