@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help book test bench gpu soak budget clean
+.PHONY: help book pdf test bench gpu soak budget clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -24,6 +24,9 @@ help:  ## list the targets
 
 book: $(VENV)/installed  ## execute the notebooks on FAMILIES and build the book
 	$(BIN)/python -m tuningvec book $(FAMILIES)
+
+pdf: book  ## the book as one PDF, _build/tuningvec.pdf; needs Chromium
+	$(BIN)/python -m tuningvec pdf
 
 test: $(VENV)/installed  ## unit tests, every notebook on the family tiny, and on what ships of others
 	rm -rf build/nbmake

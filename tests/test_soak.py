@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(not KILLS, reason="a long trial: `make soak`")
 
 def tree(folder: Path) -> Path:
     """A copy of the project without what was made in it."""
-    for name in ("tuningvec", "notebooks", "data", "book", "_config.yml", "_toc.yml"):
+    for name in ("tuningvec", "notebooks", "data", "book", "CITATION.cff", "_config.yml", "_toc.yml"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results", "smollm2*"))

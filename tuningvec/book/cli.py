@@ -238,6 +238,15 @@ def book(
 
 
 @app.command(rich_help_panel=BOOK)
+def pdf() -> None:
+    """Print the book that was built last, as one PDF; needs Chromium."""
+    from tuningvec.book import pdf as printed
+
+    with Project.here().alone():
+        print(f"pdf: {printed.write(Project.here())}")
+
+
+@app.command(rich_help_panel=BOOK)
 def prepare(
     families: Names, to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")],
     given: Given = None, limit: Limit = None,

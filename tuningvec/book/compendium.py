@@ -315,7 +315,7 @@ def prepare(pages: Sequence[Page], folder: Path) -> list[Path]:
 
 def publish(project: Project, pages: Sequence[Page]) -> None:
     """Lay out what the book shows: the executed pages of these families alone, findings, verdicts, status, MathJax."""
-    from tuningvec.book import front, overview  # which need scipy, as the command line does not
+    from tuningvec.book import front, overview, reading  # which need scipy, as the command line does not
     from tuningvec.page import finding
 
     shutil.rmtree(project.results, ignore_errors=True)
@@ -325,8 +325,9 @@ def publish(project: Project, pages: Sequence[Page]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         notebooks.append((page, nbformat.read(page.output, 4)))
         nbformat.write(_shown(page), target)
+    beside = reading.Files(project.results / "files", project.results.parent)
     texts = {
-        "front": front.front(notebooks),
+        "front": front.front(notebooks) + front.figure(notebooks, beside),
         "meanings": finding.meanings() + "\n",
         "glossary": finding.glossary() + "\n",
         "findings": front.findings(notebooks),
@@ -376,28 +377,39 @@ def build(project: Project) -> Path:
     if (html / "index.html").is_file() and built.is_file() and built.read_text() == sources:
         return html / "index.html"
     built.unlink(missing_ok=True)
-    scratch = project.root / "build" / "book"
+    new = sphinx(project, project.root / "build" / "book", "html")
+    html.parent.mkdir(exist_ok=True)
+    shutil.rmtree(html, ignore_errors=True)
+    shutil.move(new, html)
+    built.write_text(sources)
+    return html / "index.html"
+
+
+def sphinx(project: Project, scratch: Path, builder: str) -> Path:
+    """Run a builder of Sphinx from nothing into `scratch`; returns its folder.
+
+    Raises TuningVecError when Sphinx had something to warn of.
+    """
     shutil.rmtree(scratch, ignore_errors=True)  # Sphinx repeats no warning for a page that it does not read again
     program = shutil.which("jupyter-book", path=str(Path(sys.executable).parent)) or "jupyter-book"
-    command = [program, "build", str(project.root), "--path-output", str(scratch), "-W", "--keep-going", "-n"]
-    log = project.root / "build" / "book.log"
+    command = [program, "build", str(project.root), "--path-output", str(scratch), "--builder", builder]
+    log = project.root / "build" / f"{scratch.name}.log"
     with log.open("w", encoding="utf-8") as stream:
-        done = subprocess.run(command, check=False, stdout=stream, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            [*command, "-W", "--keep-going", "-n"], check=False, stdout=stream, stderr=subprocess.STDOUT
+        )
     if done.returncode:
         said = [line for line in log.read_text(encoding="utf-8").splitlines() if "WARNING" in line or "ERROR" in line]
         raise TuningVecError(
             "\n  ".join(["the book was not built, the former one is untouched:", *said, f"all that was said: {log}"])
         )
-    html.parent.mkdir(exist_ok=True)
-    shutil.rmtree(html, ignore_errors=True)
-    shutil.move(scratch / "_build" / "html", html)
-    built.write_text(sources)
-    return html / "index.html"
+    return scratch / "_build" / builder
 
 
 def _sources(project: Project) -> str:
     """A checksum of all files that the book is built of, and of the versions of what builds it."""
-    files = [*project.root.glob("_*.yml"), *(file for file in (project.root / "book").rglob("*") if file.is_file())]
+    files = [*project.root.glob("_*.yml"), *project.root.glob("CITATION.cff"), Path(__file__).with_name("site.py")]
+    files += [file for file in (project.root / "book").rglob("*") if file.is_file()]
     lines = [f"{file} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in sorted(files)]
     lines += sorted(f"{package.name} {package.version}" for package in importlib.metadata.distributions())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -440,7 +452,7 @@ def _status(project: Project, notebooks: Executed) -> str:
     machines = dict.fromkeys(_record(notebook)["machine"] for _, notebook in notebooks)
     told = "GB is the most memory that a page took, dtype that of models in memory. A `+` after a commit means that "
     lines += ["", told + "tracked files differed from it."]
-    lines += ["", "| Version | |", "|---|---|"]
+    lines += ["", "| Of | Version |", "|---|---|"]
     lines += [_row(name, importlib.metadata.version(name)) for name in VERSIONS]
     lines += [_row("Python", platform.python_version()), *(_row("Machine", machine) for machine in machines)]
     return "\n".join(lines) + "\n"

@@ -4,15 +4,15 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
+from IPython.core.pylabtools import print_figure
 from nbformat import NotebookNode
 
 from tuningvec.book import overview, reading
 from tuningvec.book.compendium import Page
 from tuningvec.book.overview import Claim
-from tuningvec.page import plots, tables
+from tuningvec.page import figures, plots, tables
 from tuningvec.page.text import listed
 from tuningvec.paper import audit
 from tuningvec.verdict import Kind
@@ -225,8 +225,8 @@ def findings(notebooks: Sequence[tuple[Page, NotebookNode]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def figure(notebooks: Executed, folder: Path) -> str:
-    """SSA beside its nulls, the paper's and each family's, written into the folder; empty where no page measures it."""
+def figure(notebooks: Executed, files: reading.Files) -> str:
+    """SSA beside its nulls, the paper's and each family's, written into the files; empty where no page measures it."""
     ours = []
     for page, notebook in notebooks:
         for about in (output.get("metadata", {}) for cell in notebook.cells for output in cell.get("outputs", [])):
@@ -234,9 +234,11 @@ def figure(notebooks: Executed, folder: Path) -> str:
                 ours.append(pd.read_csv(io.StringIO(about[tables.CSV])).assign(family=page.family.title))
     if not ours:
         return ""
-    plots.style()
+    figures.style()
     drawn = plots.front(pd.concat(ours), audit.shape_bound())
-    return reading.figure(drawn, folder, FIGURE, CAPTION)
+    data, about = figures.bundle(drawn)
+    data |= {reading.SVG: print_figure(drawn, "svg", metadata={"Date": None})}
+    return f"\n{files.figure(FIGURE, CAPTION, about[figures.ALT], data)}\n"
 
 
 def _row(cells: Iterable[str]) -> str:

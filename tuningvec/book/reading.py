@@ -17,11 +17,11 @@ from docutils.nodes import make_id
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from tuningvec.page import finding, tables
+from tuningvec.page import figures, finding, tables
 
 HEADING = re.compile(r"^# .+$", re.MULTILINE)
 ADMONITION = "::::{admonition} "
-SVG, PDF, DATA, ALT = "image/svg+xml", "application/pdf", "text/csv", "tuningvec.alt"
+SVG, PDF, DATA = "image/svg+xml", "application/pdf", "text/csv"
 WORDS = 48  # characters of a claim in the label of its finding
 CAPTION = 2  # which argument of `tables.show` is the caption
 MARKS = re.compile(r"\\[a-z]+|[^\w\s-]")  # commands and signs of formulas
@@ -151,7 +151,7 @@ class Reading:
         return f"\n\n{reach(self.files.written(about[tables.NAME], 'csv', about[tables.CSV].encode()))}"
 
     def _figure(self, output: NotebookNode, told: NotebookNode) -> str:
-        alt = output.metadata.get(ALT) or told.get("image", {}).get("alt", "")
+        alt = output.metadata.get(figures.ALT, "")
         return self.files.figure(told.figure.name, told.figure.caption, alt, output.data)
 
     def _verdicts(self) -> list[str]:

@@ -34,6 +34,7 @@ PAPER = {  # names that look alike in every family, and the paper's vectors of t
     "code": ["Q Code"],
 }
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+ALT = "tuningvec.alt"  # the key under which an output carries the alt text
 _known: dict[Any, Look] = {}
 
 
@@ -67,7 +68,7 @@ def bundle(figure: Figure) -> tuple[dict[str, str], dict[str, str]]:
     undated = dict.fromkeys(["CreationDate", "Creator", "Producer"])
     table = figure.data.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     pdf = print_figure(figure, "pdf", base64=True, metadata=undated)
-    return {"application/pdf": pdf, "text/csv": table}, {"tuningvec.alt": figure.alt}
+    return {"application/pdf": pdf, "text/csv": table}, {ALT: figure.alt}
 
 
 def look(place: int) -> Look:

@@ -10,7 +10,8 @@ from IPython.display import HTML, display
 from tuningvec.measures import scores
 from tuningvec.measures.evals import NONE, SUM
 from tuningvec.page import maps, samples
-from tuningvec.page.plots import CURVES, MARKERS
+from tuningvec.page.figures import MARKERS
+from tuningvec.page.plots import CURVES
 from tuningvec.page.tables import SCORE
 from tuningvec.page.text import cut, formatted, number, texts
 from tuningvec.weights.components import KINDS

@@ -9,7 +9,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, FuncNorm, LogNorm, Normalize, to_hex
 from matplotlib.figure import Figure
 
-from tuningvec.page.plots import PLAIN, WIDTH
+from tuningvec.page.figures import PLAIN, WIDTH, spans, told
 from tuningvec.weights.components import KINDS, SYMBOLS
 
 UNKNOWN = "#bdbdbd"
@@ -44,7 +44,8 @@ def by_matrix(table: pd.DataFrame, value: str, label: str, null: float | None = 
     for axes in grid.flat[len(vectors) :]:
         axes.set_axis_off()
     _bar(figure, grid, norm, colourmap, label, table[value], null)
-    return figure
+    drawn = table[["vector", "layer", "kind", value]]
+    return told(figure, drawn, f"{label} of each matrix. {spans(drawn, value, '{kind}, layer {layer}', 'vector')}.")
 
 
 def _bar(

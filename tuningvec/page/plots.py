@@ -110,7 +110,7 @@ def front(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
         axes.set(ylim=(0, 1.06))
     outer(shown, up="SSA")
     alts = [f"{family}: {_beside_null(part, None)}" for family, part in split(data, "family")]
-    return told(legend(figure), data, f"SSA by kind of matrix follows what shape and spectrum give. {' '.join(alts)}")
+    return told(legend(figure), data, f"SSA by kind of matrix beside what shape and spectrum give. {' '.join(alts)}")
 
 
 def _alignment(axes: Axes, means: pd.DataFrame, vectors: Mapping[Any, Look], null: str) -> None:
