@@ -33,7 +33,7 @@
   const shown = 10, long = 14;
   for (const table of document.querySelectorAll(".bd-article table.table")) {
     const rows = table.tBodies[0]?.rows.length ?? 0;
-    if (rows <= long) continue;
+    if (rows <= long || table.id === "tab-audit") continue; // which is its page, and whole
     const button = document.createElement("button");
     button.className = "more-rows";
     button.type = "button";
