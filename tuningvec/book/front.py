@@ -145,7 +145,7 @@ CLAIMS = (
                 {
                     "holds": "they are orthogonal",
                     "reversed": "they are not orthogonal",
-                    "differs": "they are not orthogonal: the cosine is beyond what chance gives",
+                    "differs": "they are not orthogonal: the cosine is larger than what counts as none",
                     "mixed": "some pairs are orthogonal, others are not shown to be",
                     "null explains it": "their cosines are within what matters",
                 },
