@@ -57,6 +57,7 @@ ICONS = """() => [...document.querySelectorAll("i[class*=' fa-'], span[class*=' 
 CHAPTERS = {
     "index.md": "# The book\n\nIt compares with a null & more, {ref}`sec-more`.\n\n$$a = b$$\n",
     "more.md": "# More\n\n(sec-more)=\n## The null\n\nA vector $T$, as in {numref}`tab-wide`.\n\n"
+    "Cite it by {download}`this file <../CITATION.cff>`.\n\n"
     ":::{table} Wide.\n:name: tab-wide\n\n"
     + "".join("| " + " | ".join([cell] * 30) + " |\n" for cell in ("head", "---", "1.2345678"))
     + ":::\n",
@@ -258,7 +259,7 @@ def test_the_book_is_printed_whole_and_linked(small):
     subprocess.run([sys.executable, "-m", "tuningvec", "pdf"], env=about, check=True)  # Playwright runs here already
     printed = (small.root / "_build" / "tuningvec.pdf").read_bytes()
     assert printed.startswith(b"%PDF-") and b"/Outlines" in printed and b"/MarkInfo" in printed
-    assert b"/Dest" in printed and b".html#" not in printed
+    assert b"/Dest" in printed and b"file:" not in printed
 
 
 def test_without_chromium_the_print_says_what_to_install(small, monkeypatch, tmp_path):

@@ -124,5 +124,6 @@ def single(page: Path, target: Path) -> None:
     """
     whole = HEADER_LINK.sub("", page.read_text(encoding="utf-8"))
     whole = re.sub(rf'href="[^"#]*{page.name}#', 'href="#', whole)
+    whole = re.sub(r'href="_downloads/[^"]*"', "", whole)  # files that lie beside a page lie beside no sheet
     target.write_text(CITATIONS.sub(r"\1\2", whole), encoding="utf-8")
     page.unlink()
