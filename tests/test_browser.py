@@ -29,6 +29,7 @@ LONGEST = 8500  # pixels of a page at a width of 1440
 GRAVE = ("serious", "critical")
 STILL = "*, *::before, *::after { transition: none !important; animation: none !important; }"
 READY = "async () => { await document.fonts.ready; await window.MathJax?.startup?.promise; }"
+DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 OPEN = "() => document.querySelectorAll('main details').forEach(part => { part.open = true; })"
 JUDGED = """async rules => {
   const some = rules ? {runOnly: rules} : {};
@@ -43,7 +44,8 @@ CUT = """() => {
   for (const part of document.querySelectorAll("main *, footer *")) {
     const hidden = part.clientWidth <= 1 || part.closest("svg") || part.tagName === "MJX-CONTAINER";
     if (hidden || part.scrollWidth <= part.clientWidth + 1 || getComputedStyle(part).overflowX === "visible") continue;
-    const told = part.tabIndex === 0 && ["region", "group"].includes(part.role) && part.ariaLabel;
+    const named = part.tagName === "FIGURE" || ["region", "group"].includes(part.role);
+    const told = part.tabIndex === 0 && named && part.ariaLabel;
     if (!part.classList.contains("scrolls") || !told)
       found.push(`${part.tagName}.${part.className} is ${part.scrollWidth} wide in ${part.clientWidth}: ` +
                  part.textContent.trim().slice(0, 60));
@@ -163,6 +165,7 @@ def look(browser: object, book: Path, name: str) -> list[str]:
         visit.judge("dark", ["color-contrast"])  # the one rule that asks for colours
         for width, height in WIDTHS.items():
             visit.page.set_viewport_size(dict(width=width, height=height))
+            visit.page.evaluate(DRAWN)
             visit.findings += [f"{width}: {cut}" for cut in visit.page.evaluate(CUT)]
         return visit.findings
 

@@ -1,8 +1,9 @@
-// Tables, code and equations that are wider than their place: a wide table takes the room beside the text, and what still
+// Tables, figures, code and equations that are wider than their place: a wide table takes the room beside the text, and what still
 // scrolls says so, to the eye by the classes `scrolls` and `more`, to the keyboard and to the ear by a stop and a name.
 (() => {
   "use strict";
-  const BOXES = ".bd-article :is(.pst-scrollable-table-container, pre, div.math)";
+  const BOXES = ".bd-article :is(.pst-scrollable-table-container, figure, pre, div.math)";
+  const KINDS = [["pre", "Code"], ["div.math", "Equation"], ["figure", "Figure"], ["*", "Table"]];
   const EDGE = 16; // pixels that stay free at the window's edge
 
   /** What scrolls in this place: the place itself, or of an equation MathJax's element, once there is one. */
@@ -10,8 +11,8 @@
 
   /** The caption without its number's link, or the kind of thing. */
   const nameOf = (box) => {
-    const said = [...box.querySelectorAll("caption > :not(.headerlink)")].map((part) => part.textContent.trim());
-    return said.join(" ") || (box.matches("pre") ? "Code" : box.matches("div.math") ? "Equation" : "Table");
+    const said = [...box.querySelectorAll(":is(caption, figcaption > p) > :not(.headerlink)")].map((part) => part.textContent.trim());
+    return said.join(" ") || KINDS.find(([kind]) => box.matches(kind))[1];
   };
 
   const mark = (box) => {
@@ -26,7 +27,7 @@
       return;
     }
     inner.tabIndex = 0;
-    inner.setAttribute("role", box.matches("pre") ? "group" : "region");
+    if (!box.matches("figure")) inner.setAttribute("role", box.matches("pre") ? "group" : "region");
     inner.setAttribute("aria-label", `${nameOf(box)}, scrolls sideways`);
   };
 
