@@ -12,7 +12,7 @@ from tuningvec.page.finding import Row, summary
 from tuningvec.verdict import Kind, judge
 
 KINDS = typing.get_args(Kind)
-FALL, PARTS = (headline.claim for headline in front.CLAIMS[2].headlines)
+FALL, PARTS = (headline.finding for headline in front.five_claims()[2].headlines)
 
 
 def page(family, effect, claim=FALL, number="03_2_negation"):
@@ -26,13 +26,14 @@ def row(text, words):
 
 def test_every_headline_is_a_finding_of_a_page_and_has_words_for_every_verdict():
     made = {call.args[0].value for call in calls("finding") if hasattr(call.args[0], "value")}
-    for headline in (headline for five in front.CLAIMS for headline in five.headlines):
-        assert headline.claim in made
-        assert all(headline.clause(kind) for kind in KINDS), headline.claim
+    for headline in (headline for five in front.five_claims() for headline in five.headlines):
+        assert headline.finding in made
+        assert {headline.clause(kind) for kind in KINDS} == {*headline.says.values()}, headline.finding
+        assert {*KINDS} - {*headline.says} <= {"differs"}, headline.finding
 
 
 def test_every_page_with_findings_belongs_to_one_claim_or_is_an_open_question():
-    numbers = [number for five in front.CLAIMS for number in five.pages] + [*overview.QUESTIONS]
+    numbers = [number for five in front.five_claims() for number in five.pages] + [*overview.QUESTIONS]
     assert len(numbers) == len(set(numbers))
     for file in (ROOT / "notebooks").glob("0[1-7]_*.md"):
         if any("finding(" in cell.source for cell in jupytext.read(file).cells) and file.stem != "06_lora_or_full":
@@ -40,13 +41,13 @@ def test_every_page_with_findings_belongs_to_one_claim_or_is_an_open_question():
 
 
 def test_a_bottom_line_follows_from_the_verdicts(shell):
+    falls, parts = front.five_claims()[2].headlines
     text = front.front([page("tiny", -12), page("smollm2_full", -12)])
-    assert row(text, "carries the gain")[-1] == "Without $T$ the scores rise."
+    assert row(text, "carries the gain")[-1] == f"W{falls.clause('reversed')[1:]}."
     text = front.front([page("tiny", 12), page("smollm2_full", 1), page("tiny", 12, PARTS)])
-    holds, chance = (front.CLAIMS[2].headlines[0].clause(kind) for kind in ("holds", "within chance"))
-    weights = front.CLAIMS[2].headlines[1].clause("holds")
+    full = "SmolLM2-135M, fully fine-tuned"
     assert row(text, "carries the gain")[-1] == (
-        f"*Tiny*: {holds}; {weights}.<br>*SmolLM2-135M, fully fine-tuned*: {chance}."
+        f"*Tiny*: {falls.clause('holds')}. *{full}*: {falls.clause('within chance')}. W{parts.clause('holds')[1:]}."
     )
 
 
@@ -68,5 +69,5 @@ def test_a_row_holds_the_papers_own_numbers_and_each_familys_verdicts(shell):
 def test_all_findings_stand_under_their_claim_and_controls_apart(shell, number, heading):
     control = found(number, "tiny", cases(12), "A control", control=True)
     text = front.findings([found(number, "tiny", cases(12), "Some claim"), control])
-    title = "Further pages" if heading is None else front.CLAIMS[heading].words
+    title = "Further pages" if heading is None else front.five_claims()[heading].claim
     assert text.index(f"### {title}") < text.index("Some claim") < text.index("### Controls") < text.index("A control")
