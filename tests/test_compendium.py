@@ -212,7 +212,7 @@ def test_another_copy_of_a_family_has_pages_of_its_own(project):
     compendium.publish(project, pages)
     shown = sorted(p.relative_to(project.results).as_posix() for p in project.results.rglob("*.ipynb"))
     assert shown == ["mine/01_one.ipynb", "mine/02_two.ipynb", "yours/01_one.ipynb", "yours/02_two.ipynb"]
-    figures = {nbformat.read(project.results / s, 4).cells[-1].metadata.mystnb.figure.name for s in shown}
+    figures = {nbformat.read(project.executed / s, 4).cells[-1].metadata.mystnb.figure.name for s in shown}
     assert figures == {"fig-mine", "fig-yours"}
     compendium.publish(project, [p for p in pages if p.family.name == "yours"])
     assert not (project.results / "mine").exists()

@@ -12,7 +12,7 @@ from tuningvec.page.finding import Row, summary
 from tuningvec.verdict import Kind, judge
 
 KINDS = typing.get_args(Kind)
-FALL, PARTS = (headline.finding for headline in front.five_claims()[2].headlines)
+FALL, PARTS = (headline.finding for headline in front.five_claims()[2].headlines[:2])
 
 
 def page(family, effect, claim=FALL, number="03_2_negation"):
@@ -41,13 +41,19 @@ def test_every_page_with_findings_belongs_to_one_claim_or_is_an_open_question():
 
 
 def test_a_bottom_line_follows_from_the_verdicts(shell):
-    falls, parts = front.five_claims()[2].headlines
+    falls, parts, _ = front.five_claims()[2].headlines
     text = front.front([page("tiny", -12), page("smollm2_full", -12)])
     assert row(text, "carries the gain")[-1] == f"W{falls.clause('reversed')[1:]}."
     text = front.front([page("tiny", 12), page("smollm2_full", 1), page("tiny", 12, PARTS)])
     full = "SmolLM2-135M, fully fine-tuned"
     assert row(text, "carries the gain")[-1] == (
-        f"*Tiny*: {falls.clause('holds')}. *{full}*: {falls.clause('within chance')}. W{parts.clause('holds')[1:]}."
+        f"W{parts.clause('holds')[1:]}. *Tiny*: {falls.clause('holds')}. *{full}*: {falls.clause('within chance')}."
+    )
+    both = [page(name, effect, PARTS) for name, effect in (("tiny", 12), ("smollm2_full", -12))]
+    text = front.front([page("tiny", 12), page("smollm2_full", 1), *both])
+    assert row(text, "carries the gain")[-1] == (
+        f"*Tiny*: {falls.clause('holds')}; {parts.clause('holds')}. "
+        f"*{full}*: {falls.clause('within chance')}; {parts.clause('reversed')}."
     )
 
 
@@ -58,10 +64,12 @@ def test_a_row_holds_the_papers_own_numbers_and_each_familys_verdicts(shell):
     text = front.front([audited, page("tiny", 12)])
     assert rows(text)[0] == ["The paper claims", "Its own numbers", "Tiny", "Bottom line"]
     cells = row(text, "carries the gain")
-    assert cells[1] == "p<br>[{ref}`holds <sec-audit-negation>`]{.holds}"
+    assert cells[1] == "p [{ref}`holds <sec-audit-negation>`]{.holds}"
     assert cells[2].startswith("[Tiny]{.on-phone}[{ref}`holds <finding-tiny-03-2-") and cells[2].endswith(
         "`]{.holds} +12 (+8, +16) points"
     )
+    mixed = front.front([found("03_2_negation", "tiny", cases(12, 1), FALL)])
+    assert row(mixed, "carries the gain")[2].endswith("{.differs} 1 of 2 for, 1 of 2 open")
     assert row(text, "moves the weights little")[1:] == ["–", "[Tiny]{.on-phone}–", "–"]
 
 

@@ -334,17 +334,15 @@ def test_style_twice_is_style_once() -> None:
     assert (dict(plt.rcParams), figures.looks(MEMBERS)) == before
 
 
+@pytest.mark.usefixtures("shell")
 def test_an_output_carries_picture_pdf_data_and_alt_text() -> None:
-    shell = InteractiveShell.instance(history_load_length=0)
-    try:
-        plots.style(TINY)
-        plots.style(TINY)
-        figure = figure_of("alignment_by_component")
-        outputs, metadata = shell.display_formatter.format(figure)
-        again, _ = shell.display_formatter.format(figure)
-        plain, _ = shell.display_formatter.format(plt.figure())
-    finally:
-        InteractiveShell.clear_instance()
+    formatter = InteractiveShell.instance().display_formatter
+    plots.style(TINY)
+    plots.style(TINY)
+    figure = figure_of("alignment_by_component")
+    outputs, metadata = formatter.format(figure)
+    again, _ = formatter.format(figure)
+    plain, _ = formatter.format(plt.figure())
     assert outputs.keys() == {"text/plain", "image/svg+xml", "application/pdf", "text/csv"}
     assert metadata["tuningvec.alt"] == figure.alt
     assert outputs == again  # without dates

@@ -15,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from tuningvec.book.reading import Files, Reading, anchor, without_captions
 from tuningvec.page import figures, plots, tables
+from tuningvec.page import finding as page_findings
 from tuningvec.page.finding import badge, comparisons, finding
 from tuningvec.verdict import judge
 from tuningvec.weights.components import MATRICES
@@ -68,7 +69,8 @@ def drawn():
 
 
 @pytest.fixture
-def cells(shell, tmp_path):
+def cells(shell, tmp_path, monkeypatch):
+    monkeypatch.setattr(page_findings, "_judged", [])  # what other tests have shown is not of this page
     notebook = new_notebook(
         cells=[
             new_markdown_cell("(page-x)=\n# Title\n\n**Question.** Why?"),

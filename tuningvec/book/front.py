@@ -4,6 +4,8 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -14,8 +16,8 @@ from pydantic import BaseModel, TypeAdapter
 from tuningvec.book import overview, reading
 from tuningvec.book.compendium import Page
 from tuningvec.book.overview import Claim
-from tuningvec.data import data_folder
 from tuningvec.page import figures, plots, tables
+from tuningvec.page.finding import badge
 from tuningvec.page.text import listed
 from tuningvec.paper import audit
 from tuningvec.verdict import Kind
@@ -52,14 +54,14 @@ class Five(BaseModel, extra="forbid", frozen=True):
 
 @cache
 def five_claims() -> list[Five]:
-    """The claims of `book/claims.yaml`."""
-    file = data_folder().parent / "book" / "claims.yaml"
+    """The claims of `claims.yaml`."""
+    file = Path(__file__).with_name("claims.yaml")
     return TypeAdapter(list[Five]).validate_python(yaml.safe_load(file.read_text(encoding="utf-8")))
 
 
 def front(notebooks: Sequence[tuple[Page, NotebookNode]]) -> str:
     """What was run, and a row a claim of the paper's five."""
-    found = {claim.text: claim for claim in overview.claims(notebooks) if not claim.control}
+    found = {claim.text: claim for claim in overview.claims(notebooks)}
     names = overview.titles(list(found.values()))
     names = {page.folder: names[page.folder] for page, _ in notebooks if page.family and page.folder in names}
     head = ["The paper claims", "Its own numbers", *names.values(), "Bottom line"]
@@ -123,30 +125,45 @@ def _first(text: str) -> str:
 
 
 def _own(shown: Sequence[Claim]) -> str:
-    """What the paper's own numbers say: its words on the first headline, and the audit's verdicts."""
-    verdicts = [overview.verdict(page, line) for claim in shown for page, line in claim.audited]
-    return "<br>".join(filter(None, [shown[0].paper if shown else "–", " ".join(verdicts)]))
+    """What the paper's own numbers say of the headlines that the audit judges: its words, and the verdicts."""
+    audited = {
+        claim.paper: " ".join(overview.verdict(page, line) for page, line in claim.audited)
+        for claim in shown
+        if claim.audited
+    }
+    return "<br>".join(f"{paper} {verdicts}" for paper, verdicts in audited.items()) or "–"
 
 
 def _measured(shown: Sequence[Claim], folder: str, title: str) -> str:
     """A family's verdicts on the headlines, with the effects; its name is for phones, where columns are no more."""
     found = [claim.found[folder] for claim in shown if folder in claim.found]
-    cells = [f"{overview.verdict(page, one)} {CASES.sub('', one['effect'])}" for page, one in found]
+    cells = [f"{overview.verdict(page, one)} {_told(one)}" for page, one in found]
     return f"[{title}]{{.on-phone}}" + ("<br>".join(cells) or "–")
 
 
+def _told(one: Mapping[str, Any]) -> str:
+    """The effect that a verdict rests on; of a mixed one how many cases go which way."""
+    counts = one["verdict"].removeprefix(badge(one["kind"])).strip(" ()").removeprefix("for the claim: ")
+    return counts if one["kind"] == "mixed" and counts else CASES.sub("", one["effect"])
+
+
 def _bottom(five: Five, found: Mapping[str, Claim], names: Mapping[str, str]) -> str:
-    """Of each headline a sentence for all families, or where they differ one for each."""
-    said = []
+    """What all families came to, then of each family, or of those that came to the same, what they did not share."""
+    came: dict[str, list[str]] = {title: [] for title in names.values()}
+    shared = []
     for headline in (headline for headline in five.headlines if headline.finding in found):
         of = found[headline.finding].found
-        came: dict[str, list[str]] = {}
-        for folder, title in ((folder, title) for folder, title in names.items() if folder in of):
-            came.setdefault(headline.clause(of[folder][1]["kind"]), []).append(title)
-        said += [
-            f"*{listed(titles)}*: {clause}." if len(came) > 1 else _sentence(clause) for clause, titles in came.items()
-        ]
-    return " ".join(said) or "–"
+        said = {title: headline.clause(of[name][1]["kind"]) for name, title in names.items() if name in of}
+        if len({*said.values()}) == 1:
+            shared += {*said.values()}
+            continue
+        for title, clause in said.items():
+            came[title].append(clause)
+    apart: dict[str, list[str]] = {}
+    for title, clauses in came.items():
+        apart.setdefault("; ".join(clauses), []).append(title)
+    own = [f"*{listed(titles)}*: {clauses}." for clauses, titles in apart.items() if clauses]
+    return " ".join([*map(_sentence, shared), *own]) or "–"
 
 
 def _sentence(clause: str) -> str:

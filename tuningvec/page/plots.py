@@ -107,6 +107,7 @@ def front(ours: pd.DataFrame, paper: pd.DataFrame) -> Figure:
             label = kinds_of_vector.get(vector, vector)
             axes.plot(place, rows.SSA, marker, color=colour, label=label, ms=5, mew=1.4, alpha=0.85)
         axes.tick_params(axis="x", labelrotation=90 if len(shown) > 2 else 0)
+        axes.set_title(textwrap.fill(axes.get_title(loc="left"), 60 // len(shown)), loc="left")
         axes.set(ylim=(0, 1.06))
     outer(shown, up="SSA")
     alts = [f"{family}: {_beside_null(part, None)}" for family, part in split(data, "family")]
