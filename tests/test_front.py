@@ -47,7 +47,7 @@ def test_a_bottom_line_follows_from_the_verdicts(shell):
     text = front.front([page("tiny", 12), page("smollm2_full", 1), page("tiny", 12, PARTS)])
     full = "SmolLM2-135M, fully fine-tuned"
     assert row(text, "carries the gain")[-1] == (
-        f"W{parts.clause('holds')[1:]}. *Tiny*: {falls.clause('holds')}. *{full}*: {falls.clause('within chance')}."
+        f"*Tiny*: {falls.clause('holds')}; {parts.clause('holds')}. *{full}*: {falls.clause('within chance')}."
     )
     both = [page(name, effect, PARTS) for name, effect in (("tiny", 12), ("smollm2_full", -12))]
     text = front.front([page("tiny", 12), page("smollm2_full", 1), *both])

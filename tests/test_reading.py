@@ -156,3 +156,4 @@ def test_sphinx_builds_it_and_links_lead_to_the_finding(cells, tmp_path):
 def test_only_captions_of_tables_are_left_out():
     code = 'x = "é"; tables.show(t, "é", "ü" + y); show(1, 2, 3)\ntables.show(t, "name", caption)'
     assert without_captions(code) == 'x = "é"; tables.show(t, "é", ...); show(1, 2, 3)\ntables.show(t, "name", ...)'
+    assert without_captions("%time tables.show(1, 2, 3)") == "%time tables.show(1, 2, 3)"

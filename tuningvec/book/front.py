@@ -143,7 +143,7 @@ def _measured(shown: Sequence[Claim], folder: str, title: str) -> str:
 
 def _told(one: Mapping[str, Any]) -> str:
     """The effect that a verdict rests on; of a mixed one how many cases go which way."""
-    counts = one["verdict"].removeprefix(badge(one["kind"])).strip(" ()").removeprefix("for the claim: ")
+    counts = one["verdict"].removeprefix(badge(one["kind"])).strip()[1:-1].removeprefix("for the claim: ")
     return counts if one["kind"] == "mixed" and counts else CASES.sub("", one["effect"])
 
 
@@ -154,7 +154,7 @@ def _bottom(five: Five, found: Mapping[str, Claim], names: Mapping[str, str]) ->
     for headline in (headline for headline in five.headlines if headline.finding in found):
         of = found[headline.finding].found
         said = {title: headline.clause(of[name][1]["kind"]) for name, title in names.items() if name in of}
-        if len({*said.values()}) == 1:
+        if len({*said.values()}) == 1 and len(said) == len(names):
             shared += {*said.values()}
             continue
         for title, clause in said.items():

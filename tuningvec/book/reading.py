@@ -179,11 +179,15 @@ class Reading:
 
 
 def without_captions(code: str) -> str:
-    """Code with `...` for the captions of `tables.show`, which stand at their tables."""
+    """Code with `...` for the captions of `tables.show`, which stand at their tables; with magics, code as it is."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return code
     lines = code.encode().splitlines(keepends=True)
     starts = [0, *itertools.accumulate(map(len, lines))]
     text = b"".join(lines)
-    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call) and len(node.args) > CAPTION]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and len(node.args) > CAPTION]
     shows = [call for call in calls if ast.unparse(call.func) == "tables.show"]
     for call in sorted(shows, key=lambda call: -call.lineno):
         caption = call.args[CAPTION]
