@@ -65,7 +65,7 @@ def test_a_row_holds_the_papers_own_numbers_and_each_familys_verdicts(shell):
     assert rows(text)[0] == ["The paper claims", "Its own numbers", "Tiny", "Bottom line"]
     cells = row(text, "carries the gain")
     assert cells[1] == "p [{ref}`holds <sec-audit-negation>`]{.holds}"
-    assert cells[2].startswith("[Tiny]{.on-phone}[{ref}`holds <finding-tiny-03-2-") and cells[2].endswith(
+    assert cells[2].startswith("[Tiny]{.on-phone}scores [{ref}`holds <finding-tiny-03-2-") and cells[2].endswith(
         "`]{.holds} +12 (+8, +16) points"
     )
     mixed = front.front([found("03_2_negation", "tiny", cases(12, 1), FALL)])

@@ -96,16 +96,6 @@ def test_a_value_that_is_no_number_names_the_file(tmp_path, monkeypatch):
         paper.weight_cosines()
 
 
-def test_the_numbers_on_the_front_page_are_those_of_the_tables():
-    front = " ".join((data_folder().parent / "book" / "index.md").read_text(encoding="utf-8").split())
-    cosines, alignment = paper.weight_cosines().value / 100, paper.wide(paper.alignment())
-    falls = paper.text().query("row == 'negation: fall of accuracy'").set_index("column").value
-    ends = [(alignment[kind].min() + 1e-9, alignment[kind].max() + 1e-9) for kind in ("W_Q", "W_gate")]
-    said = [f"cosine with the pretrained weights is {cosines.min():.4f} to {cosines.max():.4f}"]
-    said += [f"by {falls['Aloe-Alpha']:.0f}% (Llama 3) and {falls['Aloe-Beta']:.0f}% (Qwen2.5)"]
-    said += [
-        f"{low:.2f} to {high:.2f} in $W_\\text{{{name}}}$"
-        for name, (low, high) in zip(("Q", "gate"), ends, strict=True)
-    ]
-    for words in said:
-        assert words.replace("0.", ".") in front
+def test_no_number_is_typed_on_the_front_page():
+    front = (data_folder().parent / "book" / "index.md").read_text(encoding="utf-8")
+    assert not [line for line in front.splitlines() if any(sign.isdigit() for sign in line.replace("tanwar2025", ""))]

@@ -33,9 +33,10 @@ CAPTION = (
 
 
 class Headline(BaseModel, extra="forbid", frozen=True):
-    """A finding that a bottom line rests on, in the words of its page, and what each verdict on it comes to."""
+    """A finding that a bottom line rests on, in the words of its page, its name, and what each verdict comes to."""
 
     finding: str
+    name: str
     says: dict[Kind, str]
 
     def clause(self, kind: Kind) -> str:
@@ -67,8 +68,8 @@ def front(notebooks: Sequence[tuple[Page, NotebookNode]]) -> str:
     head = ["The paper claims", "Its own numbers", *names.values(), "Bottom line"]
     lines = [_run(notebooks), "", ":::{container} front", "", _row(head), _row(["---"] * len(head))]
     for five in five_claims():
-        shown = [found[headline.finding] for headline in five.headlines if headline.finding in found]
-        cells = [f"**{five.claim}** ({five.chapter})", _own(shown)]
+        shown = {h.name: found[h.finding] for h in five.headlines if h.finding in found}
+        cells = [f"**{five.claim}** ({five.chapter})", _own(list(shown.values()))]
         cells += [_measured(shown, folder, title) for folder, title in names.items()]
         lines.append(_row([*cells, _bottom(five, found, names)]))
     return "\n".join([*lines, "", ":::"]) + "\n"
@@ -134,10 +135,10 @@ def _own(shown: Sequence[Claim]) -> str:
     return "<br>".join(f"{paper} {verdicts}" for paper, verdicts in audited.items()) or "–"
 
 
-def _measured(shown: Sequence[Claim], folder: str, title: str) -> str:
+def _measured(shown: Mapping[str, Claim], folder: str, title: str) -> str:
     """A family's verdicts on the headlines, with the effects; its name is for phones, where columns are no more."""
-    found = [claim.found[folder] for claim in shown if folder in claim.found]
-    cells = [f"{overview.verdict(page, one)} {_told(one)}" for page, one in found]
+    found = {name: claim.found[folder] for name, claim in shown.items() if folder in claim.found}
+    cells = [f"{name} {overview.verdict(page, one)} {_told(one)}" for name, (page, one) in found.items()]
     return f"[{title}]{{.on-phone}}" + ("<br>".join(cells) or "–")
 
 
