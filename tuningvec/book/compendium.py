@@ -357,14 +357,14 @@ def _shown(page: Page) -> NotebookNode:
 def _how(page: Page, notebook: NotebookNode) -> str:
     """How a page is run again, and how long that took here."""
     run, record = notebook.metadata.papermill, _record(notebook)
-    command = f"tuningvec run {page.folder} --only {page.number}" if page.family else "make book"
+    named = described.named(page.family.file) if page.family else ""
+    command = f"tuningvec run {named} --only {page.number}" if named else "make book"
     took = [f"{run.duration:.0f} s" if run.duration >= 1 else "less than a second"]
     took += [f"{record['gigabytes']:.1f} GB"] if "gigabytes" in record else []
-    lines = [
+    return (
         f"**Run it again**: `{command}`. Here, on {run.end_time[:10]}, it took {' and '.join(took)} beyond what was "
-        f"measured before; its source is `notebooks/{page.notebook.name}`. [All pages](../status.md).",
-    ]
-    return "\n\n".join(lines)
+        f"measured before; its source is `notebooks/{page.notebook.name}`. [All pages](../status.md)."
+    )
 
 
 def build(project: Project) -> Path:
