@@ -415,7 +415,8 @@ def _sources(project: Project) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _row(*cells: str) -> str:
+def row(*cells: str) -> str:
+    """A row of a table in Markdown."""
     return f"| {' | '.join(cells)} |"
 
 
@@ -448,13 +449,13 @@ def _status(project: Project, notebooks: Executed) -> str:
         commit = f"`{record['commit']}`" if record["commit"] else "not a git checkout"
         when = run.end_time[:16].replace("T", " ")
         memory = f"{record['gigabytes']:.1f}" if "gigabytes" in record else "–"
-        lines.append(_row(link, title, f"{run.duration:.0f}", memory, record["dtype"] or "–", when, commit))
+        lines.append(row(link, title, f"{run.duration:.0f}", memory, record["dtype"] or "–", when, commit))
     machines = dict.fromkeys(_record(notebook)["machine"] for _, notebook in notebooks)
     told = "GB is the most memory that a page took, dtype that of models in memory. A `+` after a commit means that "
     lines += ["", told + "tracked files differed from it."]
     lines += ["", "| Of | Version |", "|---|---|"]
-    lines += [_row(name, importlib.metadata.version(name)) for name in VERSIONS]
-    lines += [_row("Python", platform.python_version()), *(_row("Machine", machine) for machine in machines)]
+    lines += [row(name, importlib.metadata.version(name)) for name in VERSIONS]
+    lines += [row("Python", platform.python_version()), *(row("Machine", machine) for machine in machines)]
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from pydantic import BaseModel, TypeAdapter
 
 from tuningvec.book import overview, reading
-from tuningvec.book.compendium import Page
+from tuningvec.book.compendium import Page, row
 from tuningvec.book.overview import Claim
 from tuningvec.page import figures, plots, tables
 from tuningvec.page.finding import badge
@@ -66,12 +66,12 @@ def front(notebooks: Sequence[tuple[Page, NotebookNode]]) -> str:
     names = overview.titles(list(found.values()))
     names = {page.folder: names[page.folder] for page, _ in notebooks if page.family and page.folder in names}
     head = ["The paper claims", "Its own numbers", *names.values(), "Bottom line"]
-    lines = [_run(notebooks), "", ":::{container} front", "", _row(head), _row(["---"] * len(head))]
+    lines = [_run(notebooks), "", ":::{container} front", "", row(*head), row(*["---"] * len(head))]
     for five in five_claims():
         shown = {h.name: found[h.finding] for h in five.headlines if h.finding in found}
         cells = [f"**{five.claim}** ({five.chapter})", _own(list(shown.values()))]
         cells += [_measured(shown, folder, title) for folder, title in names.items()]
-        lines.append(_row([*cells, _bottom(five, found, names)]))
+        lines.append(row(*cells, _bottom(five, found, names)))
     return "\n".join([*lines, "", ":::"]) + "\n"
 
 
@@ -107,10 +107,6 @@ def figure(notebooks: Executed, files: reading.Files) -> str:
     data, about = figures.bundle(drawn)
     data |= {reading.SVG: print_figure(drawn, "svg", metadata={"Date": None})}
     return f"\n{files.figure(FIGURE, CAPTION, about[figures.ALT], data)}\n"
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _run(notebooks: Executed) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from tuningvec.book.compendium import Page, recorded
+from tuningvec.book.compendium import Page, recorded, row
 from tuningvec.book.reading import anchor
 from tuningvec.page import finding
 from tuningvec.page.finding import badge
@@ -65,7 +65,7 @@ def overview(notebooks: Executed) -> str:
         for claim in some:
             for folder, (page, one) in claim.found.items():
                 cells = [claim.text, names[folder], with_effect(page, one), one["open"] or "nothing"]
-                lines.append("| " + " | ".join(cells) + " |")
+                lines.append(row(*cells))
         lines.append("")
     return "\n".join(lines)
 
@@ -74,12 +74,12 @@ def table(some: Sequence[Claim]) -> list[str]:
     """A row a claim, a column a family, with verdicts and effects; those of the audit beside them."""
     families, audit = titles(some), any(claim.audited for claim in some)
     head = ["Claim", *["Its own numbers"] * audit, *families.values()]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = [row(*head), "|---" * len(head) + "|"]
     for claim in some:
         own = " ".join(verdict(page, line) for page, line in claim.audited) or "–"
         cells = [claim.text, *[own] * audit]
         cells += [with_effect(*claim.found[name]) if name in claim.found else "" for name in families]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(row(*cells))
     return lines
 
 
